@@ -1,0 +1,230 @@
+"""The store: artifacts by id, names for people.
+
+    STORE/<kind>/<id>/           an artifact (core.artifact)
+    STORE/names/<name>.json      {"newest": id, "aliases": {"prod": id}}
+    STORE/work/<id>/             scratch of a stage in progress; outlives a killed process
+    STORE/runs/<run>/            events.jsonl and the resolved recipe of each run
+
+Publishing is one rename, so readers see a whole artifact or none, and a process killed at any moment leaves
+only a hidden temporary directory behind, which `gc` sweeps up. Two processes that build the same artifact are
+held apart by a file lock that dies with its holder.
+
+A store may also live behind any fsspec URL (`s3://bucket/path`, `memory://x`): see core.remote.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from danlu.core.artifact import (
+    KINDS,
+    MANIFEST,
+    Artifact,
+    Manifest,
+    atomic_write,
+    publish_directory,
+    write_json,
+)
+from danlu.core.errors import StageFailed, UserError, suggest
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Store:
+    """A store in a local directory. Missing directories are made when something is first written."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self.url = str(root)
+
+    # ---- artifacts -------------------------------------------------------------------------------------------
+
+    def path(self, artifact_id: str) -> Path:
+        """Where the artifact of this id lies or would lie."""
+        return self.root / kind_of(artifact_id) / artifact_id
+
+    def get(self, artifact_id: str) -> Artifact | None:
+        """The artifact of exactly this id, or None."""
+        path = self.path(artifact_id)
+        return Artifact.open(path) if (path / MANIFEST).exists() else None
+
+    def manifests(self, kind: str | None = None) -> list[Manifest]:
+        """All manifests, oldest first."""
+        pattern = f"{kind or '*'}/*/{MANIFEST}"
+        found = [Manifest.read(p.parent) for p in self.root.glob(pattern) if not p.parent.name.startswith(".")]
+        return sorted(found, key=lambda m: (m.created, m.id))
+
+    @contextmanager
+    def new_directory(self, artifact_id: str) -> Iterator[Path]:
+        """An empty directory to write the payload of `artifact_id` into; gone when the block fails."""
+        target = self.path(artifact_id)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        with explain_disk_errors(self.root):
+            temporary.mkdir(parents=True, exist_ok=True)
+            try:
+                yield temporary
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+    def publish(self, directory: Path, manifest: Manifest) -> Artifact:
+        """Turn a directory from `new_directory` into the artifact: manifest last, then one rename."""
+        with explain_disk_errors(self.root):
+            write_json(directory / MANIFEST, manifest.to_json())
+            publish_directory(directory, self.path(manifest.id))
+        return Artifact.open(self.path(manifest.id))
+
+    def remove(self, artifact_id: str) -> None:
+        """Delete an artifact, manifest first, so that a half-deleted one is none."""
+        path = self.path(artifact_id)
+        (path / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+
+    # ---- names -----------------------------------------------------------------------------------------------
+
+    def names(self) -> dict[str, dict[str, str]]:
+        """{"base": {"": newest id, "prod": id of the alias}} for every name."""
+        found = {}
+        for path in sorted(self.root.glob("names/*.json")):
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            found[path.stem] = {"": entry["newest"], **entry["aliases"]}
+        return found
+
+    def set_name(self, name: str, artifact_id: str) -> None:
+        """Let `NAME` (newest) or `NAME@ALIAS` mean this artifact. Raises UserError on a name that cannot be one."""
+        base, _, alias = name.partition("@")
+        for part in (base, alias) if "@" in name else (base,):
+            if not NAME.fullmatch(part):
+                raise UserError(f'"{name}" cannot be a name', "use letters, digits, dot, dash and underscore")
+        path = self.root / "names" / f"{base}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        known = self.names().get(base, {})
+        newest = artifact_id if not alias or "" not in known else known[""]
+        aliases = {key: value for key, value in known.items() if key} | ({alias: artifact_id} if alias else {})
+        self._write_name(path, json.dumps({"newest": newest, "aliases": aliases}, indent=1).encode())
+
+    def _write_name(self, path: Path, data: bytes) -> None:
+        with explain_disk_errors(self.root):
+            atomic_write(path, data)
+
+    def resolve(self, spec: str, kind: str | tuple[str, ...] | None = None) -> Artifact:
+        """Find what a person means by `spec`: a path, an id, a unique prefix of one, NAME or NAME@ALIAS.
+
+        A path is recognised by a slash, a leading dot, or being there; names win over files of the same name.
+        Raises UserError when nothing or more than one thing fits, or when its kind is not one of `kind`.
+        """
+        kinds = (kind,) if isinstance(kind, str) else kind
+        artifact = self._find(spec, kinds)
+        if kinds and artifact.kind not in kinds:
+            raise UserError(f'"{spec}" is a {artifact.kind}, and a {" or ".join(kinds)} is needed')
+        return artifact
+
+    def _find(self, spec: str, kinds: tuple[str, ...] | None) -> Artifact:
+        base, _, alias = spec.partition("@")
+        named = self.names()
+        if base in named:
+            if alias not in named[base]:
+                raise UserError(f'"{base}" has no alias "{alias}"', suggest(alias, [a for a in named[base] if a]))
+            found = self.get(named[base][alias])
+            if found is not None:
+                return found
+            raise UserError(f'"{spec}" names {named[base][alias]}, which is not in the store {self.url}')
+        if "/" in spec or spec.startswith(".") or Path(spec).exists():
+            return Artifact.from_path(Path(spec).expanduser(), kinds[0] if kinds and len(kinds) == 1 else None)
+        ids = [m.id for m in self.manifests()]
+        matches = [i for i in ids if i == spec] or [i for i in ids if i.startswith(spec) or _hex(i).startswith(spec)]
+        if len(matches) == 1:
+            found = self.get(matches[0])
+            assert found is not None
+            return found
+        if matches:
+            raise UserError(f'"{spec}" fits {len(matches)} artifacts', "write more of the id: " + ", ".join(matches[:4]))
+        wanted = " or ".join(kinds) if kinds else "artifact"
+        raise UserError(f'there is no {wanted} "{spec}" in {self.url}', self._hint(spec, named, kinds))
+
+    def _hint(self, spec: str, named: dict[str, dict[str, str]], kinds: tuple[str, ...] | None) -> str:
+        fitting = [n for n, ids in named.items() if not kinds or kind_of(ids[""]) in kinds]
+        return suggest(spec, fitting) if fitting else "danlu run quickstart makes the first ones, danlu import brings one"
+
+    # ---- scratch ---------------------------------------------------------------------------------------------
+
+    def work(self, artifact_id: str) -> Path:
+        """Scratch directory of an artifact being built."""
+        return self.root / "work" / artifact_id
+
+    @contextmanager
+    def lock(self, artifact_id: str) -> Iterator[None]:
+        """Hold the right to build an artifact; raises UserError when another process has it.
+
+        The lock is the kernel's (flock): it is released when its holder dies, however it dies.
+        """
+        path = self.root / "work" / f"{artifact_id}.lock"
+        with explain_disk_errors(self.root):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = open(path, "w")  # noqa: SIM115 - held open for as long as the lock
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    f"another process is building {artifact_id} in {self.url}", "wait for it, or use another --store"
+                ) from None
+            yield
+            path.unlink(missing_ok=True)
+
+
+def kind_of(artifact_id: str) -> str:
+    """The kind an id begins with.
+
+    >>> kind_of("model-0123456789abcdef")
+    'model'
+    """
+    kind = artifact_id.rpartition("-")[0]
+    return kind if kind in KINDS else "unknown"
+
+
+def _hex(artifact_id: str) -> str:
+    return artifact_id.rpartition("-")[2]
+
+
+def open_store(url: str | None = None) -> Store:
+    """The store at `url`, else at DANLU_STORE, else `.danlu` in the working directory.
+
+    A URL with a scheme (`s3://...`, `memory://...`) is opened through fsspec; anything else is a local path.
+    """
+    url = url or os.environ.get("DANLU_STORE") or ".danlu"
+    if url.startswith("file://"):
+        return Store(url.removeprefix("file://"))
+    if "://" in url or "::" in url:
+        from danlu.core.remote import RemoteStore
+
+        return RemoteStore(url)
+    return Store(Path(url).expanduser())
+
+
+def default_store() -> Store:
+    """The store that commands use when none is named."""
+    return open_store()
+
+
+@contextmanager
+def explain_disk_errors(root: Path) -> Iterator[None]:
+    """Say in one sentence what a full or read-only disk did."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StageFailed(
+                f"the disk that holds {root} is full; nothing half-written was kept",
+                "free some space (danlu gc removes what nothing uses) or choose another --store, then run again",
+            ) from None
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise UserError(f"the store {root} cannot be written ({error.strerror})", "choose another --store") from None
+        raise
