@@ -176,8 +176,7 @@ class Store:
                 raise UserError(
                     f"another process is building {artifact_id} in {self.url}", "wait for it, or use another --store"
                 ) from None
-            yield
-            path.unlink(missing_ok=True)
+            yield  # the file stays: removing it would let a third process lock a name that is gone
 
 
 def kind_of(artifact_id: str) -> str:

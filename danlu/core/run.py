@@ -1,0 +1,178 @@
+"""The runner: build what is out of date, and nothing else.
+
+For each stage in order
+
+    cached?  -> take the artifact from the store
+    lock     -> nobody else builds the same id
+    build    -> the stage writes into a temporary directory, its checkpoints into work/<id>
+    publish  -> hash the payload, write the manifest, rename, remember the name, drop the scratch
+
+There is no state besides these directories, so a process killed between any two of these lines is resumed by
+running the same command again.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import shutil
+import subprocess
+import time
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from danlu.core.artifact import Artifact, Manifest, describe_files
+from danlu.core.device import cpu_name
+from danlu.core.errors import DanluError, Interrupted, StageFailed
+from danlu.core.events import Events
+from danlu.core.plan import Step, plan
+from danlu.core.recipe import Recipe, build_recipe
+from danlu.core.stage import StageRun, get_stage
+from danlu.core.store import Store
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run made: the artifact of every stage, and where its events are."""
+
+    artifacts: dict[str, Artifact]
+    events: Path
+
+
+def run_recipe(recipe: Recipe, store: Store, only: Iterable[str] | None = None, events: Events | None = None) -> Result:
+    """Build every stage of the recipe that is out of date (with `only`: those stages and what they need).
+
+    Raises UserError for wrong input, StageFailed when a stage fails, Interrupted when the user stops it.
+    """
+    steps = plan(recipe, store, only)
+    events = events or new_run_log(store, recipe.name)
+    artifacts: dict[str, Artifact] = {}
+    for step in steps:
+        log = events.bind(stage=step.node.name)
+        artifacts[step.node.name] = artifact = run_step(step, store, log, artifacts, recipe.name)
+        for name in (step.node.name, f"{recipe.name}.{step.node.name}"):
+            if store.names().get(name, {}).get("") != artifact.id:
+                store.set_name(name, artifact.id)
+    assert events.path is not None
+    return Result(artifacts, events.path)
+
+
+def new_run_log(store: Store, name: str) -> Events:
+    """A fresh event log under STORE/runs."""
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+    return Events(store.root / "runs" / f"{stamp}-{name}-{os.getpid()}" / "events.jsonl")
+
+
+def run_stage(name: str, values: dict[str, Any], store: Store, events: Events | None = None, save_as: str = "") -> Artifact:
+    """Run one stage without a recipe; `values` holds config and inputs as a recipe would write them."""
+    stage = get_stage(name)
+    label = save_as or name.rpartition(".")[2].rpartition(":")[2]
+    recipe = build_recipe({"name": "stage", "stages": {label: {"use": name, **values}}}, {(): stage.name})
+    step = plan(recipe, store)[0]
+    log = (events or new_run_log(store, label)).bind(stage=label)
+    artifact = run_step(step, store, log, {}, "stage")
+    store.set_name(label, artifact.id)
+    return artifact
+
+
+def run_step(step: Step, store: Store, log: Events, built: dict[str, Artifact], recipe_name: str) -> Artifact:
+    """Take one stage's artifact from the store or build it."""
+    cached = store.get(step.id)
+    if cached is not None:
+        log.emit("cached", id=step.id)
+        return cached
+    inputs: dict[str, Artifact | None] = {role: None for role in step.node.stage.optional}
+    for role, spec in step.node.inputs.items():
+        inputs[role] = step.external[role] if role in step.external else built[spec[1:]]
+    with store.lock(step.id):
+        return _build(step, store, log, inputs, recipe_name)
+
+
+def _build(step: Step, store: Store, log: Events, inputs: dict[str, Artifact | None], recipe_name: str) -> Artifact:
+    work = store.work(step.id)
+    work.mkdir(parents=True, exist_ok=True)
+    log.emit("started", id=step.id, use=step.node.stage.name, config=step.config, parents=step.parents)
+    begin = time.time()
+    try:
+        with store.new_directory(step.id) as out:
+            metrics = step.node.stage.function(config=step.node.config, run=StageRun(out, work, log), **inputs)
+            manifest = _manifest(step, out, metrics, time.time() - begin)
+            artifact = store.publish(out, manifest)
+    except KeyboardInterrupt:
+        log.emit("interrupted", seconds=round(time.time() - begin, 3))
+        raise Interrupted(f'stopped in stage "{step.node.name}"', _how_to_resume(recipe_name)) from None
+    except Interrupted as error:
+        log.emit("interrupted", seconds=round(time.time() - begin, 3), message=error.message)
+        raise Interrupted(error.message, error.hint or _how_to_resume(recipe_name)) from None
+    except DanluError as error:
+        log.emit("failed", message=str(error))
+        raise
+    except MemoryError:
+        log.emit("failed", message="out of memory")
+        raise StageFailed(f'stage "{step.node.name}" ran out of memory', "make the model, batch or corpus smaller") from None
+    except Exception as error:
+        log.emit("failed", message=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+        raise
+    shutil.rmtree(work, ignore_errors=True)
+    log.emit("finished", id=artifact.id, seconds=round(manifest.seconds, 3), size=manifest.size, metrics=metrics)
+    return artifact
+
+
+def _manifest(step: Step, out: Path, metrics: dict[str, Any], seconds: float) -> Manifest:
+    files = describe_files(out)
+    if not files:
+        raise StageFailed(f'stage "{step.node.name}" wrote nothing')
+    return Manifest(
+        kind=step.node.stage.makes,
+        id=step.id,
+        stage=step.node.stage.name,
+        stage_version=step.node.stage.version,
+        config=step.config,
+        parents=step.parents,
+        files=files,
+        metrics=metrics,
+        name=step.node.name,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        seconds=round(seconds, 3),
+        danlu=danlu_version(),
+        revision=git_revision(),
+        machine=machine_name(),
+    )
+
+
+def _how_to_resume(recipe_name: str) -> str:
+    return "run the same command again to go on" if recipe_name == "stage" else f"danlu run {recipe_name} goes on from here"
+
+
+@lru_cache(maxsize=1)
+def danlu_version() -> str:
+    """The installed version of danlu."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("danlu")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@lru_cache(maxsize=1)
+def git_revision() -> str:
+    """The commit of the checkout this code runs from, with "+" when it has changes; empty outside one."""
+    here = Path(__file__).resolve().parent
+    try:
+        call = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(call, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+@lru_cache(maxsize=1)
+def machine_name() -> str:
+    """What the numbers were measured on: processor, cores, system. No host name: it says nothing to a reader."""
+    return f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+
