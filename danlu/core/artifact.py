@@ -149,9 +149,7 @@ def describe_files(path: Path) -> dict[str, dict[str, Any]]:
     """Size and sha256 of every payload file below `path`, by relative path, sorted."""
     paths = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.name != MANIFEST)
     root = path.parent if path.is_file() else path
-    return {
-        p.relative_to(root).as_posix(): {"size": p.stat().st_size, "sha256": sha256_file(p)} for p in paths
-    }
+    return {p.relative_to(root).as_posix(): {"size": p.stat().st_size, "sha256": sha256_file(p)} for p in paths}
 
 
 def sha256_file(path: Path) -> str:

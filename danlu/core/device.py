@@ -77,7 +77,8 @@ def _probe() -> Device:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         free, total = torch.cuda.mem_get_info(device)
-        name, features = properties.name, (f"compute capability {properties.major}.{properties.minor}",)
+        name = properties.name
+        features: tuple[str, ...] = (f"compute capability {properties.major}.{properties.minor}",)
     else:
         memory = psutil.virtual_memory()
         free, total = memory.available, memory.total
@@ -102,7 +103,7 @@ def _choose_device() -> tuple[torch.device, tuple[str, ...]]:
 
     wanted = os.environ.get("DANLU_DEVICE", "")
     candidates = [wanted] if wanted else [name for name in ("cuda", "mps") if _reported(name)]
-    notes = []
+    notes: list[str] = []
     for name in candidates:
         try:
             device = torch.device(name)

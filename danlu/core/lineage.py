@@ -106,14 +106,16 @@ def lineage_of(store: Store, spec: str) -> Ancestor:
     """`lineage` of what `spec` names; raises UserError when nothing does."""
     artifact = store.resolve(spec)
     if artifact.manifest.stage == "path":
-        raise UserError(f"{spec} was made outside danlu, so its origin is not known", "danlu import records where it came from")
+        raise UserError(
+            f"{spec} was made outside danlu, so its origin is not known", "danlu import records where it came from"
+        )
     return lineage(store, artifact)
 
 
 def _abandoned(path: Path) -> bool:
     """True for a temporary directory of a process that is gone (its name carries the pid)."""
     pid = path.name.split(".")[-2]
-    return pid.isdigit() and not Path(f"/proc/{pid}").exists() or time.time() - path.stat().st_mtime > 7 * 86400
+    return (pid.isdigit() and not Path(f"/proc/{pid}").exists()) or time.time() - path.stat().st_mtime > 7 * 86400
 
 
 def _locked(store: Store, artifact_id: str) -> bool:

@@ -63,7 +63,9 @@ def _step(recipe: Recipe, node: Node, done: dict[str, Step], store: Store, newes
             parents[role] = external[role].id
     config = canonical_config(node)
     new_id = artifact_id(node.stage.makes, node.stage.name, node.stage.version, config, parents)
-    manifests: dict[str, Manifest | None] = {role: _manifest(store, i, external.get(role)) for role, i in parents.items()}
+    manifests: dict[str, Manifest | None] = {
+        role: _manifest(store, i, external.get(role)) for role, i in parents.items()
+    }
     action, reason = _decide(recipe, node, new_id, config, parents, store, newest)
     estimate = node.stage.estimate(node.config, manifests) if node.stage.estimate and action != "cached" else Estimate()
     return Step(node, new_id, config, parents, external, action, reason, estimate)
@@ -85,7 +87,13 @@ def _manifest(store: Store, artifact_id: str, external: Artifact | None) -> Mani
 
 
 def _decide(
-    recipe: Recipe, node: Node, new_id: str, config: dict[str, Any], parents: dict[str, str], store: Store, newest: dict[str, str]
+    recipe: Recipe,
+    node: Node,
+    new_id: str,
+    config: dict[str, Any],
+    parents: dict[str, str],
+    store: Store,
+    newest: dict[str, str],
 ) -> tuple[Action, str]:
     if store.get(new_id) is not None:
         return "cached", ""
@@ -131,6 +139,6 @@ def check_disk(steps: list[Step], free_bytes: float) -> None:
     needed = disk_needed(steps)
     if needed > free_bytes:
         raise UserError(
-            f"this plan writes about {needed / 2**30:.1f} GiB and the store's disk has {free_bytes / 2**30:.1f} GiB free",
+            f"this plan writes about {needed / 2**30:.1f} GiB, and the disk has {free_bytes / 2**30:.1f} GiB free",
             "free some space or choose another --store",
         )

@@ -72,7 +72,11 @@ class TerminalView:
 
     def _on_step(self, event: Event) -> None:
         parts = [f"step {event['step']}"]
-        for key, form in (("loss", "loss {:.3f}"), ("tokens_per_second", "{:,.0f} tokens/s"), ("share_of_peak", "{:.0%} of peak")):
+        for key, form in (
+            ("loss", "loss {:.3f}"),
+            ("tokens_per_second", "{:,.0f} tokens/s"),
+            ("share_of_peak", "{:.0%} of peak"),
+        ):
             if isinstance(event.get(key), (int, float)):
                 parts.append(form.format(event[key]))
         progress = event.get("progress")

@@ -166,7 +166,9 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], Where]:
         raw = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise UserError(f"{path.name}:{line}: this is not YAML ({error.problem})", "check indentation and colons") from None
+        raise UserError(
+            f"{path.name}:{line}: this is not YAML ({error.problem})", "check indentation and colons"
+        ) from None
     except yaml.YAMLError as error:
         raise UserError(f"{path.name}: this is not YAML ({error})") from None
     if not isinstance(raw, dict):
@@ -176,13 +178,15 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], Where]:
     return raw, where
 
 
-def _note_lines(node: yaml.Node, path: tuple[str, ...], file: str, where: Where) -> None:
+def _note_lines(node: yaml.Node | None, path: tuple[str, ...], file: str, where: Where) -> None:
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
         inner = (*path, str(key.value))
         if inner in where:
-            raise UserError(f'{file}:{key.start_mark.line + 1}: "{key.value}" is there twice', f"first at {where[inner]}")
+            raise UserError(
+                f'{file}:{key.start_mark.line + 1}: "{key.value}" is there twice', f"first at {where[inner]}"
+            )
         where[inner] = f"{file}:{key.start_mark.line + 1}"
         _note_lines(value, inner, file, where)
 
@@ -276,7 +280,9 @@ def _read_node(name: str, body: Any, where: Where, whole: Budget | None) -> Node
 def _input(stage: str, role: str, value: Any, where: Where) -> str:
     if isinstance(value, str) and value not in ("", "$"):
         return value
-    raise UserError(f'{_at(where, "stages", stage, role)}{role} of stage "{stage}" must be $STAGE, an id, a name or a path')
+    raise UserError(
+        f'{_at(where, "stages", stage, role)}{role} of stage "{stage}" must be $STAGE, an id, a name or a path'
+    )
 
 
 def _read_config(name: str, stage: Stage, values: dict[str, Any], where: Where) -> StageConfig:
@@ -289,7 +295,9 @@ def _read_config(name: str, stage: Stage, values: dict[str, Any], where: Where) 
         key = ".".join(path)
         if first["type"] == "extra_forbidden":
             valid = [*stage.config.model_fields, *stage.takes, "use"] if len(path) == 1 else []
-            raise UserError(f'{at}stage "{name}" has no key "{key}"', suggest(path[-1], valid) if valid else "") from None
+            raise UserError(
+                f'{at}stage "{name}" has no key "{key}"', suggest(path[-1], valid) if valid else ""
+            ) from None
         if first["type"] == "missing":
             raise UserError(f'{at}stage "{name}" needs "{key}"', f"{stage.name}: {stage.summary}") from None
         message = first["msg"].removeprefix("Value error, ")
@@ -299,7 +307,9 @@ def _read_config(name: str, stage: Stage, values: dict[str, Any], where: Where) 
 
 def _resolve_shares(name: str, config: StageConfig, whole: Budget | None, where: Where) -> StageConfig:
     """Replace budgets like 70% by that share of the recipe's budget."""
-    shares = {k: v for k in type(config).model_fields if isinstance(v := getattr(config, k), Budget) and v.kind == "share"}
+    shares = {
+        k: v for k in type(config).model_fields if isinstance(v := getattr(config, k), Budget) and v.kind == "share"
+    }
     if not shares:
         return config
     key, share = next(iter(shares.items()))
@@ -318,11 +328,13 @@ def _check_inputs(node: Node, nodes: dict[str, Node], where: Where) -> None:
         at = _at(where, "stages", node.name, role)
         source = nodes.get(spec[1:])
         if source is None:
-            raise UserError(f'{at}stage "{node.name}" takes {spec}, and there is no such stage', suggest(spec[1:], nodes))
+            raise UserError(
+                f'{at}stage "{node.name}" takes {spec}, and there is no such stage', suggest(spec[1:], nodes)
+            )
         kinds = node.stage.takes[role]
         if source.stage.makes not in kinds:
             raise UserError(
-                f'{at}{role} of stage "{node.name}" must be a {" or ".join(kinds)}, and {spec} is a {source.stage.makes}'
+                f'{at}{role} of stage "{node.name}" takes a {" or ".join(kinds)}, and {spec} is a {source.stage.makes}'
             )
     for role in node.stage.takes:
         if role not in node.inputs and role not in node.stage.optional:

@@ -35,7 +35,9 @@ class RemoteStore(Store):
         try:
             self.fs, path = fsspec.core.url_to_fs(url)
         except (ValueError, ImportError) as error:
-            raise UserError(f'the store "{url}" cannot be opened ({error})', "check the URL and its fsspec driver") from None
+            raise UserError(
+                f'the store "{url}" cannot be opened ({error})', "check the URL and its fsspec driver"
+            ) from None
         self.base = path.rstrip("/")
 
     def _remote(self, *parts: str) -> str:
@@ -95,5 +97,3 @@ class RemoteStore(Store):
             for name in (*manifest.files, MANIFEST):
                 (directory / name).parent.mkdir(parents=True, exist_ok=True)
                 self.fs.get_file(f"{remote}/{name}", str(directory / name))
-
-

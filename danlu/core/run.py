@@ -68,7 +68,9 @@ def new_run_log(store: Store, name: str) -> Events:
     return Events(store.root / "runs" / f"{stamp}-{name}-{os.getpid()}" / "events.jsonl")
 
 
-def run_stage(name: str, values: dict[str, Any], store: Store, events: Events | None = None, save_as: str = "") -> Artifact:
+def run_stage(
+    name: str, values: dict[str, Any], store: Store, events: Events | None = None, save_as: str = ""
+) -> Artifact:
     """Run one stage without a recipe; `values` holds config and inputs as a recipe would write them."""
     stage = get_stage(name)
     label = save_as or name.rpartition(".")[2].rpartition(":")[2]
@@ -86,7 +88,7 @@ def run_step(step: Step, store: Store, log: Events, built: dict[str, Artifact], 
     if cached is not None:
         log.emit("cached", id=step.id)
         return cached
-    inputs: dict[str, Artifact | None] = {role: None for role in step.node.stage.optional}
+    inputs: dict[str, Artifact | None] = dict.fromkeys(step.node.stage.optional)
     for role, spec in step.node.inputs.items():
         inputs[role] = step.external[role] if role in step.external else built[spec[1:]]
     with store.lock(step.id):
@@ -114,7 +116,9 @@ def _build(step: Step, store: Store, log: Events, inputs: dict[str, Artifact | N
         raise
     except MemoryError:
         log.emit("failed", message="out of memory")
-        raise StageFailed(f'stage "{step.node.name}" ran out of memory', "make the model, batch or corpus smaller") from None
+        raise StageFailed(
+            f'stage "{step.node.name}" ran out of memory', "make the model, batch or corpus smaller"
+        ) from None
     except Exception as error:
         log.emit("failed", message=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
         raise
@@ -146,7 +150,11 @@ def _manifest(step: Step, out: Path, metrics: dict[str, Any], seconds: float) ->
 
 
 def _how_to_resume(recipe_name: str) -> str:
-    return "run the same command again to go on" if recipe_name == "stage" else f"danlu run {recipe_name} goes on from here"
+    return (
+        "run the same command again to go on"
+        if recipe_name == "stage"
+        else f"danlu run {recipe_name} goes on from here"
+    )
 
 
 @lru_cache(maxsize=1)
@@ -175,4 +183,3 @@ def git_revision() -> str:
 def machine_name() -> str:
     """What the numbers were measured on: processor, cores, system. No host name: it says nothing to a reader."""
     return f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
-

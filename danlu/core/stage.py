@@ -32,7 +32,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from danlu.core.artifact import Artifact, Manifest
+from danlu.core.artifact import Manifest
 from danlu.core.errors import UserError, suggest
 from danlu.core.events import Events
 

@@ -145,13 +145,17 @@ class Store:
             assert found is not None
             return found
         if matches:
-            raise UserError(f'"{spec}" fits {len(matches)} artifacts', "write more of the id: " + ", ".join(matches[:4]))
+            raise UserError(
+                f'"{spec}" fits {len(matches)} artifacts', "write more of the id: " + ", ".join(matches[:4])
+            )
         wanted = " or ".join(kinds) if kinds else "artifact"
         raise UserError(f'there is no {wanted} "{spec}" in {self.url}', self._hint(spec, named, kinds))
 
     def _hint(self, spec: str, named: dict[str, dict[str, str]], kinds: tuple[str, ...] | None) -> str:
         fitting = [n for n, ids in named.items() if not kinds or kind_of(ids[""]) in kinds]
-        return suggest(spec, fitting) if fitting else "danlu run quickstart makes the first ones, danlu import brings one"
+        return (
+            suggest(spec, fitting) if fitting else "danlu run quickstart makes the first ones, danlu import brings one"
+        )
 
     # ---- scratch ---------------------------------------------------------------------------------------------
 
@@ -225,5 +229,7 @@ def explain_disk_errors(root: Path) -> Iterator[None]:
                 "free some space (danlu gc removes what nothing uses) or choose another --store, then run again",
             ) from None
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise UserError(f"the store {root} cannot be written ({error.strerror})", "choose another --store") from None
+            raise UserError(
+                f"the store {root} cannot be written ({error.strerror})", "choose another --store"
+            ) from None
         raise

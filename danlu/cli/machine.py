@@ -1,0 +1,75 @@
+"""The command about the machine: doctor."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from danlu.cli.common import command
+
+if TYPE_CHECKING:
+    from danlu.core.store import Store
+
+EXTRAS = {
+    "html": "trafilatura",
+    "text": "charset_normalizer",
+    "zh": "pypinyin",
+    "plot": "matplotlib",
+    "serve": "nicegui",
+}
+
+
+def register(main: click.Group) -> None:
+    """Add the commands of this file to `main`."""
+
+    @command(main)
+    def doctor(store: Store, as_json: bool) -> dict[str, Any]:
+        """Probe this machine by running on it: what it has, how fast it is, what danlu will use."""
+        import torch
+
+        from danlu.core.device import probe
+        from danlu.core.progress import human_bytes
+        from danlu.core.run import danlu_version
+
+        device = probe()
+        free = shutil.disk_usage(
+            next(p for p in (store.root.absolute(), *store.root.absolute().parents) if p.exists())
+        ).free
+        extras = {extra: _installed(module) for extra, module in EXTRAS.items()}
+        tools = {tool: bool(shutil.which(tool)) for tool in ("git", "npm", "gcc")}
+        if not as_json:
+            lines = [
+                ("danlu", f"{danlu_version()}, Python {platform.python_version()}, torch {torch.__version__}"),
+                ("device", f"{device.kind}: {device.name}, {device.threads} threads of {os.cpu_count()} cores"),
+                ("features", ", ".join(device.features) or "none known"),
+                ("memory", f"{human_bytes(device.free_bytes)} free of {human_bytes(device.memory_bytes)}"),
+                *(
+                    (f"matmul {name}", f"{rate / 1e9:,.0f} GFLOP/s measured")
+                    for name, rate in device.matmul_flops.items()
+                ),
+                ("bandwidth", f"{device.bandwidth / 1e9:.1f} GB/s measured"),
+                ("will use", f"{device.kind} in {device.dtype}"),
+                ("store", f"{store.url}, {human_bytes(free)} free on its disk"),
+                ("extras", ", ".join(f"{name} {'yes' if there else 'no'}" for name, there in extras.items())),
+                ("tools", ", ".join(f"{name} {'yes' if there else 'no'}" for name, there in tools.items())),
+                *(("note", note) for note in device.notes),
+            ]
+            for name, text in lines:
+                click.echo(f"{click.style(f'{name:<16}', bold=True)} {text}")
+        return {
+            "device": device.to_json(),
+            "disk_free": free,
+            "extras": extras,
+            "tools": tools,
+            "torch": torch.__version__,
+        }
+
+
+def _installed(module: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(module) is not None

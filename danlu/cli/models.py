@@ -1,0 +1,187 @@
+"""Commands that use a model: generate, chat, serve, eval, compress."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from danlu.cli.common import command, engine_for, print_table
+from danlu.core.errors import UserError
+
+if TYPE_CHECKING:
+    from danlu.core.store import Store
+
+
+def register(main: click.Group) -> None:
+    """Add the commands of this file to `main`."""
+
+    @command(main)
+    @click.argument("model")
+    @click.option("--prompt", help="The text to continue; read from standard input when absent.")
+    @click.option("--max-tokens", default=128, show_default=True)
+    @click.option("--temperature", default=0.8, show_default=True, help="0 takes the likeliest token each time.")
+    @click.option("--top-p", default=1.0, show_default=True)
+    @click.option("--seed", type=int, help="The same seed gives the same text.")
+    @click.option("--stop", multiple=True, help="End at this text; repeatable.")
+    def generate(
+        store: Store, as_json: bool, model: str, prompt: str | None, max_tokens: int, temperature: float,
+        top_p: float, seed: int | None, stop: tuple[str, ...],
+    ) -> dict[str, Any]:  # fmt: skip
+        """Continue a text."""
+        from danlu.engine import Sampling
+
+        text = prompt if prompt is not None else _read_standard_input()
+        sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=list(stop))
+        engine = engine_for(store, model)
+        parts, last = [], None
+        for last in engine.stream(text, sampling):
+            parts.append(last.text)
+            if not as_json:
+                click.echo(last.text, nl=False)
+        if not as_json:
+            click.echo()
+        assert last is not None
+        return {"prompt": text, "text": "".join(parts), "finish_reason": last.finish_reason}
+
+    @command(main)
+    @click.argument("model")
+    @click.option("--system", help="A system message.")
+    @click.option("--max-tokens", default=512, show_default=True)
+    @click.option("--temperature", default=0.7, show_default=True)
+    @click.option("--seed", type=int)
+    def chat(
+        store: Store,
+        as_json: bool,
+        model: str,
+        system: str | None,
+        max_tokens: int,
+        temperature: float,
+        seed: int | None,
+    ) -> dict[str, Any]:
+        """Talk to a model. An empty line or Ctrl-D ends; Ctrl-C stops an answer; /new forgets what was said."""
+        from danlu.engine import Sampling
+
+        engine = engine_for(store, model)
+        if engine.tokenizer is None or engine.tokenizer.chat_template is None:
+            raise UserError(
+                f'"{model}" has no chat template', f"it continues text: danlu generate {model} --prompt TEXT"
+            )
+        sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
+        opening = [{"role": "system", "content": system}] if system else []
+        messages = list(opening)
+        for line in _lines():
+            if line == "/new":
+                messages = list(opening)
+                continue
+            messages.append({"role": "user", "content": line})
+            answer = _answer(engine, messages, sampling)
+            messages.append({"role": "assistant", "content": answer})
+        return {"messages": messages}
+
+    @command(main)
+    @click.argument("models", nargs=-1, required=True)
+    @click.option("--host", default="127.0.0.1", show_default=True)
+    @click.option("--port", default=8000, show_default=True)
+    @click.option("--api-key", envvar="DANLU_API_KEY", help="Require this key (or set DANLU_API_KEY).")
+    def serve(
+        store: Store, as_json: bool, models: tuple[str, ...], host: str, port: int, api_key: str | None
+    ) -> dict[str, Any]:
+        """Serve models over the OpenAI protocol, with a chat page at /."""
+        from danlu.serve.server import serve_models
+
+        paths = {_served_name(spec): store.resolve(spec, "model").path for spec in models}
+        if len(paths) < len(models):
+            raise UserError(
+                "two of the models would have the same name on the server", "name them apart with danlu import"
+            )
+        serve_models(paths, host=host, port=port, api_key=api_key)
+        return {"served": list(paths)}
+
+    @command(main, "eval")
+    @click.argument("model")
+    @click.option("--task", required=True, help="What to measure: perplexity, python, poems.")
+    @click.option(
+        "--data", type=click.Path(path_type=Path), help="A file, a folder or a corpus artifact to measure on."
+    )
+    def evaluate(store: Store, as_json: bool, model: str, task: str, data: Path | None) -> dict[str, Any]:
+        """Measure a model on one task, beside a trivial baseline."""
+        from danlu.evaluate.tasks import run_task
+
+        found = store.resolve(model, "model")
+        result = run_task(task, found, data=data, store=store)
+        if not as_json:
+            rows = [(key, _number(value)) for key, value in result["metrics"].items()]
+            rows += [
+                (f"{name}: {k}", _number(v))
+                for name, row in result.get("baselines", {}).items()
+                for k, v in row.items()
+            ]
+            print_table(("metric", "value"), rows, right=(1,))
+        return {"model": found.id} | result
+
+    @command(main)
+    @click.argument("model")
+    @click.option("--method", required=True, help="How: rtn (round to nearest).")
+    @click.option("--bits", default=8, show_default=True)
+    @click.option("--name", required=True, help="Name of the smaller model in the store.")
+    def compress(store: Store, as_json: bool, model: str, method: str, bits: int, name: str) -> dict[str, Any]:
+        """Make a model smaller."""
+        from danlu.core.progress import TerminalView
+        from danlu.core.run import new_run_log, run_stage
+
+        events = new_run_log(store, "compress")
+        with TerminalView() as view:
+            events.subscribe(view)
+            values = {"model": model, "method": method, "bits": bits}
+            artifact = run_stage("compress.quantize", values, store, events, name)
+        if not as_json:
+            click.echo(f"{name} is {artifact.id}")
+        return {"id": artifact.id, "name": name, "path": str(artifact.path), "metrics": artifact.manifest.metrics}
+
+
+def _read_standard_input() -> str:
+    if sys.stdin.isatty():
+        raise UserError("there is no prompt", 'write --prompt "TEXT" or pipe a text in')
+    return sys.stdin.read()
+
+
+def _lines() -> Any:
+    """Lines of a person at a terminal, or of a pipe."""
+    interactive = sys.stdin.isatty()
+    while True:
+        try:
+            line = input("> " if interactive else "")
+        except (EOFError, KeyboardInterrupt):
+            click.echo()
+            return
+        if not line.strip():
+            if interactive:
+                return
+            continue
+        yield line
+
+
+def _answer(engine: Any, messages: list[dict[str, str]], sampling: Any) -> str:
+    """Stream one answer to the terminal; Ctrl-C ends the answer, not the conversation."""
+    parts: list[str] = []
+    stream = engine.stream(messages, sampling)
+    try:
+        for delta in stream:
+            parts.append(delta.text)
+            click.echo(delta.text, nl=False)
+    except KeyboardInterrupt:
+        stream.close()
+    click.echo("\n")
+    return "".join(parts)
+
+
+def _served_name(spec: str) -> str:
+    """The name clients use: the given one, or the last part of a path."""
+    return Path(spec).stem if "/" in spec or spec.endswith(".gguf") else spec
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
