@@ -1,0 +1,47 @@
+"""The data room: from files somebody has to documents one can train on.
+
+One door: `data.prepare` turns sources into a corpus, `data.instruct` turns a corpus (or a file of conversations)
+into a dataset of chat rows. A document is a row the whole way,
+
+    sources -> extract -> clean -> language -> quality -> dedup -> split
+
+and every filter answers "keep" or a reason. What is dropped is written beside what is kept, with that reason.
+
+| file          | what it answers                                                          |
+|---------------|--------------------------------------------------------------------------|
+| `document`    | what is a document, and how is it stored                                 |
+| `sources`     | which files does "python:stdlib" or "npm:chinese-poetry" mean            |
+| `extract`     | what text is in this file (txt, md, html, jsonl, parquet, csv, gz, zst)  |
+| `clean`       | which characters are noise                                               |
+| `language`    | which language is it                                                     |
+| `quality`     | is it worth learning from, and if not, why not                           |
+| `dedup`       | which documents say the same                                             |
+| `split`       | which documents are held out, so that nothing held out was seen          |
+| `prepare`     | the walk through all of these (stage `data.prepare`)                     |
+| `dataset`     | what is a chat row, and which formats of the wild are read into it       |
+| `instruct`    | functions and their docstrings as chat rows (stage `data.instruct`)      |
+
+Nothing here splits text on spaces: all counting is in the units of `danlu.core.text`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+STAGES = ("prepare", "instruct")
+
+_EXPORTS = {
+    "Document": "document",
+    "read_documents": "document",
+    "write_documents": "document",
+    "Row": "dataset",
+    "read_rows": "dataset",
+    "write_rows": "dataset",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(f"danlu.data.{_EXPORTS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

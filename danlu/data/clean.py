@@ -1,0 +1,79 @@
+"""Cleaning: the same text, without what no reader would miss.
+
+| step            | what goes                                        | why                                            |
+|-----------------|--------------------------------------------------|------------------------------------------------|
+| nfc             | decomposed letters become composed ones          | "é" must not be two different token sequences  |
+| surrogates      | half of a UTF-16 pair becomes U+FFFD             | it is no character and no file can hold it     |
+| newlines        | CRLF, CR, NEL, U+2028/2029 become LF             | one line end                                   |
+| control         | C0/C1 control characters except tab and newline  | no text, and some break terminals              |
+| invisible       | zero-width characters, byte-order marks, soft    | they make equal words unequal                  |
+|                 | hyphens, bidirectional overrides                 |                                                |
+| spaces          | no-break and other exotic spaces become a space  | the ideographic space U+3000 stays: it indents |
+| trailing        | white space at line ends                         |                                                |
+| blank_lines     | more than two empty lines become two             | Python code uses two                           |
+
+NFC, and not NFKC: compatibility normalisation would turn the full-width comma "，" into "," and "①" into "1",
+so Chinese would lose its punctuation, and "x²" would become "x2". Emoji joiners (U+200D between pictographs) and
+the joiners of Indic and Persian scripts stay too.
+
+`clean` never changes anything silently: it counts every step that fired, and the report shows the counts.
+
+>>> clean("a\\u200bb \\r\\n\\r\\n\\r\\n\\r\\n，")[0]
+'ab\\n\\n\\n，\\n'
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+
+# What makes a text need a step at all; most texts match nothing and are returned after one scan per step.
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_NEWLINES = re.compile("\r\n?|[\x85\u2028\u2029]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb]")
+_SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f]")
+# The look-behind lets a match begin only where a run of blanks begins; without it a long run costs its square.
+_TRAILING = re.compile(r"(?<![ \t\u3000])[ \t\u3000]+$", re.MULTILINE)
+_BLANK_LINES = re.compile("\n{4,}")
+
+
+def _nfc(text: str) -> tuple[str, int]:
+    if unicodedata.is_normalized("NFC", text):
+        return text, 0
+    return unicodedata.normalize("NFC", text), 1
+
+
+def _substitute(pattern: re.Pattern[str], replacement: str) -> Callable[[str], tuple[str, int]]:
+    return lambda text: pattern.subn(replacement, text)
+
+
+# Order matters: line ends first, so that CR is not taken for a control character; NFC after the
+# invisible ones are gone, because that may bring a letter and its accent together; trailing space before blank
+# lines, so that a line of spaces counts as blank.
+STEPS: tuple[tuple[str, Callable[[str], tuple[str, int]]], ...] = (
+    ("surrogates", _substitute(_SURROGATES, "\ufffd")),
+    ("newlines", _substitute(_NEWLINES, "\n")),
+    ("control", _substitute(_CONTROL, "")),
+    ("invisible", _substitute(_INVISIBLE, "")),
+    ("spaces", _substitute(_SPACES, " ")),
+    ("nfc", _nfc),
+    ("trailing", _substitute(_TRAILING, "")),
+    ("blank_lines", _substitute(_BLANK_LINES, "\n\n\n")),
+)
+
+
+def clean(text: str) -> tuple[str, dict[str, int]]:
+    """Return the cleaned text and how often each step changed something.
+
+    The result ends with exactly one newline (an empty text stays empty) and cleaning it again changes nothing.
+    """
+    changes: dict[str, int] = {}
+    for name, step in STEPS:
+        text, count = step(text)
+        if count:
+            changes[name] = count
+    # Blank lines at either end and the missing last newline are layout, too common to be worth a count.
+    text = text.strip("\n")
+    return (text + "\n" if text else ""), changes

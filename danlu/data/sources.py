@@ -1,0 +1,183 @@
+"""Sources: which files does a name in a recipe mean.
+
+| written                | means                                                                           |
+|------------------------|---------------------------------------------------------------------------------|
+| docs/  or  book.txt    | that file, or every readable file below that folder                             |
+| python:stdlib          | the .py files of the running interpreter's standard library                     |
+| python:site-packages   | the .py files of the packages installed for the running interpreter             |
+| npm:PACKAGE[@VERSION]  | a package of the npm registry, fetched by the npm client because the user asked |
+
+A source is a row of `KINDS`: how its files are found, and what stands for its content in the id of the artifact.
+Each file is a `SourceFile`; turning it into texts is the business of `extract` (or of the package's own reader).
+
+`python:stdlib` leaves out the tests of the standard library: they are more than half of its bytes, written in a
+style of their own (long runs of nearly equal assertions), and a small model would learn mostly that.
+Hidden files and folders, caches and links are passed over everywhere; a folder is read in the order of its names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from danlu.core.errors import UserError, suggest
+from danlu.data import npm
+from danlu.data.extract import FORMATS, Broken, Item, extract, format_of
+
+# Folders that hold no text of their own: caches, and copies of other people's packages inside a project.
+_PASSED_OVER = frozenset({"__pycache__", "node_modules", "__MACOSX"})
+_PYTHON_TESTS = frozenset({"test", "tests", "idle_test"})
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a source. `name` is its path inside the source, with "/": part of the documents' ids."""
+
+    source: str
+    name: str
+    path: Path
+    licence: str = ""
+    reader: Callable[[Path], Iterator[Item | Broken]] | None = None  # None: by the format of the file
+
+    def read(self, text_field: str | None = None) -> Iterator[Item | Broken]:
+        return self.reader(self.path) if self.reader else extract(self.path, text_field=text_field)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How sources of one prefix are found and what identifies their content."""
+
+    files: Callable[[str], Iterator[SourceFile]]
+    fingerprint: Callable[[str], Any]
+
+
+def find_files(spec: str) -> Iterator[SourceFile]:
+    """Yield the files of a source, in an order that depends on names alone.
+
+    Raises UserError when there is no such file, folder, source kind or package.
+    """
+    return _kind_of(spec).files(spec)
+
+
+def fingerprint(spec: str) -> Any:
+    """JSON that changes when the content of the source changes; never fetches anything.
+
+    For files: a hash over every name, size and content. For a package: its name and version, which the registry
+    never publishes twice with other content.
+    """
+    return _kind_of(spec).fingerprint(spec)
+
+
+def _kind_of(spec: str) -> Kind:
+    prefix, colon, _ = spec.partition(":")
+    if colon and not Path(spec).exists() and not any(mark in prefix for mark in "/\\."):
+        if prefix not in KINDS:
+            raise UserError(f'there is no source "{spec}"', suggest(prefix + ":", [name + ":" for name in KINDS]))
+        return KINDS[prefix]
+    return Kind(_path_files, _hash_files)
+
+
+# ---- files and folders -----------------------------------------------------------------------------------------
+
+
+def _path_files(spec: str) -> Iterator[SourceFile]:
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        found = False
+        for file in _walk(path, skip=_PASSED_OVER):
+            found = True
+            yield SourceFile(path.resolve().name, file.relative_to(path).as_posix(), file)
+        if not found:
+            raise UserError(f'the folder "{spec}" holds no files', "hidden files are passed over")
+    elif path.is_file():
+        if format_of(path) is None:
+            raise UserError(f'"{path.name}" is of no known format', suggest(path.suffix.lower(), FORMATS))
+        yield SourceFile(path.name, path.name, path)
+    else:
+        raise UserError(f'there is no file or folder "{spec}"', _suggest_path(path))
+
+
+def _walk(folder: Path, skip: frozenset[str], suffix: str = "") -> Iterator[Path]:
+    """The files below a folder in sorted order, without hidden ones, links to folders and the names in `skip`."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.name.startswith(".") or entry.name in skip:
+            continue
+        if entry.is_dir():
+            if not entry.is_symlink():  # a link may lead back up
+                yield from _walk(entry, skip, suffix)
+        elif entry.is_file() and entry.name.endswith(suffix):
+            yield entry
+
+
+def _suggest_path(path: Path) -> str:
+    """The nearest name in the deepest folder of the path that exists."""
+    folder, missing = path.parent, path.name
+    while not folder.is_dir() and folder != folder.parent:
+        folder, missing = folder.parent, folder.name
+    hint = suggest(missing, (entry.name for entry in folder.iterdir() if not entry.name.startswith(".")))
+    return hint if hint.startswith("did you mean") else f"looked in {folder.resolve()}"
+
+
+def _hash_files(spec: str) -> Any:
+    digest = hashlib.sha256()
+    count = size = 0
+    for file in find_files(spec):
+        with file.path.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").digest()
+        length = file.path.stat().st_size
+        digest.update(f"{file.name}\0{length}\0".encode("utf-8", "surrogateescape") + content)
+        count, size = count + 1, size + length
+    return {"files": count, "bytes": size, "sha256": digest.hexdigest()}
+
+
+# ---- the running Python ----------------------------------------------------------------------------------------
+
+
+def _python_files(spec: str) -> Iterator[SourceFile]:
+    name = spec.partition(":")[2]
+    if name not in _PYTHON:
+        raise UserError(f'there is no source "{spec}"', suggest(spec, [f"python:{name}" for name in _PYTHON]))
+    schemes, skip, licence = _PYTHON[name]
+    seen: set[Path] = set()
+    for scheme in schemes:  # purelib and platlib are one folder on most systems
+        folder = Path(sysconfig.get_path(scheme)).resolve()
+        if folder in seen or not folder.is_dir():
+            continue
+        seen.add(folder)
+        for file in _walk(folder, skip=_PASSED_OVER | _PYTHON_TESTS | skip, suffix=".py"):
+            yield SourceFile(spec, file.relative_to(folder).as_posix(), file, licence)
+
+
+# name -> (folders of sysconfig, folder names left out, licence). Installed packages have a licence each.
+_PYTHON: dict[str, tuple[tuple[str, ...], frozenset[str], str]] = {
+    "stdlib": (("stdlib",), _INSTALLED, "PSF-2.0"),
+    "site-packages": (("purelib", "platlib"), frozenset(), "see the package"),
+}
+
+
+# ---- npm packages ----------------------------------------------------------------------------------------------
+
+
+def _npm_files(spec: str) -> Iterator[SourceFile]:
+    package = npm.parse(spec.partition(":")[2])
+    folder = npm.fetch(package)
+    licence = npm.licence(folder)
+    for file in _walk(folder, skip=_PASSED_OVER):
+        name = file.relative_to(folder).as_posix()
+        if package.name in npm.READERS:
+            reader = npm.READERS[package.name](name, folder)
+            if reader is not None:
+                yield SourceFile(f"npm:{package.name}", name, file, licence, reader)
+        else:
+            yield SourceFile(f"npm:{package.name}", name, file, licence)
+
+
+KINDS: dict[str, Kind] = {
+    "python": Kind(_python_files, _hash_files),
+    "npm": Kind(_npm_files, lambda spec: {"package": str(npm.parse(spec.partition(":")[2]))}),
+}
