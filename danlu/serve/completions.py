@@ -1,0 +1,225 @@
+"""Pieces become OpenAI answers: two endpoints, each whole or as a stream of chunks.
+
+What the endpoints share (ids, times, usage, when a chunk is sent) is in `Answer`; what differs (where the text stands in
+the object, the shape of log-probabilities) is in its two subclasses. A stream says exactly what the whole answer says:
+the texts of the chunks of a choice, joined, are its text.
+
+Log-probabilities, for one token:
+
+    chat          {"token": "ä¸", "logprob": -0.5, "bytes": [228, 184], "top_logprobs": [...]}
+    completions   four lists side by side: tokens, token_logprobs, top_logprobs ({token: logprob}), text_offset
+
+A token need not be whole characters. JSON cannot carry half of one, so `bytes` is the truth in chat, and completions
+write such a token as `bytes:\\xe4\\xb8`, as OpenAI does, which also keeps the keys of `top_logprobs` apart.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterable
+from typing import ClassVar
+
+from pydantic import BaseModel
+
+from danlu.serve.generation import Generation, Piece, ScoredToken, ServedModel
+from danlu.serve.protocol import (
+    AnswerMessage,
+    ApiError,
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatDelta,
+    ChatLogprobs,
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    GenerationRequest,
+    TokenLogprob,
+    TopLogprob,
+    Usage,
+)
+
+
+class Answer:
+    """One answer in the making. `prefix` begins its id."""
+
+    prefix: ClassVar[str]
+
+    def __init__(self, request: GenerationRequest, generation: Generation) -> None:
+        self.request, self.generation = request, generation
+        self.served: ServedModel = generation.served
+        self.id = f"{self.prefix}-{uuid.uuid4().hex}"
+        self.created = int(time.time())
+        self.n_choices = len(generation.prompts) * generation.sampling.n
+
+    # --- what a subclass says ---
+
+    def opening(self) -> list[BaseModel]:
+        """Chunks before the first piece."""
+        return []
+
+    def chunk(self, piece: Piece) -> BaseModel:
+        raise NotImplementedError
+
+    def usage_chunk(self, usage: Usage) -> BaseModel:
+        raise NotImplementedError
+
+    def whole(self, choices: list[list[Piece]], usage: Usage) -> BaseModel:
+        raise NotImplementedError
+
+    # --- shared ---
+
+    async def collect(self) -> BaseModel:
+        """The whole answer, when the last choice has finished."""
+        choices: list[list[Piece]] = [[] for _ in range(self.n_choices)]
+        async for piece in self.generation.pieces():
+            choices[piece.choice].append(piece)
+        return self.whole(choices, self._usage())
+
+    async def stream(self) -> AsyncIterator[str]:
+        """JSON chunks. A piece without text, scores or an end (half a character so far) is not sent."""
+        exclude = None if self.request.include_usage else {"usage"}
+        for chunk in self.opening():
+            yield chunk.model_dump_json(exclude=exclude)
+        async for piece in self.generation.pieces():
+            if piece.text or piece.scored or piece.finish:
+                yield self.chunk(piece).model_dump_json(exclude=exclude)
+        if self.request.include_usage:
+            yield self.usage_chunk(self._usage()).model_dump_json()
+
+    def _usage(self) -> Usage:
+        asked, made = self.generation.prompt_tokens, self.generation.completion_tokens
+        return Usage(prompt_tokens=asked, completion_tokens=made, total_tokens=asked + made)
+
+    @property
+    def _scores(self) -> bool:
+        return self.request.top_logprobs_wanted is not None
+
+
+class ChatAnswer(Answer):
+    prefix = "chatcmpl"
+
+    def opening(self) -> list[BaseModel]:
+        delta = ChatDelta(role="assistant", content="")
+        return [self._chunk([ChatChunkChoice(index=i, delta=delta)]) for i in range(self.n_choices)]
+
+    def chunk(self, piece: Piece) -> BaseModel:
+        delta = ChatDelta(content=piece.text) if piece.text or not piece.finish else ChatDelta()
+        logprobs = self._logprobs(piece.scored) if self._scores else None
+        return self._chunk(
+            [ChatChunkChoice(index=piece.choice, delta=delta, logprobs=logprobs, finish_reason=piece.finish)]
+        )
+
+    def usage_chunk(self, usage: Usage) -> BaseModel:
+        return self._chunk([], usage)
+
+    def whole(self, choices: list[list[Piece]], usage: Usage) -> BaseModel:
+        return ChatCompletion(
+            id=self.id,
+            created=self.created,
+            model=self.served.name,
+            choices=[
+                ChatChoice(
+                    index=index,
+                    message=AnswerMessage(content="".join(piece.text for piece in pieces)),
+                    logprobs=self._logprobs(_all_scored(pieces)) if self._scores else None,
+                    finish_reason=_finish(pieces),
+                )
+                for index, pieces in enumerate(choices)
+            ],
+            usage=usage,
+        )
+
+    def _chunk(self, choices: list[ChatChunkChoice], usage: Usage | None = None) -> ChatChunk:
+        return ChatChunk(id=self.id, created=self.created, model=self.served.name, choices=choices, usage=usage)
+
+    def _logprobs(self, scored: Iterable[ScoredToken]) -> ChatLogprobs:
+        return ChatLogprobs(
+            content=[
+                TokenLogprob(
+                    **self._top(token.id, token.logprob).model_dump(),
+                    top_logprobs=[self._top(*alternative) for alternative in token.top],
+                )
+                for token in scored
+            ]
+        )
+
+    def _top(self, token_id: int, logprob: float) -> TopLogprob:
+        data = token_bytes(self.served, token_id)
+        return TopLogprob(token=data.decode(errors="replace"), logprob=logprob, bytes=list(data))
+
+
+class CompletionAnswer(Answer):
+    prefix = "cmpl"
+
+    def __init__(self, request: GenerationRequest, generation: Generation) -> None:
+        super().__init__(request, generation)
+        self._written = [0] * self.n_choices  # characters of each choice so far, for text_offset in a stream
+
+    def chunk(self, piece: Piece) -> BaseModel:
+        choice = self._choice(piece.choice, piece.text, piece.scored, piece.finish, self._written[piece.choice])
+        self._written[piece.choice] += sum(len(self._shown(token.id)) for token in piece.scored)
+        return self._completion([choice])
+
+    def usage_chunk(self, usage: Usage) -> BaseModel:
+        return self._completion([], usage)
+
+    def whole(self, choices: list[list[Piece]], usage: Usage) -> BaseModel:
+        texts = ["".join(piece.text for piece in pieces) for pieces in choices]
+        return self._completion(
+            [
+                self._choice(index, texts[index], _all_scored(pieces), _finish(pieces), 0)
+                for index, pieces in enumerate(choices)
+            ],
+            usage,
+        )
+
+    def _completion(self, choices: list[CompletionChoice], usage: Usage | None = None) -> Completion:
+        return Completion(id=self.id, created=self.created, model=self.served.name, choices=choices, usage=usage)
+
+    def _choice(
+        self, index: int, text: str, scored: Iterable[ScoredToken], finish: str | None, offset: int
+    ) -> CompletionChoice:
+        logprobs = self._logprobs(scored, offset) if self._scores else None
+        return CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=finish)  # type: ignore[arg-type]
+
+    def _logprobs(self, scored: Iterable[ScoredToken], offset: int) -> CompletionLogprobs:
+        out = CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
+        for token in scored:
+            out.tokens.append(self._label(token.id))
+            out.token_logprobs.append(token.logprob)
+            out.top_logprobs.append({self._label(i): p for i, p in (*token.top, (token.id, token.logprob))})
+            out.text_offset.append(offset)
+            offset += len(self._shown(token.id))
+        return out
+
+    def _shown(self, token_id: int) -> str:
+        """The whole characters a token adds; a character cut in two counts with its first half."""
+        data = token_bytes(self.served, token_id)
+        return "".join(chr(byte) for byte in data if byte & 0xC0 != 0x80)  # one per first byte of a character
+
+    def _label(self, token_id: int) -> str:
+        data = token_bytes(self.served, token_id)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def token_bytes(served: ServedModel, token_id: int) -> bytes:
+    """The bytes of a token; of a special one, its name. Without a tokenizer, its number."""
+    if served.tokenizer is None:
+        return str(token_id).encode()
+    return served.tokenizer.token_bytes(token_id)
+
+
+def _all_scored(pieces: list[Piece]) -> list[ScoredToken]:
+    return [token for piece in pieces for token in piece.scored]
+
+
+def _finish(pieces: list[Piece]) -> str:
+    if not pieces or pieces[-1].finish is None:
+        raise ApiError(500, "the engine ended an answer without a reason", kind="server_error")
+    return pieces[-1].finish

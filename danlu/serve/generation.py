@@ -1,0 +1,285 @@
+"""The one path from a prompt to pieces of text: the API and the chat page both take it.
+
+    prompts or messages -> token ids -> limits checked -> ticket in the worker -> pieces
+
+A `Piece` is what one engine step made for one choice. `Generation` is the running request: iterate it for its pieces,
+read its counters for `usage`, and leave its `with` block, by the end or by an exception, and the engine's slots are free
+again. That is the whole of cancellation: whoever consumes the pieces goes away, the block is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from danlu.core.errors import UserError
+from danlu.serve.protocol import ApiError
+from danlu.serve.worker import EngineWorker, Ticket
+
+if TYPE_CHECKING:
+    from danlu.core.events import Events
+    from danlu.engine import Delta, Engine, Sampling
+    from danlu.serve.metrics import Metrics
+    from danlu.serve.protocol import GenerationRequest
+    from danlu.tokenizer import Tokenizer
+
+ENCODE_IN_THREAD = 4096  # characters; below this, handing the text to a thread costs more than encoding it (not tuned)
+
+TokenScore = tuple[int, float]  # token id, log-probability
+
+
+@dataclass(frozen=True)
+class ScoredToken:
+    """A generated token with its log-probability and the alternatives, most likely first."""
+
+    id: int
+    logprob: float
+    top: tuple[TokenScore, ...] = ()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one step made for one choice."""
+
+    choice: int
+    text: str
+    tokens: int
+    scored: tuple[ScoredToken, ...]
+    finish: Literal["stop", "length"] | None
+
+
+@dataclass
+class ServedModel:
+    """A name, the engine behind it, and the worker that runs it."""
+
+    name: str
+    engine: Engine
+    worker: EngineWorker
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        return self.engine.tokenizer
+
+    @property
+    def chat(self) -> bool:
+        return self.tokenizer is not None and self.tokenizer.chat_template is not None
+
+    @property
+    def context_length(self) -> int:
+        return self.engine.max_context
+
+    @property
+    def running(self) -> int:
+        return self.engine.stats.running
+
+    @property
+    def waiting(self) -> int:
+        return max(0, self.worker.pending - self.running)
+
+    @property
+    def kv_used(self) -> float:
+        return self.engine.stats.kv_used
+
+
+# --- prompts to ids -------------------------------------------------------------------------------------------------
+
+
+async def encode_prompts(served: ServedModel, prompts: Sequence[str | list[int]]) -> list[list[int]]:
+    """Texts to ids; ids are checked against the vocabulary."""
+    encoded = []
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            tokenizer = _tokenizer(served)
+            ids = await _maybe_in_thread(len(prompt), tokenizer.encode, prompt)
+            if not ids:
+                start = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
+                if start is None:
+                    raise ApiError(400, "the prompt is empty and this model has no start token", param="prompt")
+                ids = [start]
+            encoded.append(ids)
+        else:
+            vocabulary = served.engine.model.config.vocab_size
+            if max(prompt) >= vocabulary:
+                message = f"token id {max(prompt)} is outside the vocabulary of {vocabulary}"
+                raise ApiError(400, message, param="prompt", code="invalid_value")
+            encoded.append(prompt)
+    return encoded
+
+
+async def encode_chat(served: ServedModel, messages: list[dict[str, str]]) -> list[list[int]]:
+    """Messages to the ids of the rendered chat template, ready for the assistant's answer."""
+    tokenizer = _tokenizer(served)
+    if tokenizer.chat_template is None:
+        message = f'model "{served.name}" has no chat template: it continues text; use /v1/completions'
+        raise ApiError(400, message, param="model", code="model_has_no_chat_template")
+    size = sum(len(message["content"]) for message in messages)
+    try:
+        return [await _maybe_in_thread(size, tokenizer.encode_chat, messages, add_generation_prompt=True)]
+    except UserError as error:  # the template refuses the order of roles, for example
+        raise ApiError(400, error.message, param="messages", code="invalid_value") from None
+
+
+def _tokenizer(served: ServedModel) -> Tokenizer:
+    if served.tokenizer is None:
+        message = f'model "{served.name}" has no tokenizer: send token ids to /v1/completions'
+        raise ApiError(400, message, param="model", code="model_has_no_tokenizer")
+    return served.tokenizer
+
+
+async def _maybe_in_thread(size: int, call: Any, *args: Any, **kwargs: Any) -> Any:
+    if size < ENCODE_IN_THREAD:
+        return call(*args, **kwargs)
+    return await asyncio.to_thread(call, *args, **kwargs)
+
+
+# --- limits and sampling --------------------------------------------------------------------------------------------
+
+
+def sampling_for(
+    served: ServedModel, prompts: Sequence[list[int]], request: GenerationRequest, default_max_tokens: int | None
+) -> Sampling:
+    """The engine's `Sampling` for a request. ApiError 400 when prompt and answer do not fit into the context."""
+    from danlu.engine import Sampling
+
+    longest = max(len(ids) for ids in prompts)
+    context = served.context_length
+    room = context - longest
+    wanted = request.token_limit
+    if room < 1 or (wanted is not None and wanted > room):
+        asked = f"{longest + (wanted or 1)} tokens ({longest} in the prompt, {wanted or 'at least 1'} for the answer)"
+        message = f"this model's context length is {context} tokens, but the request needs {asked}"
+        where = "messages" if default_max_tokens is None else "prompt"
+        raise ApiError(400, message, param=where, code="context_length_exceeded")
+    return Sampling(
+        max_tokens=wanted if wanted is not None else min(room, default_max_tokens or room),
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        min_p=request.min_p,
+        n=request.n,
+        stop=request.stop,
+        seed=request.seed,
+        logprobs=request.top_logprobs_wanted,
+        presence_penalty=request.presence_penalty,
+        frequency_penalty=request.frequency_penalty,
+        repetition_penalty=request.repetition_penalty,
+        logit_bias=request.logit_bias,
+        ignore_eos=request.ignore_eos,
+    )
+
+
+# --- the running request --------------------------------------------------------------------------------------------
+
+
+class Generation:
+    """A request in the engine (see the opening comment). `tags` go to the event log with the outcome."""
+
+    def __init__(
+        self,
+        served: ServedModel,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        *,
+        metrics: Metrics,
+        events: Events,
+        endpoint: str,
+        tags: dict[str, Any] | None = None,
+    ) -> None:
+        self.served, self.prompts, self.sampling = served, prompts, sampling
+        self.metrics, self.events, self.endpoint, self.tags = metrics, events, endpoint, tags or {}
+        self.prompt_tokens = sum(len(ids) for ids in prompts)
+        self.completion_tokens = 0
+        self.outcome = "cancelled"
+        self.started = time.perf_counter()
+        self.first: float | None = None
+        self.last = self.started
+        self._ticket: Ticket | None = None
+
+    def submit(self) -> None:
+        """Enter the worker's queue. Raises ApiError when the server is full or shutting down."""
+        try:
+            self._ticket = self.served.worker.submit(self.prompts, self.sampling)
+        except ApiError:
+            self.metrics.requests.labels(self.served.name, self.endpoint, "refused").inc()
+            raise
+
+    def release(self) -> None:
+        """Free the slots and account for the request. Must follow `submit`, whatever happened in between."""
+        assert self._ticket is not None
+        self.served.worker.cancel(self._ticket)
+        self._account()
+
+    def __enter__(self) -> Generation:
+        self.submit()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """What is made, as it is made, until the last choice has finished."""
+        assert self._ticket is not None
+        finishes = set()
+        try:
+            async for choice, delta in self._ticket.deltas():
+                self.last = time.perf_counter()
+                if self.first is None:
+                    self.first = self.last
+                piece = _piece(choice, delta)
+                self.completion_tokens += piece.tokens
+                if piece.finish is not None:
+                    finishes.add(piece.finish)
+                yield piece
+        except Exception:
+            self.outcome = "failed"
+            raise
+        self.outcome = "length" if "length" in finishes else "stop"
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed of the answer after its first token; 0 until there are two."""
+        if self.first is None or self.last <= self.first:
+            return 0.0
+        return (self.completion_tokens - 1) / (self.last - self.first)
+
+    def _account(self) -> None:
+        name, metrics = self.served.name, self.metrics
+        seconds = time.perf_counter() - self.started
+        metrics.requests.labels(name, self.endpoint, self.outcome).inc()
+        metrics.prompt_tokens.labels(name).inc(self.prompt_tokens)
+        metrics.generated_tokens.labels(name).inc(self.completion_tokens)
+        metrics.duration.labels(name, self.endpoint).observe(seconds)
+        if self.first is not None:
+            metrics.first_token.labels(name).observe(self.first - self.started)
+            choices = len(self.prompts) * self.sampling.n
+            if self.completion_tokens > choices:
+                mean = (self.last - self.first) * choices / (self.completion_tokens - choices)
+                metrics.between_tokens.labels(name).observe(mean)
+        self.events.emit(
+            "request",
+            model=name,
+            endpoint=self.endpoint,
+            outcome=self.outcome,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            seconds=round(seconds, 4),
+            **self.tags,
+        )
+
+
+def _piece(choice: int, delta: Delta) -> Piece:
+    if delta.finish_reason == "error":
+        message = "the model produced a value that is not a number"
+        raise ApiError(500, message, kind="server_error", code="model_error")
+    scored = tuple(ScoredToken(token.token_id, token.logprob, token.top) for token in delta.logprobs or ())
+    finish: Literal["stop", "length"] | None = None
+    if delta.finish_reason is not None:
+        finish = "stop" if delta.finish_reason == "stop" else "length"
+    return Piece(choice, delta.text, len(delta.token_ids), scored, finish)
