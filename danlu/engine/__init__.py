@@ -1,0 +1,42 @@
+"""The engine room: a model and prompts in, tokens out, for many requests at once.
+
+A request walks: prompt -> tokenizer -> scheduler -> runner -> sampler -> detokeniser -> stream. Each word is a file:
+
+* ``request``     what a person asks for (``Sampling``) and what they get (``Delta``, ``Output``), and a ``Sequence``
+* ``kv_cache``    the keys and values of past tokens, in blocks, so that memory is used only for tokens that exist
+* ``scheduler``   a step is {sequence: number of tokens} under one budget; no prefill phase, no decode phase
+* ``runner``      that step as one flat batch through the model, attention reading the blocks
+* ``sampling``    logits -> the next token of each sequence, each with its own seed
+* ``detokenize``  tokens -> text that never splits a character and never shows part of a stop string
+* ``engine``      the loop around them, and the counters
+
+The room's door is ``Engine``: ``Engine("path").generate(["def quicksort("], Sampling(max_tokens=64))``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from danlu.engine.engine import Engine
+    from danlu.engine.request import Delta, Output, Request, Sampling, TokenLogprob
+
+STAGES: tuple[str, ...] = ()
+
+_DOORS = {
+    "Engine": "engine",
+    "Sampling": "request",
+    "Output": "request",
+    "Delta": "request",
+    "Request": "request",
+    "TokenLogprob": "request",
+}
+
+__all__ = ["STAGES", "Delta", "Engine", "Output", "Request", "Sampling", "TokenLogprob"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _DOORS:
+        return getattr(import_module(f"danlu.engine.{_DOORS[name]}"), name)
+    raise AttributeError(f"module 'danlu.engine' has no attribute {name!r}")

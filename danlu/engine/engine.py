@@ -1,0 +1,443 @@
+"""The engine: requests in from any thread, tokens out of one loop.
+
+    submit --> inbox --> scheduler --> runner --> sampler --> detokeniser --> Delta --> stream, callback, Output
+                             ^                                    |
+                             +----------- one step --------------+
+
+Continuous batching falls out of the loop: after every step finished sequences leave and waiting ones join, so a short
+answer never waits for a long one (Orca, Yu et al. 2022).
+
+Threads: `step` (and what drives it: `generate`, `stream`) belongs to one thread at a time. `submit`, `cancel`, `stats`
+and `has_work` may be called from any thread at any time; what they ask is put into an inbox that the next step empties.
+Within a step nothing is shared, so there is one lock and it is held for a whole step.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as ListLike
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import randbits
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from danlu.core.errors import DanluError, UserError
+from danlu.engine.detokenize import TextStream
+from danlu.engine.kv_cache import CacheShape, KVCache, plan_blocks
+from danlu.engine.request import Delta, Output, Request, Sampling, Sequence, TokenLogprob
+from danlu.engine.runner import Runner
+from danlu.engine.sampling import sample
+from danlu.engine.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from danlu.model.transformer import Transformer
+    from danlu.tokenizer.tokenizer import Tokenizer
+
+Prompt = str | list[int] | list[dict[str, Any]]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+RATE_SECONDS = 5.0  # tokens per second are counted over this long
+
+
+@dataclass(frozen=True)
+class Stats:
+    """A moment of the engine. Counters (`*_tokens`, `steps`, `step_seconds`, `preemptions`, `finished`) only grow."""
+
+    running: int
+    waiting: int
+    kv_used: float  # share of the cache's blocks, 0 to 1
+    kv_blocks: int
+    kv_blocks_used: int
+    prompt_tokens: int
+    generated_tokens: int
+    steps: int
+    step_seconds: float  # all steps together
+    last_step_seconds: float
+    tokens_per_second: float  # generated, over the last RATE_SECONDS
+    preemptions: int
+    finished: dict[str, int]  # answers by finish reason
+
+
+class Engine:
+    """A model ready to answer many requests at once.
+
+    `source` is a path (a Hugging Face directory or a .gguf file), the id or name of a model in the store, or a pair
+    (model, tokenizer or None). Without a tokenizer prompts are token ids and texts stay empty.
+
+    | argument           | meaning                                                                         |
+    |--------------------|---------------------------------------------------------------------------------|
+    | `max_batch_tokens` | most tokens in one step: larger reads prompts faster, smaller answers smoother  |
+    | `max_sequences`    | most answers in the making at once                                              |
+    | `max_context`      | most tokens of prompt and answer; None = what the model was made for            |
+    | `kv_bytes`         | memory for the KV cache; None = by need, at most a quarter of what is free      |
+    | `block_size`       | tokens per block of the cache                                                   |
+    | `dtype`            | "float32", "bfloat16" or "float16"; None = bfloat16 on a GPU, float32 on a CPU             |
+    | `device`           | None = the accelerator if one answers, else the CPU                             |
+
+    A model given as a pair is used as it is, where it is, unless `dtype` or `device` are given.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | tuple[Transformer, Tokenizer | None],
+        *,
+        max_batch_tokens: int = 512,
+        max_sequences: int = 32,
+        max_context: int | None = None,
+        kv_bytes: int | None = None,
+        block_size: int = 16,
+        dtype: str | torch.dtype | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        for name, value in (
+            ("max_batch_tokens", max_batch_tokens),
+            ("max_sequences", max_sequences),
+            ("max_context", max_context),
+            ("kv_bytes", kv_bytes),
+            ("block_size", block_size),
+        ):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise UserError(f"{name} is {value!r}", "it must be a whole number of at least 1")
+        self.model, self.tokenizer = _load(source, dtype, device)
+        weights = next(p for p in self.model.parameters() if p.is_floating_point())
+        self.device, self.dtype = weights.device, weights.dtype
+        config = self.model.config
+        self.max_context = min(max_context or config.max_position, config.max_position)
+        self.max_sequences = max_sequences
+        self.stop_ids = frozenset(config.eos_ids) | (self.tokenizer.stop_ids if self.tokenizer else frozenset())
+        shape = CacheShape(config.n_layers, config.n_kv_heads, config.head_dim, self.dtype)
+        n_blocks = plan_blocks(
+            shape,
+            block_size,
+            max_context=self.max_context,
+            max_sequences=max_sequences,
+            kv_bytes=kv_bytes,
+            free_bytes=_free_bytes(self.device),
+        )
+        self.cache = KVCache(shape, n_blocks, block_size, self.device)
+        self.scheduler = Scheduler(self.cache, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences)
+        self.runner = Runner(self.model, self.cache, self.device)
+        self._lock = threading.RLock()  # held for a whole step
+        self._inbox: deque[tuple[str, Request | str]] = deque()  # ("submit", request) or ("cancel", request id)
+        self._requests: dict[str, Request] = {}
+        self._numbers = itertools.count()
+        self._made: list[tuple[Request, Delta]] = []  # for the callers of this step, or of the next one
+        self._prompt_tokens = self._generated_tokens = self._steps = 0
+        self._step_seconds = self._last_step_seconds = 0.0
+        self._finished: Counter[str] = Counter()
+        self._recent: deque[tuple[float, int]] = deque()  # (when, tokens) of the last steps
+
+    # --- the comfortable door -------------------------------------------------------------------------------------
+
+    def generate(
+        self, prompts: Prompt | ListLike[Prompt], sampling: Sampling | ListLike[Sampling] | None = None
+    ) -> Iterator[Output]:
+        """Answer all prompts in one batch; yield the answers in the order of the prompts, `n` for each.
+
+        A prompt is a string, a list of token ids, or a list of chat messages ({"role", "content"}). One Sampling for
+        all, or one for each. All prompts are checked before this returns (UserError); then nothing is computed until
+        the first answer is asked for. Raises DanluError when the model gives NaN.
+        """
+        many = _as_prompts(prompts)
+        one = sampling is None or isinstance(sampling, Sampling)
+        settings: ListLike[Sampling] = [sampling or Sampling()] * len(many) if one else sampling  # type: ignore
+        if len(settings) != len(many):
+            raise UserError(f"there are {len(many)} prompts and {len(settings)} samplings", "give one, or one for each")
+        requests = [self._request(self.encode(p), s, None) for p, s in zip(many, settings, strict=True)]
+        return self._drive(requests)
+
+    def stream(self, prompt: Prompt, sampling: Sampling | None = None) -> Iterator[Delta]:
+        """Answer one prompt; yield each piece as it is made. Closing the iterator cancels the request."""
+        request = self._request(self.encode(prompt), sampling or Sampling(), None)
+        return self._drive_stream(request)
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt; chat messages through the model's template, ready for its answer.
+
+        An empty string becomes the model's start token. Raises UserError when the model lacks what it takes.
+        """
+        if not isinstance(prompt, str) and all(isinstance(item, int) for item in prompt):
+            return list(prompt)  # type: ignore[arg-type]
+        if self.tokenizer is None:
+            raise UserError("this model has no tokenizer", "give prompts as lists of token ids")
+        if not isinstance(prompt, str):
+            return self.tokenizer.encode_chat(prompt, add_generation_prompt=True)  # type: ignore[arg-type]
+        ids = [*self.tokenizer.prefix_ids, *self.tokenizer.encode(prompt)]
+        if not ids:
+            start = self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.eos_id
+            if start is None:
+                raise UserError("the prompt is empty and this model has no start token", "give at least one character")
+            ids = [start]
+        return ids
+
+    # --- the loop's door ------------------------------------------------------------------------------------------
+
+    def submit(
+        self, prompt_ids: ListLike[int], sampling: Sampling, on_delta: Callable[[Delta], Any] | None = None
+    ) -> Request:
+        """Queue a prompt. From any thread. Raises UserError when it can never be answered.
+
+        `on_delta` is called for every piece, in the thread that steps; it must not raise.
+        """
+        request = self._request(list(prompt_ids), sampling, on_delta)
+        self._inbox.append(("submit", request))
+        return request
+
+    def cancel(self, request_id: str) -> None:
+        """End a request: its slot and blocks are free when no step is under way, else right after that step.
+
+        From any thread. An unknown or finished request is no error: it may just have finished.
+        """
+        self._inbox.append(("cancel", request_id))
+        self._settle()
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._inbox or self.scheduler.running or self.scheduler.waiting or self._made)
+
+    def step(self) -> list[Delta]:
+        """Advance every running sequence by one batch; return what was made. Empty when there is no work."""
+        with self._lock:
+            self._read_inbox()
+            plan = self.scheduler.schedule()
+            if plan:
+                began = time.perf_counter()
+                logits, sequences = self.runner.run(plan)
+                tokens, logprobs, sound = sample(logits, sequences)
+                self.scheduler.advance(plan)
+                for item in zip(sequences, tokens, logprobs, sound, strict=True):
+                    self._accept(*item)
+                self._count(len(sequences), time.perf_counter() - began)
+            made, self._made = self._made, []
+            for request, delta in made:
+                if request.on_delta is not None:
+                    request.on_delta(delta)
+        self._settle()  # what was cancelled while the step ran
+        return [delta for _, delta in made]
+
+    @property
+    def stats(self) -> Stats:
+        now = time.monotonic()
+        recent = [(when, n) for when, n in list(self._recent) if now - when <= RATE_SECONDS]
+        submitted = sum(len(item.sequences) for kind, item in list(self._inbox) if isinstance(item, Request))
+        return Stats(
+            running=len(self.scheduler.running),
+            waiting=len(self.scheduler.waiting) + submitted,
+            kv_used=self.cache.n_used / self.cache.n_blocks,
+            kv_blocks=self.cache.n_blocks,
+            kv_blocks_used=self.cache.n_used,
+            prompt_tokens=self._prompt_tokens,
+            generated_tokens=self._generated_tokens,
+            steps=self._steps,
+            step_seconds=self._step_seconds,
+            last_step_seconds=self._last_step_seconds,
+            tokens_per_second=sum(n for _, n in recent) / RATE_SECONDS,
+            preemptions=self.scheduler.n_preemptions,
+            finished=dict(self._finished),
+        )
+
+    # --- from a prompt to sequences ---------------------------------------------------------------------------------
+
+    def _request(
+        self, prompt_ids: list[int], sampling: Sampling, on_delta: Callable[[Delta], Any] | None
+    ) -> Request:
+        """Check everything that could go wrong later, and make the sequences."""
+        vocabulary = self.model.config.vocab_size
+        if not prompt_ids:
+            raise UserError("the prompt is empty", "give at least one token")
+        for token in (min(prompt_ids), max(prompt_ids)):
+            if not 0 <= token < vocabulary:
+                raise UserError(f"token id {token} is outside the vocabulary of {vocabulary}", "check the tokenizer")
+        for token in sampling.logit_bias:
+            if not 0 <= token < vocabulary:
+                raise UserError(f"logit_bias names token {token}, outside the vocabulary of {vocabulary}")
+        if sampling.stop and self.tokenizer is None:
+            raise UserError("stop strings need a tokenizer and this model has none", "use stop_token_ids")
+        request = Request(f"request-{next(self._numbers)}", prompt_ids, sampling, on_delta)
+        max_length = self._max_length(request)
+        seed = sampling.seed if sampling.seed is not None else randbits(63)
+        for index in range(sampling.n):
+            text = TextStream(self.tokenizer, tuple(sampling.stop), skip_special=sampling.skip_special)
+            generator = None if sampling.greedy else torch.Generator().manual_seed(seed + index)
+            request.sequences.append(Sequence(request, index, list(prompt_ids), max_length, text, generator))
+        return request
+
+    def _max_length(self, request: Request) -> int:
+        """Tokens of prompt and answer together at most: what was asked for, cut to the context.
+
+        Raises UserError when the prompt leaves no room, or when the cache could never hold the request.
+        """
+        n, wanted = len(request.prompt_ids), request.sampling.max_tokens
+        if n >= self.max_context:
+            raise UserError(
+                f"the prompt has {n} tokens and the context of this model is {self.max_context}",
+                "shorten the prompt; the answer needs at least one token",
+            )
+        longest = min(self.max_context, n + wanted if wanted else self.max_context)
+        if self.scheduler.fits(longest):
+            return longest
+        capacity = self.cache.capacity
+        if wanted is None and self.scheduler.fits(n + 1):
+            return capacity + 1
+        raise UserError(
+            f"{request.id} needs {longest if wanted else n + 1} tokens in the KV cache, which holds {capacity}",
+            "raise kv_bytes, shorten the prompt or lower max_tokens",
+        )
+
+    # --- inside a step ------------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Empty the inbox now, unless a step is running: then that step does it at its end."""
+        while self._inbox and self._lock.acquire(blocking=False):
+            try:
+                self._read_inbox()
+            finally:
+                self._lock.release()
+
+    def _read_inbox(self) -> None:
+        while self._inbox:
+            kind, item = self._inbox.popleft()
+            if isinstance(item, Request):
+                self._requests[item.id] = item
+                for sequence in item.sequences:
+                    self.scheduler.add(sequence)
+                self._prompt_tokens += len(item.prompt_ids)
+            elif (request := self._requests.get(item)) is not None:
+                assert kind == "cancel"
+                for sequence in request.sequences:
+                    if sequence.finish_reason is None:
+                        self._finish(sequence, "cancelled", "", (), None)
+
+    def _accept(self, sequence: Sequence, token: int, logprob: TokenLogprob | None, sound: bool) -> None:
+        """Append a sampled token, and decide whether the answer ends with it."""
+        if not sound:
+            self._finish(sequence, "error", "", (), None)
+            return
+        sampling = sequence.sampling
+        sequence.tokens.append(token)
+        sequence.counts[token] = sequence.counts.get(token, 0) + 1
+        if logprob is not None:
+            sequence.logprobs.append(logprob)
+        if token in sampling.stop_token_ids or (token in self.stop_ids and not sampling.ignore_eos):
+            self._finish(sequence, "stop", "", (token,), logprob)
+            return
+        text = sequence.text.push(token)
+        if sequence.text.stopped:
+            self._finish(sequence, "stop", text, (token,), logprob)
+        elif len(sequence.tokens) >= sequence.max_length:
+            self._finish(sequence, "length", text, (token,), logprob)
+        else:
+            self._emit(sequence, text, (token,), logprob)
+
+    def _finish(
+        self, sequence: Sequence, reason: str, text: str, tokens: tuple[int, ...], logprob: TokenLogprob | None
+    ) -> None:
+        self.scheduler.remove(sequence)
+        text += sequence.text.finish()
+        sequence.finish_reason = "stop" if reason == "length" and sequence.text.stopped else reason
+        self._finished[sequence.finish_reason] += 1
+        if sequence.request.finished:
+            del self._requests[sequence.request.id]
+        self._emit(sequence, text, tokens, logprob)
+
+    def _emit(self, sequence: Sequence, text: str, tokens: tuple[int, ...], logprob: TokenLogprob | None) -> None:
+        asked = sequence.sampling.logprobs is not None
+        delta = Delta(
+            request_id=sequence.request.id,
+            index=sequence.index,
+            text=text,
+            token_ids=tokens,
+            logprobs=((logprob,) if logprob is not None else ()) if asked else None,
+            finish_reason=sequence.finish_reason,
+        )
+        self._made.append((sequence.request, delta))
+
+    def _count(self, n_made: int, seconds: float) -> None:
+        self._generated_tokens += n_made
+        self._steps += 1
+        self._step_seconds += seconds
+        self._last_step_seconds = seconds
+        now = time.monotonic()
+        self._recent.append((now, n_made))
+        while now - self._recent[0][0] > RATE_SECONDS:
+            self._recent.popleft()
+
+    def _drive(self, requests: list[Request]) -> Iterator[Output]:
+        self._inbox.extend(("submit", request) for request in requests)
+        try:
+            for request in requests:
+                while not request.finished:
+                    self.step()
+                _raise_if_unsound(request)
+                yield from request.outputs()
+        finally:
+            for request in requests:
+                if not request.finished:
+                    self.cancel(request.id)
+
+    def _drive_stream(self, request: Request) -> Iterator[Delta]:
+        pieces: deque[Delta] = deque()
+        request.on_delta = pieces.append
+        self._inbox.append(("submit", request))
+        left = request.sampling.n
+        try:
+            while left:
+                while not pieces:
+                    self.step()
+                delta = pieces.popleft()
+                left -= delta.finish_reason is not None
+                yield delta
+            _raise_if_unsound(request)
+        finally:
+            if not request.finished:
+                self.cancel(request.id)
+
+
+def _raise_if_unsound(request: Request) -> None:
+    if any(sequence.finish_reason == "error" for sequence in request.sequences):
+        raise DanluError("the model gave a value that is not a number", "check its weights, or use dtype float32")
+
+
+def _as_prompts(prompts: Prompt | ListLike[Prompt]) -> list[Prompt]:
+    """One prompt or many: a string, a list of ids and a list of messages are one prompt each."""
+    if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], (int, dict))):
+        return [prompts]  # type: ignore[list-item]
+    return list(prompts)  # type: ignore[arg-type]
+
+
+def _load(
+    source: str | Path | tuple[Transformer, Tokenizer | None],
+    dtype: str | torch.dtype | None,
+    device: str | torch.device | None,
+) -> tuple[Transformer, Tokenizer | None]:
+    if isinstance(dtype, str):
+        if dtype not in DTYPES:
+            raise UserError(f'dtype is "{dtype}"', "it must be one of: " + ", ".join(DTYPES))
+        dtype = DTYPES[dtype]
+    if isinstance(source, tuple):
+        model, tokenizer = source
+    else:
+        from danlu.core.device import torch_device
+        from danlu.model.hub import load
+
+        model, tokenizer = load(source)
+        device = torch.device(device) if device is not None else torch_device()
+        # A quantised model keeps the dtype of its scales: rounding them would change every weight.
+        if dtype is None and getattr(model, "quantization_config", None) is None:
+            dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype is not None or device is not None:
+        model = model.to(device=device, dtype=dtype)
+    return model.eval(), tokenizer
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)

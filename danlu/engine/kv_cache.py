@@ -1,0 +1,159 @@
+"""The KV cache in blocks: memory for tokens that exist, not for tokens that might come.
+
+Attention needs the keys and values of every past token. One contiguous buffer per sequence must be as long as the
+longest answer allowed, and most of it stays empty. Paging cuts the memory into blocks of `block_size` tokens
+(PagedAttention, Kwon et al. 2023, section 4): a sequence holds a table of block numbers and takes another block when
+its last one is full.
+
+    layer l:   keys[l], values[l]      [n_blocks, block_size, n_kv_heads, head_dim]
+    sequence:  table = [7, 8, 2]       token t is at row t % block_size of block table[t // block_size]
+
+Block numbers are the same in all layers, so a table is kept once. Tokens come before heads in the layout because a
+gather then copies whole blocks, and because neighbouring blocks are one stretch of memory: a table like [7, 8, 9] can
+be read in place, without a copy (`KVCache.contiguous`). To make that the common case, a growing sequence first asks
+for the block right behind its last one.
+
+The memory is asked for once, zeroed, and the operating system hands over its pages when they are first written: an
+idle engine with a large pool costs nothing. Zeroed matters: attention over a padded batch multiplies the rows behind
+a sequence's end by zero, and zero times an accidental NaN would be NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from danlu.core.errors import UserError
+
+
+class BlockPool:
+    """Which blocks are free: a doubly linked list in two arrays, so that taking any given block is O(1).
+
+    Entry `n_blocks` is the sentinel: `_next[n_blocks]` is the first free block.
+    """
+
+    def __init__(self, n_blocks: int) -> None:
+        self.n_blocks = n_blocks
+        ring = n_blocks + 1
+        self._next = [(i + 1) % ring for i in range(ring)]
+        self._previous = [(i - 1) % ring for i in range(ring)]
+        self._free = bytearray(b"\x01" * n_blocks)
+        self.n_free = n_blocks
+
+    def take(self, wanted: int = -1) -> int:
+        """Take block `wanted` if it is free, else the first free one. The pool must not be empty."""
+        assert self.n_free, "take from an empty pool"
+        block = wanted if 0 <= wanted < self.n_blocks and self._free[wanted] else self._next[self.n_blocks]
+        before, after = self._previous[block], self._next[block]
+        self._next[before], self._previous[after] = after, before
+        self._free[block] = 0
+        self.n_free -= 1
+        return block
+
+    def give(self, block: int) -> None:
+        """Put a block back, at the front: the block used last is the one most likely still in the CPU's cache."""
+        assert not self._free[block], f"block {block} was given back twice"
+        head = self.n_blocks
+        after = self._next[head]
+        self._next[head], self._previous[block] = block, head
+        self._next[block], self._previous[after] = after, block
+        self._free[block] = 1
+        self.n_free += 1
+
+    def check(self, tables: Iterable[list[int]]) -> None:
+        """Assert that every block is either free or in exactly one of `tables`, and that the list is sound."""
+        free, at = [], self._next[self.n_blocks]
+        while at != self.n_blocks:
+            assert self._previous[self._next[at]] == at, f"the links around block {at} disagree"
+            free.append(at)
+            at = self._next[at]
+        held = [block for table in tables for block in table]
+        assert len(free) == self.n_free == sum(self._free), "the count of free blocks is wrong"
+        assert all(self._free[block] for block in free), "a block in the free list is marked as taken"
+        assert sorted(free + held) == list(range(self.n_blocks)), "a block is lost, or held twice"
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """What one token costs in the cache."""
+
+    n_layers: int
+    n_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def bytes_per_token(self) -> int:
+        return 2 * self.n_layers * self.n_kv_heads * self.head_dim * self.dtype.itemsize
+
+
+class KVCache:
+    """The pool of blocks, and the tensors they number."""
+
+    def __init__(
+        self, shape: CacheShape, n_blocks: int, block_size: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.shape, self.block_size, self.n_blocks = shape, block_size, n_blocks
+        self.pool = BlockPool(n_blocks)
+        size = (shape.n_layers, 2, n_blocks, block_size, shape.n_kv_heads, shape.head_dim)
+        memory = torch.zeros(size, dtype=shape.dtype, device=device)
+        self.keys = [memory[layer, 0] for layer in range(shape.n_layers)]  # each [n_blocks, block_size, Hkv, hd]
+        self.values = [memory[layer, 1] for layer in range(shape.n_layers)]
+
+    @property
+    def capacity(self) -> int:
+        """How many tokens the cache holds when it is full."""
+        return self.n_blocks * self.block_size
+
+    @property
+    def n_used(self) -> int:
+        return self.n_blocks - self.pool.n_free
+
+    def blocks_for(self, n_tokens: int) -> int:
+        return -(-n_tokens // self.block_size)
+
+    def grow(self, table: list[int], n_tokens: int) -> bool:
+        """Extend `table` in place until it holds `n_tokens`. All or nothing: False, and no change, when it cannot."""
+        missing = self.blocks_for(n_tokens) - len(table)
+        if missing > self.pool.n_free:
+            return False
+        for _ in range(missing):
+            table.append(self.pool.take(table[-1] + 1 if table else -1))
+        return True
+
+    def release(self, table: list[int]) -> None:
+        """Give back all blocks of `table`, which is empty afterwards. Last first: the next one taken is the first."""
+        while table:
+            self.pool.give(table.pop())
+
+    @staticmethod
+    def contiguous(table: list[int]) -> bool:
+        """True when the blocks lie one behind the other, so that they can be read in place."""
+        return table[-1] - table[0] == len(table) - 1 and all(b == a + 1 for a, b in pairwise(table))
+
+    def check(self, tables: Iterable[list[int]]) -> None:
+        self.pool.check(tables)
+
+
+def plan_blocks(
+    shape: CacheShape, block_size: int, *, max_context: int, max_sequences: int, kv_bytes: int | None, free_bytes: int
+) -> int:
+    """How many blocks to allocate.
+
+    With `kv_bytes` as many as fit in it. Without, as many as `max_sequences` full contexts need, but at most a quarter
+    of `free_bytes` (the rest is for the weights of other models and for activations; a guess, not tuned).
+    Raises UserError when not even one block fits.
+    """
+    per_block = shape.bytes_per_token * block_size
+    wanted = -(-max_context // block_size) * max_sequences
+    limit = kv_bytes if kv_bytes is not None else free_bytes // 4
+    n_blocks = min(wanted, limit // per_block)
+    if n_blocks < 1:
+        raise UserError(
+            f"the KV cache of {limit:,} bytes is too small for one block of {block_size} tokens ({per_block:,} bytes)",
+            "raise kv_bytes",
+        )
+    return n_blocks

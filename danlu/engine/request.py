@@ -1,0 +1,223 @@
+"""What is asked of the engine and what comes back.
+
+    Request   one prompt and one Sampling          what the caller holds
+      Sequence x n   tokens, blocks, text          what the scheduler moves; `n` of them when the caller wants n answers
+        Delta        what one step added           what a stream shows
+        Output       the whole answer              what `generate` returns
+
+`Sampling` has the names and meanings of the OpenAI API, plus `top_k`, `min_p`, `repetition_penalty` and `ignore_eos`,
+which every open engine has. A value out of range is a `UserError` when the object is made, so that nothing wrong can
+reach a running batch.
+
+This file knows nothing of tensors: the command line and the server import it without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from danlu.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from danlu.engine.detokenize import TextStream
+
+# Below this a temperature is greedy: dividing logits by it would overflow float32.
+GREEDY_BELOW = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How to choose the next token, and when to stop. Raises UserError for a value out of its range.
+
+    | field                | meaning                                                                                 |
+    |----------------------|-----------------------------------------------------------------------------------------|
+    | `max_tokens`         | most new tokens; None = what fits the context                                           |
+    | `temperature`        | logits are divided by it; 0 = always the most likely token                              |
+    | `top_k`              | only the k most likely tokens; 0 = all                                                  |
+    | `top_p`              | the smallest set of most likely tokens that holds this much probability; 1 = all        |
+    | `min_p`              | only tokens at least this likely relative to the most likely one; 0 = all               |
+    | `presence_penalty`   | subtracted from the logit of each token that was already generated                      |
+    | `frequency_penalty`  | subtracted once for each time it was generated                                          |
+    | `repetition_penalty` | logits of tokens in prompt or answer are divided by it if positive, else multiplied     |
+    | `logit_bias`         | {token id: added to its logit}                                                          |
+    | `n`                  | answers per prompt                                                                      |
+    | `seed`               | same seed, same answer, whatever else runs; None = a new one each time                  |
+    | `stop`               | strings that end the answer; they are not part of it                                    |
+    | `stop_token_ids`     | tokens that end the answer, beside the tokenizer's own                                  |
+    | `ignore_eos`         | go on after an end-of-text token (for benchmarks)                                       |
+    | `logprobs`           | None = off; k = log-probability of each chosen token and of the k most likely ones      |
+    | `skip_special`       | special tokens are not shown in the text                                                |
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    n: int = 1
+    seed: int | None = None
+    stop: tuple[str, ...] | list[str] | str = ()
+    stop_token_ids: tuple[int, ...] | list[int] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    skip_special: bool = True
+
+    def __post_init__(self) -> None:
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if value is None and name in _OPTIONAL:
+                continue
+            whole = name in _WHOLE
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+                raise UserError(f"{name} is {value!r}, which is not {'a whole number' if whole else 'a number'}")
+            if not low <= value <= high:
+                span = f"from {low} to {high}" if high < _HUGE else f"at least {low}"
+                raise UserError(f"{name} is {value}", f"it must be {span}")
+        if self.top_p == 0 or self.repetition_penalty == 0:
+            name = "top_p" if self.top_p == 0 else "repetition_penalty"
+            raise UserError(f"{name} is 0", "it must be greater than 0")
+        for text in stop:
+            if not isinstance(text, str) or not text:
+                raise UserError(f"a stop string is {text!r}", "each must be a string of at least one character")
+        for token, bias in self.logit_bias.items():
+            if not isinstance(token, int) or not isinstance(bias, (int, float)) or not abs(bias) <= 100:
+                raise UserError(f"logit_bias has {token!r}: {bias!r}", "it maps token ids to numbers from -100 to 100")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < GREEDY_BELOW
+
+    @property
+    def changes_logits(self) -> bool:
+        """True when the logits depend on the sequence's own tokens or on a bias, not on the model alone."""
+        return bool(
+            self.logit_bias or self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0
+        )
+
+
+_HUGE = 1 << 62
+_WHOLE = {"max_tokens", "top_k", "n", "seed", "logprobs"}
+_OPTIONAL = {"max_tokens", "seed", "logprobs"}
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("max_tokens", 1, _HUGE),
+    ("temperature", 0, 100),
+    ("top_k", 0, _HUGE),
+    ("top_p", 0, 1),
+    ("min_p", 0, 1),
+    ("presence_penalty", -2, 2),
+    ("frequency_penalty", -2, 2),
+    ("repetition_penalty", 0, 100),
+    ("n", 1, 1024),
+    ("seed", -(1 << 63), (1 << 63) - 1),
+    ("logprobs", 0, 1024),
+)
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Log-probability of a chosen token under the model itself, before temperature, penalties and filters.
+
+    `rank` is 0 for the most likely token; `top` holds (token id, log-probability), most likely first.
+    """
+
+    token_id: int
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What one step added to one answer. `text` may be empty while a character or a stop string is incomplete."""
+
+    request_id: str
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """One whole answer. `finish_reason`: "stop", "length", "cancelled", or "error" (the model gave NaN)."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    logprobs: tuple[TokenLogprob, ...] | None
+    prompt_tokens: int
+    index: int
+    request_id: str
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One answer in the making. The scheduler owns `computed` and `table`; the engine owns the rest.
+
+    `tokens` is prompt plus answer. Keys and values of `tokens[:computed]` are in the cache, in the blocks of `table`.
+    A sequence whose `computed` is `len(tokens) - 1` decodes; with less it is being read in (or read in again after a
+    preemption). Nothing else tells the two apart.
+    """
+
+    request: Request
+    index: int
+    tokens: list[int]
+    max_length: int
+    text: TextStream
+    generator: torch.Generator | None = None
+    computed: int = 0
+    table: list[int] = field(default_factory=list)
+    counts: dict[int, int] = field(default_factory=dict)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: str | None = None
+
+    @property
+    def sampling(self) -> Sampling:
+        return self.request.sampling
+
+    @property
+    def generated(self) -> list[int]:
+        return self.tokens[len(self.request.prompt_ids) :]
+
+    def output(self) -> Output:
+        assert self.finish_reason is not None, "the answer is not finished"
+        return Output(
+            text=self.text.text,
+            token_ids=tuple(self.generated),
+            finish_reason=self.finish_reason,
+            logprobs=tuple(self.logprobs) if self.sampling.logprobs is not None else None,
+            prompt_tokens=len(self.request.prompt_ids),
+            index=self.index,
+            request_id=self.request.id,
+        )
+
+
+@dataclass(eq=False)
+class Request:
+    """A prompt that was submitted. `on_delta` is called in the thread that steps the engine."""
+
+    id: str
+    prompt_ids: list[int]
+    sampling: Sampling
+    on_delta: Callable[[Delta], Any] | None = None
+    sequences: list[Sequence] = field(default_factory=list)
+
+    @property
+    def finished(self) -> bool:
+        return all(sequence.finish_reason is not None for sequence in self.sequences)
+
+    def outputs(self) -> list[Output]:
+        """The answers in order of `index`. Only once `finished`."""
+        return [sequence.output() for sequence in self.sequences]

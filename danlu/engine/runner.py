@@ -1,0 +1,229 @@
+"""One step through the model: all sequences as one flat batch, attention through the block tables.
+
+The step {A: 1, B: 1, C: 3} becomes one row of five tokens, those that decode first:
+
+    ids         [1, 5]     a7 b4 c0 c1 c2          every linear layer sees one matrix of 5 rows
+    positions   [1, 5]     7  4  0  1  2
+    slots       [5]        where the cache keeps each token: block * block_size + offset
+
+Only attention knows that these are three sequences. `PagedContext.attend` writes the new keys and values to their
+slots, then splits the rows into parts:
+
+    decode      S sequences of similar length, one query each. The heads of a group share a KV head, so they are laid
+                side by side as if they were queries of it (q [S, Hkv, G, hd]): keys and values are read once a group.
+    chunk       one sequence, n queries, causal.
+
+Both read K and V as [S, L, Hkv, hd] and go through torch's fused attention. What is read is a view of the cache when
+the blocks lie in a row (the usual case for one stream), else a gather of whole blocks. A sliding window reads only
+the blocks it can see. All indices and masks are made once a step and window, not once a layer.
+
+The head (a matrix of the vocabulary's height) runs only for rows that a token is sampled from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from danlu.engine.kv_cache import KVCache
+from danlu.engine.request import Sequence
+from danlu.engine.scheduler import Step
+
+if TYPE_CHECKING:
+    from danlu.model.transformer import Transformer
+
+
+class Runner:
+    """Runs steps of a model over a cache. No state of its own."""
+
+    def __init__(self, model: Transformer, cache: KVCache, device: torch.device) -> None:
+        self.model, self.cache, self.device = model, cache, device
+
+    @torch.inference_mode()
+    def run(self, step: Step) -> tuple[Tensor, list[Sequence]]:
+        """Compute a step: fills the cache, returns logits [S, V] and the S sequences that get a token from them.
+
+        A sequence gets one when its last known token was in this step; one in the middle of its prompt does not.
+        """
+        step = sorted(step, key=lambda item: (item[1] > 1, item[0].computed))  # decoding first, by length
+        ids: list[int] = []
+        positions: list[int] = []
+        spans: list[Span] = []
+        rows: list[int] = []
+        sampled: list[Sequence] = []
+        for sequence, n in step:
+            start, end = sequence.computed, sequence.computed + n
+            spans.append(Span(len(ids), n, end, sequence.table))
+            ids += sequence.tokens[start:end]
+            positions += range(start, end)
+            if end == len(sequence.tokens):
+                rows.append(len(ids) - 1)
+                sampled.append(sequence)
+        context = PagedContext(self.cache, spans, positions, self.device)
+        hidden = self.model.hidden(
+            torch.tensor([ids], device=self.device), torch.tensor([positions], device=self.device), context
+        )[0]  # [T, D]
+        if len(rows) < len(ids):
+            hidden = hidden[torch.tensor(rows, dtype=torch.long, device=self.device)]  # [S, D]
+        return self.model.head(hidden), sampled
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows `row .. row + n` of the flat batch: the last `n` of the first `length` tokens of one sequence."""
+
+    row: int
+    n: int
+    length: int
+    table: list[int]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One attention call. Rows `row .. row + n_rows` of the batch over tokens `low .. high` of the blocks read.
+
+    `blocks`: the numbers to gather, all sequences one behind the other; or (first, last + 1) to read in place.
+    """
+
+    row: int
+    n_rows: int
+    n_sequences: int
+    blocks: Tensor | tuple[int, int]
+    low: int
+    high: int
+    mask: Tensor | None  # added to the scores; broadcasts to [S, heads, queries, high - low]
+    causal: bool
+
+
+class PagedContext:
+    """The engine's answer to "who may look at whom": the context that the model's attention asks (attention.py)."""
+
+    def __init__(self, cache: KVCache, spans: list[Span], positions: list[int], device: torch.device) -> None:
+        self.cache, self.spans, self.device = cache, spans, device
+        size = cache.block_size
+        slots = [
+            span.table[at // size] * size + at % size
+            for span in spans
+            for at in positions[span.row : span.row + span.n]
+        ]
+        self._slots = torch.tensor(slots, device=device)  # [T]
+        self._parts: dict[int | None, list[_Part]] = {}  # by window
+
+    def attend(self, layer_index: int, q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -> Tensor:
+        """q [1, T, H, hd], k and v [1, T, Hkv, hd] -> [1, T, H, hd]. Writes k and v to the cache."""
+        keys, values = self.cache.keys[layer_index], self.cache.values[layer_index]
+        keys.flatten(0, 1).index_copy_(0, self._slots, k[0].to(keys.dtype))
+        values.flatten(0, 1).index_copy_(0, self._slots, v[0].to(values.dtype))
+        parts = self._parts.get(window)
+        if parts is None:
+            parts = self._parts[window] = self._plan(window)
+        queries = q[0].to(keys.dtype)
+        if len(parts) == 1:
+            return _attend(parts[0], queries, keys, values, scale)[None].to(q.dtype)
+        pieces = [_attend(p, queries[p.row : p.row + p.n_rows], keys, values, scale) for p in parts]
+        return torch.cat(pieces)[None].to(q.dtype)
+
+    def _plan(self, window: int | None) -> list[_Part]:
+        parts: list[_Part] = []
+        group: list[Span] = []
+        for span in self.spans:
+            if span.n == 1 and (not group or _similar(group[0].length, span.length, window, self.cache.block_size)):
+                group.append(span)
+                continue
+            if group:
+                parts.append(self._decode(group, window))
+            group = [span] if span.n == 1 else []
+            if span.n > 1:
+                parts.append(self._chunk(span, window))
+        if group:
+            parts.append(self._decode(group, window))
+        return parts
+
+    def _decode(self, group: list[Span], window: int | None) -> _Part:
+        """One query each. Padding to the longest is masked; a lone sequence is read exactly and needs no mask."""
+        size = self.cache.block_size
+        tables, bounds = [], []  # per sequence: the blocks seen, and [first, end) seen in them
+        for span in group:
+            first = max(0, span.length - window) if window else 0
+            skip = first // size
+            tables.append(span.table[skip : self.cache.blocks_for(span.length)])
+            bounds.append((first - skip * size, span.length - skip * size))
+        row, n = group[0].row, len(group)
+        if n == 1:
+            return _Part(row, 1, 1, self._blocks(tables[0]), *bounds[0], None, False)
+        width = max(len(table) for table in tables)
+        padded = [block for table in tables for block in table + [table[-1]] * (width - len(table))]
+        high = max(end for _, end in bounds)
+        at = torch.arange(high, device=self.device)
+        limits = torch.tensor(bounds, device=self.device)  # [S, 2]
+        hidden = (at < limits[:, :1]) | (at >= limits[:, 1:])  # [S, L]
+        mask = self._additive(hidden)[:, None, None, :] if bool(hidden.any()) else None
+        return _Part(row, n, n, torch.tensor(padded, device=self.device), 0, high, mask, False)
+
+    def _chunk(self, span: Span, window: int | None) -> _Part:
+        """n queries of one sequence; the first may see tokens from before the chunk."""
+        start = span.length - span.n
+        first = max(0, start - window + 1) if window else 0
+        skip = first // self.cache.block_size
+        blocks = self._blocks(span.table[skip : self.cache.blocks_for(span.length)])
+        low, high = first - skip * self.cache.block_size, span.length - skip * self.cache.block_size
+        if start == 0 and (window is None or span.length <= window):
+            return _Part(span.row, span.n, 1, blocks, low, high, None, True)
+        query = torch.arange(start, span.length, device=self.device)[:, None]
+        key = torch.arange(first, span.length, device=self.device)
+        hidden = key > query  # [n, L]
+        if window:
+            hidden |= key <= query - window
+        return _Part(span.row, span.n, 1, blocks, low, high, self._additive(hidden), False)
+
+    def _blocks(self, table: list[int]) -> Tensor | tuple[int, int]:
+        if self.cache.contiguous(table):
+            return table[0], table[-1] + 1
+        return torch.tensor(table, device=self.device)
+
+    def _additive(self, hidden: Tensor) -> Tensor:
+        """Boolean to 0 / -inf: the fused kernel would otherwise convert it in every layer."""
+        zeros = torch.zeros(hidden.shape, dtype=self.cache.shape.dtype, device=self.device)
+        return zeros.masked_fill_(hidden, -torch.inf)
+
+
+def _similar(shortest: int, length: int, window: int | None, block_size: int) -> bool:
+    """Whether padding both to one length wastes little: at most a half, or four blocks. Not tuned."""
+    if window:
+        shortest, length = min(shortest, window), min(length, window)
+    return length <= max(shortest + shortest // 2, shortest + 4 * block_size)
+
+
+def _attend(part: _Part, q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """q [rows, H, hd] over the blocks of `part` -> [rows, H, hd]."""
+    k, v = _read(part, keys), _read(part, values)  # [S, Hkv, L, hd]
+    n_rows, n_heads, head_dim = q.shape
+    n_kv_heads = k.shape[1]
+    if n_rows == part.n_sequences:  # one query each: fold the group into the queries
+        grouped = q.reshape(n_rows, n_kv_heads, n_heads // n_kv_heads, head_dim)
+        out = F.scaled_dot_product_attention(grouped, k, v, attn_mask=part.mask, scale=scale)
+        return out.reshape(n_rows, n_heads, head_dim)
+    out = F.scaled_dot_product_attention(
+        q.transpose(0, 1)[None],  # [1, H, n, hd]
+        k,
+        v,
+        attn_mask=part.mask,
+        is_causal=part.causal,
+        scale=scale,
+        enable_gqa=n_heads != n_kv_heads,
+    )
+    return out[0].transpose(0, 1)  # [n, H, hd]
+
+
+def _read(part: _Part, cached: Tensor) -> Tensor:
+    """Keys or values of a part, [S, Hkv, L, hd], from [n_blocks, block_size, Hkv, hd]."""
+    if isinstance(part.blocks, tuple):
+        blocks = cached[part.blocks[0] : part.blocks[1]]
+    else:
+        blocks = cached.index_select(0, part.blocks)
+    tokens = blocks.reshape(part.n_sequences, -1, cached.shape[2], cached.shape[3])  # [S, blocks * size, Hkv, hd]
+    return tokens[:, part.low : part.high].transpose(1, 2)

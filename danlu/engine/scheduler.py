@@ -1,0 +1,102 @@
+"""The scheduler: who computes how many tokens in the next step.
+
+There is no prefill phase and no decode phase. Every sequence has `tokens` (known) and `computed` (in the cache); the
+difference is its work. A step is a list of (sequence, number of tokens) under one budget, `max_batch_tokens`, filled in
+this order (the idea of vLLM's v1 scheduler):
+
+1. running sequences, oldest first: a decoding one has one token of work, one that still reads its prompt has many and
+   gets what is left of the budget (chunked prefill);
+2. waiting sequences, oldest first, while there is budget, a free place and room for all their known tokens.
+
+New prompts join behind the running ones, so a sequence with much work is always near the end of the list, and those
+that decode are served before it: a long prompt slows the others by at most one budget a step and never stops them.
+
+When the cache is full, the youngest running sequence is preempted: its blocks go back, it waits at the head of the
+queue with `computed = 0`, and is later read in again, prompt and answer so far, like a longer prompt. Its answer does
+not change, because nothing that was sampled is sampled again. The oldest sequence can always finish: alone it fits
+(`fits` is asked at submit), and all others give way to it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from danlu.engine.kv_cache import KVCache
+from danlu.engine.request import Sequence
+
+Step = list[tuple[Sequence, int]]
+
+
+class Scheduler:
+    """Owns the queues, and of each sequence `computed` and `table`."""
+
+    def __init__(self, cache: KVCache, *, max_batch_tokens: int, max_sequences: int) -> None:
+        self.cache = cache
+        self.max_batch_tokens = max_batch_tokens
+        self.max_sequences = max_sequences
+        self.running: list[Sequence] = []
+        self.waiting: deque[Sequence] = deque()
+        self.n_preemptions = 0
+
+    def fits(self, n_tokens: int) -> bool:
+        """Whether a sequence that grows to `n_tokens` can be computed at all. Its last token is never fed back."""
+        return n_tokens - 1 <= self.cache.capacity
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence (finished or cancelled) and take its blocks back."""
+        (self.running if sequence in self.running else self.waiting).remove(sequence)
+        self.cache.release(sequence.table)
+
+    def schedule(self) -> Step:
+        """The next step. Blocks for it are allocated; `computed` moves only in `advance`, when it was done."""
+        step: Step = []
+        budget = self.max_batch_tokens
+        preempted = False
+        for sequence in list(self.running):
+            if not budget or sequence not in self.running:
+                break
+            n = min(len(sequence.tokens) - sequence.computed, budget)
+            while not self.cache.grow(sequence.table, sequence.computed + n):
+                preempted = True
+                victim = self.running[-1]
+                self._preempt(victim)
+                if victim is sequence:
+                    break
+            else:
+                step.append((sequence, n))
+                budget -= n
+        while self.waiting and budget and not preempted and len(self.running) < self.max_sequences:
+            sequence = self.waiting[0]
+            if self.cache.blocks_for(len(sequence.tokens)) > self.cache.pool.n_free:
+                break  # first come, first served: a smaller one behind it does not overtake
+            n = min(len(sequence.tokens), budget)
+            grown = self.cache.grow(sequence.table, n)
+            assert grown
+            self.running.append(self.waiting.popleft())
+            step.append((sequence, n))
+            budget -= n
+        assert step or not (self.running or self.waiting), "there is work and nobody was scheduled"
+        return step
+
+    def advance(self, step: Step) -> None:
+        """The step was computed: its tokens are in the cache."""
+        for sequence, n in step:
+            sequence.computed += n
+
+    def check(self) -> None:
+        """Assert the invariants; used by tests after every step."""
+        assert not any(sequence.table or sequence.computed for sequence in self.waiting)
+        assert len(self.running) <= self.max_sequences
+        for sequence in self.running:
+            assert len(sequence.table) >= self.cache.blocks_for(sequence.computed)
+        self.cache.check(sequence.table for sequence in self.running)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.cache.release(sequence.table)
+        sequence.computed = 0
+        self.waiting.appendleft(sequence)
+        self.n_preemptions += 1
