@@ -24,7 +24,10 @@ Kind = Literal["seconds", "steps", "tokens", "flops", "share"]
 
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "d": 86400.0}
 _SCALE = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
-_CLOCK = re.compile(r"(?:(\d+(?:\.\d+)?)\s*(d|h|m|s)(?:ec|in|ours?|inutes?|econds?|ays?)?)\s*", re.IGNORECASE)
+_CLOCK = re.compile(
+    r"(\d+(?:\.\d+)?)\s*(?:(d)(?:ays?)?|(h)(?:ours?)?|(m)(?:in(?:utes?)?)?|(s)(?:ec(?:onds?)?)?)(?![a-z])\s*",
+    re.IGNORECASE,
+)
 _COUNT = re.compile(r"(\d+(?:\.\d+)?(?:e\+?\d+)?)\s*([kmbgt]?)\s*(steps?|tokens?|flops?)", re.IGNORECASE)
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 
@@ -92,7 +95,7 @@ def _parse_clock(text: str) -> Budget | None:
     parts = list(_CLOCK.finditer(text))
     if not parts or "".join(part.group(0) for part in parts) != text:
         return None
-    return Budget("seconds", sum(float(part.group(1)) * _SECONDS[part.group(2).lower()] for part in parts))
+    return Budget("seconds", sum(float(part.group(1)) * _SECONDS[part.group(part.lastindex).lower()] for part in parts))
 
 
 def _parse_share(text: str) -> Budget | None:

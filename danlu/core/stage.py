@@ -22,7 +22,6 @@ import shutil
 import signal
 import threading
 import time
-import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,8 +93,7 @@ def stage(
     """
 
     def register(function: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-        config = typing.get_type_hints(function)["config"]
-        assert issubclass(config, StageConfig), f"{name}: the first parameter must be config: a StageConfig"
+        config = _config_of(function)
         roles = {role.rstrip("?"): (kind,) if isinstance(kind, str) else kind for role, kind in (takes or {}).items()}
         clash = set(roles) & set(config.model_fields)
         assert not clash, f"{name}: {clash} are both inputs and config keys"
@@ -106,6 +104,15 @@ def stage(
     return register
 
 
+def _config_of(function: Callable[..., Any]) -> type[StageConfig]:
+    """The class in `config: ...` of the signature; only that one annotation is evaluated, the rest may be for
+    type checkers alone."""
+    annotation = function.__annotations__["config"]
+    config = eval(annotation, function.__globals__) if isinstance(annotation, str) else annotation
+    assert issubclass(config, StageConfig), f"{function.__name__}: the first parameter must be config: a StageConfig"
+    return config
+
+
 def get_stage(name: str) -> Stage:
     """Find a stage by name, importing only the module that holds it.
 
@@ -113,7 +120,8 @@ def get_stage(name: str) -> Stage:
     """
     if ":" in name:
         return _foreign_stage(name)
-    if name not in _REGISTRY and name in stage_names():
+    room, _, module = name.partition(".")
+    if name not in _REGISTRY and room in ROOMS and module in importlib.import_module(f"danlu.{room}").STAGES:
         importlib.import_module(f"danlu.{name}")
     if name not in _REGISTRY:
         raise UserError(f'there is no stage "{name}"', suggest(name, stage_names()))

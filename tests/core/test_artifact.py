@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+
+from danlu.core.artifact import (
+    Artifact,
+    Manifest,
+    artifact_id,
+    atomic_directory,
+    atomic_write,
+    describe_files,
+    guess_kind,
+)
+from danlu.core.errors import UserError
+
+
+def test_the_id_is_a_function_of_what_goes_in() -> None:
+    one = artifact_id("corpus", "data.prepare", "1", {"a": 1, "b": 2}, {"x": "p", "y": "q"})
+    same = artifact_id("corpus", "data.prepare", "1", {"b": 2, "a": 1}, {"y": "q", "x": "p"})
+    assert one == same and one.startswith("corpus-") and len(one) == len("corpus-") + 16
+    for other in (
+        artifact_id("corpus", "data.prepare", "2", {"a": 1, "b": 2}, {"x": "p", "y": "q"}),
+        artifact_id("corpus", "data.prepare", "1", {"a": 1, "b": 3}, {"x": "p", "y": "q"}),
+        artifact_id("corpus", "data.prepare", "1", {"a": 1, "b": 2}, {"x": "p", "y": "r"}),
+    ):
+        assert other != one
+
+
+def test_content_depends_on_the_payload_alone(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / "a.txt").write_text("a")
+    make = {n: Manifest("report", "report-1", "s", "1", {}, {}, describe_files(tmp_path / n)) for n in ("one", "two")}
+    assert make["one"].content == make["two"].content
+    (tmp_path / "two" / "deep" / "a.txt").write_text("b")
+    assert (
+        Manifest("report", "report-1", "s", "1", {}, {}, describe_files(tmp_path / "two")).content
+        != make["one"].content
+    )
+
+
+def test_a_failed_block_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        with atomic_directory(tmp_path / "x") as directory:
+            (directory / "half").write_text("half")
+            raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_is_replaced_in_one_step(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        with atomic_directory(tmp_path / "x") as directory:
+            (directory / "file").write_text(text)
+    assert (tmp_path / "x" / "file").read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_atomic_write(tmp_path: Path) -> None:
+    atomic_write(tmp_path / "f", b"1")
+    atomic_write(tmp_path / "f", b"22")
+    assert (tmp_path / "f").read_bytes() == b"22" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_directories_made_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    assert guess_kind(tmp_path / "m") == "model"
+    first = Artifact.from_path(tmp_path / "m")
+    assert first.kind == "model" and first.id.startswith("model-")
+    (tmp_path / "m" / "config.json").write_text('{"a": 1}')
+    assert Artifact.from_path(tmp_path / "m").id != first.id
+    with pytest.raises(UserError, match="does not exist"):
+        Artifact.from_path(tmp_path / "n")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no artifact"):
+        Artifact.from_path(tmp_path / "empty")
+
+
+def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
+    (tmp_path / "artifact.json").write_text('{"kind": "mod')
+    with pytest.raises(UserError, match="damaged"):
+        Manifest.read(tmp_path)

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from danlu.core.errors import UserError
+from danlu.core.plan import plan
+from danlu.core.recipe import bundled_recipes, load_recipe
+from danlu.core.run import run_recipe
+from danlu.core.store import Store
+
+GOOD = """\
+name: toy
+budget: 100 steps
+stages:
+  report:
+    use: tests.core.toys:count
+    corpus: $text
+    budget: 40%
+  text:
+    use: tests.core.toys:source
+    lines: 4
+"""
+
+
+def write(tmp_path: Path, text: str, name: str = "toy.yaml") -> Path:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path / name
+
+
+def test_stages_are_ordered_and_shares_resolved(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, GOOD))
+    assert list(recipe.nodes) == ["text", "report"]
+    assert str(recipe.nodes["report"].config.budget) == "40 steps"  # type: ignore[attr-defined]
+    assert recipe.needed_for(["text"]) == ["text"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("lines: 4", "lnes: 4", 'toy.yaml:10: stage "text" has no key "lnes". did you mean "lines"'),
+        ("lines: 4", "lines: many", 'toy.yaml:10: stage "text", lines: Input should be a valid integer'),
+        ("budget: 40%", "budget: soon", 'toy.yaml:7: stage "report", budget: "soon" is no budget'),
+        ("budget: 100 steps", "bugdet: 1m", 'toy.yaml:2: unknown key "bugdet". did you mean "budget"'),
+        ("budget: 100 steps", "budget: 10%", "toy.yaml:2: the budget of a recipe cannot be a share"),
+        ("budget: 100 steps\n", "", 'toy.yaml:6: budget of stage "report" is 40%, but the recipe has no budget'),
+        ("corpus: $text", "corpus: $txt", 'toy.yaml:6: stage "report" takes $txt, and there is no such stage'),
+        ("    corpus: $text\n", "", 'toy.yaml:4: stage "report" needs the input "corpus"'),
+        ("corpus: $text", "corpus: $report", 'toy.yaml:6: corpus of stage "report" takes a corpus, and $report is a'),
+        ("corpus: $text", "corpus: [1]", 'toy.yaml:6: corpus of stage "report" must be $STAGE'),
+        ("corpus: $text", "corpus: $text\n    extra: $report", "need each other in a circle"),
+        ("use: tests.core.toys:source", "use: data.prepar", 'toy.yaml:9: there is no stage "data.prepar"'),
+        ("use: tests.core.toys:source", "use: no.such:thing", "cannot be imported"),
+        ("    use: tests.core.toys:source\n", "", 'stage "text" needs "use:"'),
+        ("stages:", "stages: [", "this is not YAML"),
+        ("lines: 4", "lines: 4\n    lines: 5", 'toy.yaml:11: "lines" is there twice'),
+    ],
+)
+def test_each_mistake_is_one_sentence_with_file_and_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    with pytest.raises(UserError) as caught:
+        load_recipe(write(tmp_path, GOOD.replace(old, new)))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    recipe = load_recipe(path, {"text.lines": "9", "report.steps": 2}, budget="10 steps")
+    assert recipe.nodes["text"].config.lines == 9  # type: ignore[attr-defined]
+    assert str(recipe.nodes["report"].config.budget) == "4 steps"  # type: ignore[attr-defined]
+    for overrides, message in (
+        ({"txt.lines": "1"}, 'no stage "txt". did you mean "text"'),
+        ({"text.lnes": "1"}, '--set text.lnes: stage "text" has no key "lnes"'),
+        ({"text": "1"}, "which key of the stage"),
+    ):
+        with pytest.raises(UserError) as caught:
+            load_recipe(path, overrides)
+        assert message in str(caught.value)
+
+
+def test_extends_merges_and_remembers_where_each_value_came_from(tmp_path: Path) -> None:
+    write(tmp_path, GOOD, "base.yaml")
+    child = write(tmp_path, "name: child\nextends: base.yaml\nstages:\n  text:\n    lines: 7\n", "child.yaml")
+    recipe = load_recipe(child)
+    assert recipe.name == "child" and recipe.nodes["text"].config.lines == 7  # type: ignore[attr-defined]
+    write(tmp_path, GOOD.replace("lines: 4", "lnes: 4"), "base.yaml")
+    with pytest.raises(UserError, match="base.yaml:10"):
+        load_recipe(child)
+    write(tmp_path, "extends: child.yaml", "base.yaml")
+    with pytest.raises(UserError, match="circle"):
+        load_recipe(child)
+
+
+def test_null_removes_what_a_base_recipe_has(tmp_path: Path) -> None:
+    write(tmp_path, GOOD, "base.yaml")
+    recipe = load_recipe(write(tmp_path, "extends: base.yaml\nstages:\n  report: null\n", "child.yaml"))
+    assert list(recipe.nodes) == ["text"]
+
+
+def test_recipes_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match='did you mean "quickstart"'):
+        load_recipe("quickstrat")
+    with pytest.raises(UserError, match="no recipe file"):
+        load_recipe(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match="a recipe is a mapping"):
+        load_recipe(write(tmp_path, "- 1\n"))
+    with pytest.raises(UserError, match="a recipe needs stages"):
+        load_recipe(write(tmp_path, "name: x\n"))
+
+
+@pytest.mark.parametrize("name", list(bundled_recipes()))
+def test_every_bundled_recipe_is_valid(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name and recipe.description
+
+
+def test_the_plan_says_why(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    path = write(tmp_path, GOOD)
+
+    def actions(**overrides: str) -> list[tuple[str, str]]:
+        steps = plan(load_recipe(path, {k.replace("_", "."): v for k, v in overrides.items()}), store)
+        return [(step.action, step.reason) for step in steps]
+
+    assert actions() == [("build", "not built yet")] * 2
+    run_recipe(load_recipe(path), store)
+    assert actions() == [("cached", "")] * 2
+    assert actions(text_lines="5") == [("build", "lines: 4 -> 5"), ("build", "corpus has changed")]
+    assert actions(report_steps="6") == [("cached", ""), ("build", "steps: 5 -> 6")]
+
+
+def test_a_changed_source_is_noticed(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    (tmp_path / "input.txt").write_text("one")
+    recipe = load_recipe(write(tmp_path, GOOD), {"text.path": str(tmp_path / "input.txt")})
+    run_recipe(recipe, store)
+    (tmp_path / "input.txt").write_text("two")
+    assert [(s.action, s.reason) for s in plan(recipe, store)] == [
+        ("build", "the source has changed"),
+        ("build", "corpus has changed"),
+    ]
+
+
+def test_an_input_from_the_store(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    run_recipe(load_recipe(write(tmp_path, GOOD)), store)
+    text = "name: next\nstages:\n  again:\n    use: tests.core.toys:count\n    corpus: text\n    steps: 1\n"
+    recipe = load_recipe(write(tmp_path, text, "next.yaml"))
+    result = run_recipe(recipe, store)
+    assert result.artifacts["again"].manifest.parents == {"corpus": store.resolve("toy.text").id}
+    with pytest.raises(UserError, match="is a report, and a corpus is needed"):
+        plan(load_recipe(tmp_path / "next.yaml", {"again.corpus": "toy.report"}), store)
