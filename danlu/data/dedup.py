@@ -160,9 +160,7 @@ def _band_keys(rows: NDArray[np.uint32]) -> NDArray[np.uint64]:
     return keys
 
 
-def _bucket_pairs(
-    keys: NDArray[np.uint64], rows: NDArray[np.int64], total: int
-) -> Iterator[NDArray[np.int64]]:
+def _bucket_pairs(keys: NDArray[np.uint64], rows: NDArray[np.int64], total: int) -> Iterator[NDArray[np.int64]]:
     """Candidate pairs of one band as codes i * total + j with i < j, from buckets of equal keys."""
     order = np.argsort(keys, kind="stable")  # stable: rows stay ascending inside a bucket
     sorted_keys = keys[order]

@@ -278,12 +278,31 @@ def _is_short(value: Any) -> bool:
     return isinstance(value, str | int | float) and len(str(value)) <= _MAX_META and value != ""
 
 
+# language -> suffixes
 _CODE = {
-    ".py": "python", ".pyi": "python", ".js": "javascript", ".mjs": "javascript", ".ts": "typescript", ".tsx": "typescript",
-    ".c": "c", ".h": "c", ".cc": "cpp", ".cpp": "cpp", ".hpp": "cpp", ".cu": "cuda", ".java": "java", ".go": "go",
-    ".rs": "rust", ".rb": "ruby", ".php": "php", ".cs": "csharp", ".kt": "kotlin", ".swift": "swift", ".lua": "lua",
-    ".sh": "shell", ".sql": "sql", ".r": "r", ".jl": "julia", ".scala": "scala", ".pl": "perl", ".hs": "haskell",
-}  # fmt: skip
+    "python": ".py .pyi",
+    "javascript": ".js .mjs",
+    "typescript": ".ts .tsx",
+    "c": ".c .h",
+    "cpp": ".cc .cpp .hpp",
+    "cuda": ".cu",
+    "java": ".java",
+    "go": ".go",
+    "rust": ".rs",
+    "ruby": ".rb",
+    "php": ".php",
+    "csharp": ".cs",
+    "kotlin": ".kt",
+    "swift": ".swift",
+    "lua": ".lua",
+    "shell": ".sh",
+    "sql": ".sql",
+    "r": ".r",
+    "julia": ".jl",
+    "scala": ".scala",
+    "perl": ".pl",
+    "haskell": ".hs",
+}
 
 FORMATS: dict[str, Format] = {
     ".txt": Format(read=_read_text),
@@ -300,5 +319,9 @@ FORMATS: dict[str, Format] = {
     ".parquet": Format(records=_records_parquet),
     ".csv": Format(records=_records_csv(",")),
     ".tsv": Format(records=_records_csv("\t")),
-    **{suffix: Format(read=_read_text, language=f"code:{name}") for suffix, name in _CODE.items()},
+    **{
+        suffix: Format(read=_read_text, language=f"code:{name}")
+        for name, suffixes in _CODE.items()
+        for suffix in suffixes.split()
+    },
 }

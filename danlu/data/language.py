@@ -29,7 +29,14 @@ _LETTERS_RUN = re.compile(r"[^\W\d_]+")
 _SAMPLE = 2_000  # characters from each of three places; enough for a share, constant time for a long book
 _SHORT = 20  # words
 _COMMON_ENGLISH = frozenset(
-    ["the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not", "he", "i", "this", "are", "or", "his", "from", "at", "which", "but", "have", "an", "had", "they", "you", "were", "there", "one", "all", "we", "can", "her", "has", "their", "if", "will", "when", "who", "would", "more", "no", "out", "so", "up", "into", "than", "them", "only", "some", "could", "its", "then", "do", "my", "our", "your", "what", "use", "used", "using"]
+    re.findall(
+        r"\w+",
+        """
+        the of and to in a is that for it as was with be by on not he i this are or his from at which but have an had
+        they you were there one all we can her has their if will when who would more no out so up into than them only
+        some could its then do my our your what use used using
+        """,
+    )
 )
 
 

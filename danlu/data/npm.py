@@ -67,7 +67,7 @@ def fetch(package: Package) -> Path:
     if not folder.is_dir():
         client = shutil.which("npm")
         if client is None:
-            raise UserError(f"npm:{package} needs the npm client, which is not here", "install Node.js (apt install npm)")
+            raise UserError(f"npm:{package} needs the npm client, which is not installed", "apt install npm")
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as temporary:
             _pack_and_unpack(client, package, Path(temporary))

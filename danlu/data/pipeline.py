@@ -287,7 +287,7 @@ def _report(intake: Intake, rejected: Rejected, fate: Fate, totals: Totals) -> d
             for split in ("train", "validation")
         },
         "dropped": dict(rejected.counts),
-        "dropped_samples": {reason: samples for reason, samples in rejected.samples.items()},
+        "dropped_samples": dict(rejected.samples),
         "not_drawn": intake.not_drawn,
         "duplicates": {
             "exact": rejected.counts["duplicate:exact"],
