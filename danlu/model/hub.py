@@ -1,0 +1,357 @@
+"""The Hugging Face directory layout, in and out.
+
+    config.json                     the shape (families.py translates it) and the dtype
+    model.safetensors               all tensors, or
+    model-00001-of-0000N.safetensors ...  and model.safetensors.index.json {"weight_map": {tensor: file}}
+    generation_config.json          beginning and end ids
+    tokenizer.json, tokenizer_config.json
+
+Loading builds the model on the meta device (shapes without memory), then makes each tensor once, in its final dtype
+and place, and copies the file's bytes into it from a memory map: the peak is the model itself. What is joined in
+danlu (query, key and value) is filled part by part.
+
+Saving writes the same bytes for the same weights: names sorted, no times, no machine.
+
+safetensors: 8 bytes little-endian length, a JSON header {name: {dtype, shape, data_offsets}}, then the bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from danlu.core.artifact import write_json
+from danlu.core.errors import UserError
+from danlu.model.families import FAMILIES, Family, config_from_hf, config_to_hf
+from danlu.model.transformer import Transformer, fused_rows
+
+if TYPE_CHECKING:
+    from danlu.model.config import ModelConfig
+    from danlu.tokenizer.tokenizer import Tokenizer
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(path_or_id: str | Path) -> tuple[Transformer, Tokenizer | None]:
+    """A model and its tokenizer from a directory, a .gguf file, or anything the store knows by name or id.
+
+    The tokenizer is None when the directory has none. Raises UserError when there is no such thing or it is damaged.
+    """
+    path = Path(path_or_id)
+    if not path.exists():
+        from danlu.core.store import default_store
+
+        path = default_store().resolve(str(path_or_id), kind="model").path
+    if path.is_file():
+        from danlu.model.gguf import load_gguf
+
+        return load_gguf(path, dtype=None)
+    model = load_model(path)
+    tokenizer = None
+    if (path / "tokenizer.json").exists():
+        from danlu.tokenizer.tokenizer import Tokenizer
+
+        tokenizer = Tokenizer.load(path)
+    return model, tokenizer
+
+
+def load_model(
+    path: str | Path, *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None
+) -> Transformer:
+    """The model of a Hugging Face directory, in evaluation mode, in `dtype` (None: the one the config names).
+
+    Raises UserError for a missing directory, a broken or unknown config, and files that are truncated, lack a
+    tensor, hold one too many or one of the wrong shape.
+    """
+    path = Path(path)
+    raw = read_config(path)
+    config = config_from_hf(raw, str(path / "config.json"))
+    with torch.device("meta"):
+        model = Transformer(config)
+    if raw.get("quantization_config"):
+        from danlu.model.quantized import apply_quantization
+
+        apply_quantization(model, raw["quantization_config"])
+    with ExitStack() as stack:
+        files = _open_weights(path, stack)
+        wanted = _wanted_dtype(dtype, raw, files)
+        state = _read_state(model, files, wanted, torch.device(device or "cpu"), path)
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def save_model(
+    model: Transformer,
+    path: str | Path,
+    tokenizer: Tokenizer | None = None,
+    dtype: torch.dtype | str | None = None,
+    max_shard_size: int = 5 * 10**9,
+) -> None:
+    """Write a model as a Hugging Face directory, with its tokenizer when given.
+
+    dtype None keeps the tensors' own. Files larger than `max_shard_size` bytes are split. Weight files of an earlier
+    save in the same directory are replaced. Raises UserError when the family cannot express the config.
+    """
+    path = Path(path)
+    config = _with_ids(model.config, tokenizer)
+    raw = config_to_hf(config)
+    cast = _parse_dtype(dtype) if dtype is not None else None
+    stored = cast or next(tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point())
+    raw["torch_dtype"] = str(stored).removeprefix("torch.")
+    quantization = getattr(model, "quantization_config", None)
+    if quantization:
+        raw["quantization_config"] = quantization
+    path.mkdir(parents=True, exist_ok=True)
+    _remove_weights(path)
+    _write_weights(dict(_named_tensors(model)), path, cast, max_shard_size)
+    write_json(path / "generation_config.json", _generation_config(config, tokenizer))
+    if tokenizer is not None:
+        tokenizer.save(path)
+    write_json(path / "config.json", raw)
+
+
+# ---- names -----------------------------------------------------------------------------------------------------
+
+
+def hf_parts(config: ModelConfig, name: str) -> tuple[list[str], bool]:
+    """The checkpoint names whose rows make up danlu's tensor `name`, and whether they are stored turned over.
+
+    >>> hf_parts(config, "blocks.3.mlp.gate_up.weight")
+    (['model.layers.3.mlp.gate_proj.weight', 'model.layers.3.mlp.up_proj.weight'], False)
+    """
+    module, _, kind = name.rpartition(".")
+    layer = re.match(r"blocks\.(\d+)\.", module)
+    entry = FAMILIES[config.family].weights[re.sub(r"^blocks\.\d+\.", "blocks.{}.", module)]
+    names = [f"{part.format(layer[1] if layer else '')}.{kind}" for part in entry.names]
+    return names, entry.turned and kind == "weight"
+
+
+def _part_rows(config: ModelConfig, name: str, parts: int, rows: int) -> tuple[int, ...]:
+    """How many rows of danlu's tensor each part takes."""
+    fused = fused_rows(config, name.rpartition(".")[0])
+    return fused if parts > 1 and fused is not None else (rows,)
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """config.json of a model directory, parsed. Raises UserError when it is not there or not JSON."""
+    if not path.is_dir():
+        raise UserError(f"no model directory {path}" if not path.exists() else f"{path} is not a directory")
+    file = path / "config.json"
+    if not file.exists():
+        raise UserError(f"{path} has no config.json", "a model directory holds config.json and model.safetensors")
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file} cannot be read: {error}", "copy the model again") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{file} does not hold a JSON object", "copy the model again")
+    return raw
+
+
+class _Source:
+    """The tensors of all weight files of a directory, by checkpoint name."""
+
+    def __init__(self) -> None:
+        self.file_of: dict[str, Any] = {}
+        self.path_of: dict[str, Path] = {}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.file_of[name].get_slice(name).get_shape())
+
+    def tensor(self, name: str) -> Tensor:
+        return self.file_of[name].get_tensor(name)
+
+
+def _open_weights(path: Path, stack: ExitStack) -> _Source:
+    source = _Source()
+    for file in _weight_files(path):
+        try:
+            opened = stack.enter_context(safe_open(file, framework="pt"))
+        except FileNotFoundError:
+            raise UserError(f"{path} lacks {file.name}", f"{INDEX} names it: copy the model again") from None
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file} is truncated or damaged ({error})", "copy or download it again") from None
+        for name in opened.keys():  # noqa: SIM118 - not a dict
+            source.file_of[name], source.path_of[name] = opened, file
+    return source
+
+
+def _weight_files(path: Path) -> list[Path]:
+    if (path / WEIGHTS).exists():
+        return [path / WEIGHTS]
+    if not (path / INDEX).exists():
+        pickled = any(path.glob("pytorch_model*.bin"))
+        hint = "convert pytorch_model.bin to safetensors first: danlu does not unpickle" if pickled else ""
+        raise UserError(f"{path} has no {WEIGHTS}", hint or "copy the model again")
+    try:
+        index = json.loads((path / INDEX).read_text(encoding="utf-8"))
+        names = sorted({str(name) for name in index["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise UserError(f"{path / INDEX} is damaged ({error})", "copy the model again") from None
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise UserError(f"{path / INDEX} names {outside[0]!r}, which is not a file of this directory")
+    return [path / name for name in names]
+
+
+def _wanted_dtype(dtype: torch.dtype | str | None, raw: Mapping[str, Any], source: _Source) -> torch.dtype:
+    if dtype is not None:
+        return _parse_dtype(dtype)
+    named = raw.get("dtype") or raw.get("torch_dtype")
+    if named in DTYPES:
+        return DTYPES[named]
+    for name in source.file_of:
+        tensor = source.tensor(name)
+        if tensor.is_floating_point():
+            return tensor.dtype
+    return torch.float32
+
+
+def _parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}", "choose one of " + ", ".join(DTYPES))
+    return DTYPES[dtype]
+
+
+def _read_state(
+    model: Transformer, source: _Source, dtype: torch.dtype, device: torch.device, path: Path
+) -> dict[str, Tensor]:
+    """danlu's state dict, filled. Parameters take `dtype` when floating; buffers (scales) keep the module's own."""
+    config, family = model.config, FAMILIES[model.config.family]
+    prefix = family.prefix if any(name.startswith(family.prefix) for name in source.file_of) else ""
+    parameters = {name for name, _ in model.named_parameters()}
+    plan: list[tuple[str, Tensor, list[str], tuple[int, ...], bool]] = []
+    for name, empty in model.state_dict().items():
+        names, turned = hf_parts(config, name)
+        if not prefix:  # a checkpoint of the bare model, without a head
+            names = [part.removeprefix(family.prefix) for part in names]
+        rows = _part_rows(config, name, len(names), empty.shape[0] if empty.dim() else 1)
+        plan.append((name, empty, names, rows, turned))
+    _compare(plan, source, family, config, path)
+    state: dict[str, Tensor] = {}
+    for name, empty, names, rows, turned in plan:
+        keep = name not in parameters or not empty.dtype.is_floating_point
+        tensor = torch.empty(empty.shape, dtype=empty.dtype if keep else dtype, device=device)
+        for part, target in zip(names, tensor.split(rows) if empty.dim() else (tensor,), strict=True):
+            stored = source.tensor(part)
+            target.copy_(stored.t() if turned else stored)
+        state[name] = tensor
+    return state
+
+
+def _compare(
+    plan: list[tuple[str, Tensor, list[str], tuple[int, ...], bool]],
+    source: _Source,
+    family: Family,
+    config: ModelConfig,
+    path: Path,
+) -> None:
+    """Every tensor is there, has its shape, and nothing is left over; else UserError that names them."""
+    expected: dict[str, tuple[int, ...]] = {}
+    for _, empty, names, rows, turned in plan:
+        for part, count in zip(names, rows, strict=True):
+            shape = (count, *empty.shape[1:]) if empty.dim() else ()
+            expected[part] = shape[::-1] if turned else shape
+    missing = sorted(set(expected) - set(source.file_of))
+    if missing:
+        raise UserError(f"{path} lacks {_list(missing)}", "config.json and the weights do not belong together")
+    wrong = [f"{n} is {list(source.shape(n))}, not {list(s)}" for n, s in expected.items() if source.shape(n) != s]
+    if wrong:
+        raise UserError(f"{path}: {_list(wrong)}", "config.json and the weights do not belong together")
+    left = [name for name in source.file_of if name not in expected and not name.endswith(family.ignored or ("\0",))]
+    if config.tie_embeddings:  # some savers write the tied head as well
+        left = [name for name in left if name != "lm_head.weight"]
+    if left:
+        raise UserError(
+            f"{path} holds {_list(sorted(left))}, which a {family.name} of this config does not have",
+            "config.json and the weights do not belong together",
+        )
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------
+
+
+def _named_tensors(model: Transformer) -> Iterator[tuple[str, Tensor]]:
+    """(checkpoint name, tensor) of a model: views of its memory, cut and turned as the family wants them."""
+    for name, tensor in model.state_dict().items():
+        names, turned = hf_parts(model.config, name)
+        if len(names) == 1:
+            yield names[0], tensor.t() if turned else tensor
+            continue
+        rows = _part_rows(model.config, name, len(names), tensor.shape[0])
+        yield from zip(names, tensor.split(rows), strict=True)
+
+
+def _write_weights(tensors: dict[str, Tensor], path: Path, cast: torch.dtype | None, limit: int) -> None:
+    def size(tensor: Tensor) -> int:
+        dtype = cast if cast is not None and tensor.is_floating_point() else tensor.dtype
+        return tensor.numel() * dtype.itemsize
+
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name in sorted(tensors):
+        if shards[-1] and filled + size(tensors[name]) > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size(tensors[name])
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(shards, 1):
+        file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        # A copy of each, one shard at a time: safetensors wants whole contiguous storages.
+        own = {name: _own_memory(tensors[name], cast) for name in names}
+        save_file(own, path / file, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(names, file))
+    if len(shards) > 1:
+        total = sum(size(tensor) for tensor in tensors.values())
+        write_json(path / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _own_memory(tensor: Tensor, cast: torch.dtype | None) -> Tensor:
+    dtype = cast if cast is not None and tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to(device="cpu", dtype=dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def _remove_weights(path: Path) -> None:
+    for old in path.glob("model*.safetensors*"):
+        if old.name in (WEIGHTS, INDEX) or re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", old.name):
+            old.unlink()
+
+
+def _with_ids(config: ModelConfig, tokenizer: Tokenizer | None) -> ModelConfig:
+    if tokenizer is None:
+        return config
+    eos = () if tokenizer.eos_id is None else (tokenizer.eos_id,)
+    return config.model_copy(update={"bos_id": tokenizer.bos_id, "eos_ids": eos, "pad_id": tokenizer.pad_id})
+
+
+def _generation_config(config: ModelConfig, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """What ends a text: the tokenizer's stop ids (an instruct model has two), else the config's."""
+    eos = sorted(tokenizer.stop_ids) if tokenizer is not None else list(config.eos_ids)
+    found = {
+        "bos_token_id": config.bos_id,
+        "eos_token_id": None if not eos else eos[0] if len(eos) == 1 else eos,
+        "pad_token_id": config.pad_id,
+    }
+    return {key: value for key, value in found.items() if value is not None}
