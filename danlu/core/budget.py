@@ -95,7 +95,11 @@ def _parse_clock(text: str) -> Budget | None:
     parts = list(_CLOCK.finditer(text))
     if not parts or "".join(part.group(0) for part in parts) != text:
         return None
-    return Budget("seconds", sum(float(part.group(1)) * _SECONDS[part.group(part.lastindex).lower()] for part in parts))
+    seconds = 0.0
+    for part in parts:
+        unit = next(letter for letter in part.groups()[1:] if letter)
+        seconds += float(part.group(1)) * _SECONDS[unit.lower()]
+    return Budget("seconds", seconds)
 
 
 def _parse_share(text: str) -> Budget | None:
