@@ -86,7 +86,7 @@ def test_extends_merges_and_remembers_where_each_value_came_from(tmp_path: Path)
     recipe = load_recipe(child)
     assert recipe.name == "child" and recipe.nodes["text"].config.lines == 7  # type: ignore[attr-defined]
     write(tmp_path, GOOD.replace("lines: 4", "lnes: 4"), "base.yaml")
-    with pytest.raises(UserError, match="base[.]yaml:10"):
+    with pytest.raises(UserError, match=r"base[.]yaml:10"):
         load_recipe(child)
     write(tmp_path, "extends: child.yaml", "base.yaml")
     with pytest.raises(UserError, match="circle"):
@@ -100,7 +100,7 @@ def test_null_removes_what_a_base_recipe_has(tmp_path: Path) -> None:
 
 
 def test_recipes_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="quickstart"):
+    with pytest.raises(UserError, match=r"quickstart"):
         load_recipe("quickstrat")
     with pytest.raises(UserError, match="no recipe file"):
         load_recipe(tmp_path / "none.yaml")

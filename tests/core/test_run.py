@@ -79,7 +79,7 @@ def test_one_stage_without_a_recipe(tmp_path: Path) -> None:
 
 
 def test_stages_are_found_by_name() -> None:
-    with pytest.raises(UserError, match="did you mean .data[.]prepare."):
+    with pytest.raises(UserError, match=r"did you mean .data[.]prepare."):
         get_stage("data.prepar")
     assert get_stage("tests.core.toys:source").name == "toys.source"
 
