@@ -13,7 +13,9 @@ running the same command again.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import itertools
 import os
 import platform
 import shutil
@@ -33,7 +35,7 @@ from danlu.core.events import Events
 from danlu.core.plan import Step, plan
 from danlu.core.recipe import Recipe, build_recipe
 from danlu.core.stage import StageRun, get_stage
-from danlu.core.store import Store
+from danlu.core.store import Store, explain_disk_errors
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,14 @@ def run_recipe(recipe: Recipe, store: Store, only: Iterable[str] | None = None, 
 
 
 def new_run_log(store: Store, name: str) -> Events:
-    """A fresh event log under STORE/runs."""
+    """A fresh event log under STORE/runs, in a directory named by the time and the recipe."""
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-    return Events(store.root / "runs" / f"{stamp}-{name}-{os.getpid()}" / "events.jsonl")
+    for number in itertools.count(1):
+        directory = store.root / "runs" / f"{stamp}-{name}-{number}"
+        with contextlib.suppress(FileExistsError), explain_disk_errors(store.root):
+            directory.mkdir(parents=True)
+            return Events(directory / "events.jsonl")
+    raise AssertionError("count() does not end")
 
 
 def run_stage(
