@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from danlu.core.errors import UserError
 from danlu.serve.protocol import ApiError
@@ -23,12 +23,15 @@ from danlu.serve.worker import EngineWorker, Ticket
 if TYPE_CHECKING:
     from danlu.core.events import Events
     from danlu.engine import Delta, Engine, Sampling
+    from danlu.engine.engine import Prompt
     from danlu.serve.metrics import Metrics
     from danlu.serve.protocol import GenerationRequest
     from danlu.tokenizer import Tokenizer
 
 ENCODE_IN_THREAD = 4096  # characters; below this, handing the text to a thread costs more than encoding it (not tuned)
 
+A = TypeVar("A")
+T = TypeVar("T")
 TokenScore = tuple[int, float]  # token id, log-probability
 
 
@@ -79,62 +82,43 @@ class ServedModel:
 
     @property
     def waiting(self) -> int:
-        return max(0, self.worker.pending - self.running)
+        return self.engine.stats.waiting
 
     @property
     def kv_used(self) -> float:
         return self.engine.stats.kv_used
+
+    @property
+    def speed(self) -> float:
+        return self.engine.stats.tokens_per_second
 
 
 # --- prompts to ids -------------------------------------------------------------------------------------------------
 
 
 async def encode_prompts(served: ServedModel, prompts: Sequence[str | list[int]]) -> list[list[int]]:
-    """Texts to ids; ids are checked against the vocabulary."""
-    encoded = []
-    for prompt in prompts:
-        if isinstance(prompt, str):
-            tokenizer = _tokenizer(served)
-            ids = await _maybe_in_thread(len(prompt), tokenizer.encode, prompt)
-            if not ids:
-                start = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
-                if start is None:
-                    raise ApiError(400, "the prompt is empty and this model has no start token", param="prompt")
-                ids = [start]
-            encoded.append(ids)
-        else:
-            vocabulary = served.engine.model.config.vocab_size
-            if max(prompt) >= vocabulary:
-                message = f"token id {max(prompt)} is outside the vocabulary of {vocabulary}"
-                raise ApiError(400, message, param="prompt", code="invalid_value")
-            encoded.append(prompt)
-    return encoded
+    """Texts to ids; ids stay (the engine checks them against its vocabulary)."""
+    return [await _encode(served, prompt, len(prompt), "prompt") for prompt in prompts]
 
 
 async def encode_chat(served: ServedModel, messages: list[dict[str, str]]) -> list[list[int]]:
     """Messages to the ids of the rendered chat template, ready for the assistant's answer."""
-    tokenizer = _tokenizer(served)
-    if tokenizer.chat_template is None:
+    if served.tokenizer is not None and not served.chat:
         message = f'model "{served.name}" has no chat template: it continues text; use /v1/completions'
         raise ApiError(400, message, param="model", code="model_has_no_chat_template")
-    size = sum(len(message["content"]) for message in messages)
+    return [await _encode(served, messages, sum(len(message["content"]) for message in messages), "messages")]
+
+
+async def _encode(served: ServedModel, prompt: Prompt, size: int, param: str) -> list[int]:
+    """The engine's own way from a prompt to ids. Its refusals (no tokenizer, the template says no) become 400."""
     try:
-        return [await _maybe_in_thread(size, tokenizer.encode_chat, messages, add_generation_prompt=True)]
-    except UserError as error:  # the template refuses the order of roles, for example
-        raise ApiError(400, error.message, param="messages", code="invalid_value") from None
+        return await _maybe_in_thread(size, served.engine.encode, prompt)
+    except UserError as error:
+        raise ApiError(400, str(error), param=param, code="invalid_value") from None
 
 
-def _tokenizer(served: ServedModel) -> Tokenizer:
-    if served.tokenizer is None:
-        message = f'model "{served.name}" has no tokenizer: send token ids to /v1/completions'
-        raise ApiError(400, message, param="model", code="model_has_no_tokenizer")
-    return served.tokenizer
-
-
-async def _maybe_in_thread(size: int, call: Any, *args: Any, **kwargs: Any) -> Any:
-    if size < ENCODE_IN_THREAD:
-        return call(*args, **kwargs)
-    return await asyncio.to_thread(call, *args, **kwargs)
+async def _maybe_in_thread(size: int, call: Callable[[A], T], argument: A) -> T:
+    return call(argument) if size < ENCODE_IN_THREAD else await asyncio.to_thread(call, argument)
 
 
 # --- limits and sampling --------------------------------------------------------------------------------------------
@@ -232,7 +216,7 @@ class Generation:
                 self.last = time.perf_counter()
                 if self.first is None:
                     self.first = self.last
-                piece = _piece(choice, delta)
+                piece = _piece(self.served, choice, delta)
                 self.completion_tokens += piece.tokens
                 if piece.finish is not None:
                     finishes.add(piece.finish)
@@ -274,12 +258,14 @@ class Generation:
         )
 
 
-def _piece(choice: int, delta: Delta) -> Piece:
+def _piece(served: ServedModel, choice: int, delta: Delta) -> Piece:
     if delta.finish_reason == "error":
         message = "the model produced a value that is not a number"
         raise ApiError(500, message, kind="server_error", code="model_error")
-    scored = tuple(ScoredToken(token.token_id, token.logprob, token.top) for token in delta.logprobs or ())
     finish: Literal["stop", "length"] | None = None
     if delta.finish_reason is not None:
         finish = "stop" if delta.finish_reason == "stop" else "length"
+    # The token that says "the end" is not part of the text, so it is not scored either; usage counts it, as OpenAI does.
+    ends = served.engine.stop_ids if finish == "stop" else frozenset()
+    scored = tuple(ScoredToken(t.token_id, t.logprob, t.top) for t in delta.logprobs or () if t.token_id not in ends)
     return Piece(choice, delta.text, len(delta.token_ids), scored, finish)

@@ -33,7 +33,7 @@ LOGO = """<svg viewBox="0 0 32 32" fill="none" stroke="{0}" stroke-width="2.3" s
 <path d="M11 25.4 9.6 29M21 25.4l1.4 3.6M5.6 13.2v-3M26.4 13.2v-3"/>
 <path d="M16 9.6c-2-1.6-1.9-3.2-.7-4.6.9-1 1-1.900.5-3 2.900 1.200 4.300 4.800.2 7.600z" fill="{0}" stroke-width="1"/></svg>"""
 THEMES: dict[str, tuple[bool | None, str]] = {  # name -> NiceGUI's value, icon
-    "auto": (None, "brightness_auto"),
+    "auto": (None, "contrast"),
     "light": (False, "light_mode"),
     "dark": (True, "dark_mode"),
 }
@@ -84,7 +84,7 @@ class Words:
         return label
 
     def button(self, key: str, action: Callable[[], Any]) -> ui.button:
-        button = ui.button(on_click=lambda: action()).props("flat no-caps")
+        button = ui.button(on_click=lambda: action(), color=None).props("flat no-caps")
         self.bind(button, lambda: button.set_text(self(key)))
         return button
 
@@ -174,7 +174,7 @@ class Page:
     def _rooms(self) -> None:
         with ui.element("main").classes("thread"):
             self.conversation = Conversation(self.state, self.settings, self.words)
-        with ui.right_drawer(value=False, fixed=True).classes("side").props("width=330 breakpoint=1100") as drawer:
+        with ui.right_drawer(value=False, fixed=True, bottom_corner=True).classes("side").props("width=330 breakpoint=1100") as drawer:
             self._settings(drawer)
         with ui.header().classes("bar"), ui.element("div").classes("bar-row"):
             self._bar(drawer)
@@ -195,13 +195,15 @@ class Page:
         ui.element("div").classes("grow")
         self._tool("add", "new", self.conversation.clear)
         self.words.button("language", self._switch_language).classes("tool words").props("data-tool=language")
-        theme = ui.button(icon=THEMES[self.theme][1], on_click=lambda: self._switch_theme(theme, name_theme))
+        theme = ui.button(
+            icon=THEMES[self.theme][1], on_click=lambda: self._switch_theme(theme, name_theme), color=None
+        )
         theme.props("flat data-tool=theme").classes("tool")
         name_theme = self.words.name(theme, lambda: f"theme_{self.theme}")
         self._tool("tune", "settings", drawer.toggle)
 
     def _tool(self, icon: str, key: str, action: Callable[[], Any]) -> None:
-        button = ui.button(icon=icon, on_click=lambda: action()).props(f"flat data-tool={key}").classes("tool")
+        button = ui.button(icon=icon, on_click=lambda: action(), color=None).props(f"flat data-tool={key}").classes("tool")
         self.words.name(button, key)
 
     def _choose_model(self, event: Any) -> None:

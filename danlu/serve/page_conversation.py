@@ -90,7 +90,7 @@ class Conversation:
                     emit();
                 }""",
             )
-            self.button = ui.button(icon="arrow_upward", on_click=self._press).props("unelevated").classes("go")
+            self.button = ui.button(icon="arrow_upward", on_click=self._press, color=None).props("unelevated").classes("go")
         self.words.bind(self.button, lambda: self._set_writing(self.task is not None))
 
     def _name_input(self) -> None:
@@ -250,7 +250,7 @@ class TurnView:
             self.body = ui.html("", sanitize=True).classes("answer" if chat else "continued")
             self.below = ui.element("div").classes("below")
         with self.below:
-            self.copy = ui.button(icon="content_copy", on_click=self._copy).props("flat data-tool=copy")
+            self.copy = ui.button(icon="content_copy", on_click=self._copy, color=None).props("flat data-tool=copy")
             self.words.name(self.copy, "copy")
             self.finish = ui.label().props("data-meta=finish")
             self.tokens = ui.label().classes("dot").props("data-meta=tokens")

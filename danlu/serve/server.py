@@ -18,15 +18,14 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from danlu.core.errors import UserError, need
-from danlu.core.events import Events
+from danlu.core.events import Event, Events
 
 if TYPE_CHECKING:
-    import uvicorn
-
     from danlu.engine import Engine
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -57,6 +56,9 @@ def run(
     keys = (api_key,) if isinstance(api_key, str) else tuple(api_key or ())
     if any(not key.strip() or not key.isascii() for key in keys):
         raise UserError("an API key is empty or not ASCII", "choose a long random one, for example from: openssl rand -hex 24")
+    if events is None:
+        events = Events()
+        events.subscribe(lambda event: say(_failure(event)) if event["event"] == "failed" else None)
     listener = bind(host, port)
     with contextlib.closing(listener):
         from danlu.serve.app import ServerConfig, create_app
@@ -76,6 +78,23 @@ def run(
         app = create_app(engines, config, events=events)
         url = f"http://{_url_host(host)}:{address[1]}"
         return _serve(app, listener, drain_seconds, lambda: say(f"serving {', '.join(engines)} on {url}  (Ctrl-C stops)"), say)
+
+
+def serve_models(
+    paths: Mapping[str, str | Path], *, host: str = "127.0.0.1", port: int = 8000, api_key: str | None = None
+) -> None:
+    """`danlu serve`: the models at these paths, by name, until a signal. Ctrl-C ends in KeyboardInterrupt (exit 130)."""
+
+    def loader(path: str | Path) -> Callable[[], Engine]:
+        def load() -> Engine:
+            from danlu.engine import Engine
+
+            return Engine(path)
+
+        return load
+
+    if run({name: loader(path) for name, path in paths.items()}, host, port, api_key) == 130:
+        raise KeyboardInterrupt
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -168,6 +187,11 @@ def _url_host(host: str) -> str:
     if host in ("0.0.0.0", "::", ""):
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host
+
+
+def _failure(event: Event) -> str:
+    """A failure for the terminal, when there is no other log."""
+    return f"failed: {event.get('request_id', '')} {event['error']}\n{event.get('traceback', '')}".rstrip()
 
 
 def _to_stderr(line: str) -> None:
