@@ -1,0 +1,30 @@
+"""The compression room: the same model in fewer bytes.
+
+    model --quantize--> model           (stage `compress.quantize`)
+
+What comes out is a model directory like any other, with a `quantization_config` in its `config.json`; every room that
+takes a model takes it. What it cost is not judged here but by `evaluate.compare`, on held-out text.
+
+| file        | what it answers                                                             |
+|-------------|-----------------------------------------------------------------------------|
+| `quantize`  | the table of methods, and the stage                                         |
+
+The arithmetic of a quantised layer is in `danlu.kernels.int8`, the modules and the file format in
+`danlu.model.quantized`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+STAGES: tuple[str, ...] = ("quantize",)
+
+_EXPORTS = ("METHODS", "quantize", "QuantizeConfig")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        from danlu.compress import quantize as module
+
+        return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
