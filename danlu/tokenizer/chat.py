@@ -66,6 +66,11 @@ def render_chat(
     return _render(tokenizer, messages, tools, add_generation_prompt, _environment())
 
 
+def check_template(source: str) -> None:
+    """Raises UserError when the template is not valid Jinja."""
+    _compile(_environment(), source)
+
+
 def pick_template(value: Any) -> str | None:
     """`chat_template` of the config: a string, or (older files) a list of {"name", "template"}."""
     if isinstance(value, list):
@@ -90,17 +95,11 @@ def _render(
     _check_messages(messages)
     special = {role: token for role in _ROLES if (token := tokenizer.special_token(role)) is not None}
     try:
-        template = _compile(environment, source)
         return str(
-            template.render(
+            _compile(environment, source).render(
                 messages=messages, tools=tools or None, documents=None, add_generation_prompt=prompt, **special
             )
         )
-    except jinja2.TemplateSyntaxError as error:
-        raise UserError(
-            f"the chat template is broken at its line {error.lineno} ({error.message})",
-            "mend chat_template in tokenizer_config.json",
-        ) from None
     except _Refused as error:
         raise UserError(f"the chat template refuses these messages: {error}", "change the messages") from None
     except (jinja2.TemplateError, TypeError, ValueError, AttributeError, KeyError, ArithmeticError) as error:
@@ -165,7 +164,15 @@ def _environment(opening: str = "", closing: str = "") -> Any:
 
 @lru_cache(maxsize=32)
 def _compile(environment: Any, source: str) -> Any:
-    return environment.from_string(source)
+    import jinja2
+
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise UserError(
+            f"the chat template is broken at its line {error.lineno} ({error.message})",
+            "mend chat_template (it lies in tokenizer_config.json)",
+        ) from None
 
 
 # ---- messages to ids

@@ -6,8 +6,9 @@ Every document is followed by a separator (the tokenizer's EOS, or BOS where it 
 texts end, and a packed batch can start anywhere. Nothing is cut and nothing is thrown away: the number of ids
 is the sum over documents, and the index leads from any id back to its document.
 
-Documents are encoded in groups of a few megabytes on all cores; one group is all that is in memory. The report
-counts bytes per token by language: the figure that turns a loss per token into bits per byte.
+The tokenizer's files are put beside the shards in `tokenizer/`: ids mean nothing without them, and training needs
+nothing else. Documents are encoded in groups of a few megabytes on all cores; one group is all that is in memory.
+The report counts bytes per token by language: the figure that turns a loss per token into bits per byte.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ def pack(config: PackConfig, run: StageRun, corpus: Artifact, tokenizer: Artifac
         "dtype": dtype_for(encoder.vocab_size).name,
         "splits": {name: {k: v for k, v in split.items() if k != "languages"} for name, split in splits.items()},
     }
+    encoder.save(run.out / "tokenizer")
     write_json(run.out / TOKENS_FILE, summary)
     write_json(run.out / "report.json", splits)
     return {f"{name}_{key}": split[key] for name, split in splits.items() for key in ("tokens", "documents", "bytes")}

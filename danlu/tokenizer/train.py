@@ -42,8 +42,9 @@ class TrainConfig(StageConfig):
 def train(config: TrainConfig, run: StageRun, corpus: Artifact) -> dict[str, Any]:
     """Train a byte-level BPE tokenizer on the training documents of a corpus.
 
-    Raises UserError when the corpus is empty or `vocab_size` too small.
+    Raises UserError when the corpus is empty, `vocab_size` too small or the chat template broken.
     """
+    chat.check_template(config.chat_template)
     names = list(dict.fromkeys([config.eos_token, config.pad_token, *config.special_tokens]))
     sample = _Sample(corpus, config.max_training_bytes, config.seed)
     tokenizer_json = bpe.train_bpe(
