@@ -278,6 +278,8 @@ def _same(name: str, config: ModelConfig, back: ModelConfig) -> bool:
     """Fields that read back differently and mean the same."""
     if name in ("sliding_window", "sliding_layers"):
         return all(config.window(layer) == back.window(layer) for layer in range(config.n_layers))
+    if name == "rope_scaling" and _rope_to_hf(config) == _rope_to_hf(back):
+        return True  # the trained length left to its default
     if name in ("rope_theta", "rope_scaling"):
         return config.positions == "learned"
     return name == "gelu_tanh" and config.mlp != "gelu"

@@ -54,7 +54,7 @@ def load(path_or_id: str | Path) -> tuple[Transformer, Tokenizer | None]:
 
         path = default_store().resolve(str(path_or_id), kind="model").path
     if path.is_file():
-        from danlu.model.gguf import load_gguf
+        from danlu.model.gguf_model import load_gguf
 
         return load_gguf(path, dtype=None)
     model = load_model(path)

@@ -129,6 +129,14 @@ def test_the_rope_form_of_transformers_4_reads_the_same(name: str) -> None:
     assert config_from_hf(new).rope_theta == 5e5
 
 
+def test_a_trained_length_left_out_is_the_configs(tmp_path: Path) -> None:
+    config = ModelConfig(
+        family="llama", vocab_size=9, hidden_size=8, n_layers=1, n_heads=2, intermediate_size=8, max_position=32,
+        rope_scaling={"type": "yarn", "factor": 2.0},  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert config_to_hf(config)["rope_scaling"]["original_max_position_embeddings"] == 32
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_parameter_of_a_family_has_a_name_on_disk(family: str) -> None:
     from danlu.model.hub import hf_parts
