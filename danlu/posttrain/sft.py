@@ -1,0 +1,234 @@
+"""The stage ``posttrain.sft``: a model and conversations in, a model that answers out.
+
+    row {"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}
+      -> ids and mask           through the model's own chat template, the one the server uses
+      -> cut or set aside       too long for the context, or nothing of the assistant left: counted, never silent
+      -> packed rows [B, T]     several conversations a row, no cross-talk (packing.py)
+      -> the training room's loop, with the loss on what the assistant says
+
+The step is made of whole rows. Rows hold different numbers of counted tokens, and the loop weighs each token alike.
+
+``truncate`` says what happens to a conversation that is longer than the context:
+
+    "drop_turns"   whole turns are taken from its end until it fits (an answer is never cut in the middle); if not even
+                   the first exchange fits it is set aside
+    "reject"       it is set aside
+
+Cutting an answer in the middle, the common default elsewhere, teaches a model to stop in the middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from danlu.core.artifact import Artifact, Manifest
+from danlu.core.budget import Budget
+from danlu.core.errors import UserError
+from danlu.core.stage import Estimate, StageRun, stage
+from danlu.posttrain.packing import Sample, collate, pack
+from danlu.train.batches import Order
+from danlu.train.pretrain import (
+    MICRO_TOKENS,
+    OptimizerConfig,
+    build_optimizer,
+    build_schedule,
+    choose_dtype,
+    write_report,
+)
+
+if TYPE_CHECKING:
+    from danlu.tokenizer.tokenizer import Tokenizer
+    from danlu.train.loop import Micro
+
+DEFAULT_LEARNING_RATE = {"muon": 1e-3, "adamw": 3e-4}
+
+
+class SftConfig(OptimizerConfig):
+    budget: Budget = Budget("seconds", 60)
+    context: int | None = Field(default=None, ge=8)  # row length; None: the model's own, at most 1024
+    batch_rows: int = Field(default=16, ge=1)  # packed rows in one step
+    truncate: Literal["drop_turns", "reject"] = "drop_turns"
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    validation_rows: int = Field(default=64, ge=1)  # packed rows looked at each time
+    sample_prompts: list[str] = []  # user messages; each is answered now and then while it trains
+    reference: str = ""
+
+
+def estimate(config: SftConfig, parents: Mapping[str, Manifest | None]) -> Estimate:
+    model = parents.get("model")
+    parameters = (model.metrics.get("parameters") if model is not None else None) or 0
+    return Estimate(
+        seconds=config.budget.amount if config.budget.kind == "seconds" else None,
+        memory_bytes=16.0 * parameters + 1e9 if parameters else None,
+        disk_bytes=28.0 * parameters if parameters else None,
+    )
+
+
+@stage("posttrain.sft", makes="model", takes={"model": "model", "dataset": "dataset"}, estimate=estimate)
+def sft(config: SftConfig, run: StageRun, model: Artifact, dataset: Artifact) -> dict[str, Any]:
+    """Fine-tune a model on conversations, with the loss on the assistant's tokens only.
+
+    Raises UserError when the model has no chat template or no row is usable, StageFailed when the loss is not finite,
+    Interrupted after Ctrl-C.
+    """
+    import torch
+
+    from danlu.core.device import probe, torch_device
+    from danlu.data.dataset import read_rows
+    from danlu.model.hub import load, save_model
+    from danlu.train.fit import fit
+    from danlu.train.loop import mean_loss
+
+    device, machine = torch_device(), probe()
+    dtype = choose_dtype(config, machine.dtype)
+    peak = machine.matmul_flops[str(dtype).removeprefix("torch.")]
+    network, tokenizer = load(model.path)
+    if tokenizer is None or tokenizer.chat_template is None:
+        raise UserError(f"{model.path} has no chat template", "add one to its tokenizer_config.json, or train a tokenizer with one")
+    network = network.to(device=device, dtype=torch.float32)  # trained in float32, whatever it was stored in
+    context = min(config.context or 1024, network.config.max_position)
+
+    train, counts = make_samples(read_rows(dataset, "train"), tokenizer, context, config.truncate, run)
+    if not train:
+        raise UserError(f"none of the {counts['rows']:,} rows can be trained on ({describe_counts(counts)})", "look at the dataset")
+    held_out: list[Sample] = []
+    if any(dataset.path.glob("validation-*.parquet")):
+        held_out, _ = make_samples(read_rows(dataset, "validation"), tokenizer, context, config.truncate, run)
+    source = PackedSource(train, context, config.batch_rows, _micro_rows(config, device.type, context), config.seed)
+    run.events.emit("derived", text=f"{counts['used']:,} rows packed into {len(source.rows):,} of {context:,} tokens")
+    if counts["used"] < counts["rows"]:
+        run.events.emit("warning", message=f"{counts['rows'] - counts['used']:,} rows are not used: {describe_counts(counts)}")
+
+    rate = config.learning_rate or DEFAULT_LEARNING_RATE[config.optimizer]
+    torch.manual_seed(config.seed)
+    optimizer = build_optimizer(network, config, rate, dtype)
+    checks = [[held_out[i] for i in row] for row in pack([len(s.ids) for s in held_out], context)]
+    checks = checks[: config.validation_rows]
+
+    def validate() -> float:
+        step = source.micro_rows
+        micros = (collate(checks[i : i + step], context) for i in range(0, len(checks), step))
+        return mean_loss(network, micros, dtype)[0]
+
+    def sample() -> list[str]:
+        return answers(network, tokenizer, config, context, dtype)
+
+    fitted = fit(
+        network, source, optimizer, run,
+        schedule=build_schedule(config), budget=config.budget, clip=config.clip, dtype=dtype, peak_flops=peak,
+        checkpoint_every=config.checkpoint_every,
+        validate=validate if checks else None, validate_every=config.validate_every,
+        sample=sample if config.sample_prompts else None, sample_every=config.sample_every,
+    )  # fmt: skip
+    save_model(network, run.out, tokenizer)
+    facts = {
+        "vocab_size": network.config.vocab_size,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "context": context,
+    }
+    extra = {
+        "rows": counts,
+        "packed_rows": len(source.rows),
+        "packed_share": round(sum(len(s.ids) for s in train) / (len(source.rows) * context), 4),
+        "epochs": round(source.position / len(source.rows), 4),
+    }
+    metrics = write_report(run, fitted, optimizer, facts, extra, config.reference, peak)
+    return {**metrics, "rows": counts["rows"], "rows_used": counts["used"]}
+
+
+def make_samples(
+    rows: Any, tokenizer: Tokenizer, context: int, truncate: str, run: StageRun
+) -> tuple[list[Sample], dict[str, int]]:
+    """Samples of all usable rows, and how many rows went which way.
+
+    counts: rows = used + too_long + no_answer + bad_messages; shortened (among used): turns were dropped.
+    """
+    samples: list[Sample] = []
+    counts = {"rows": 0, "used": 0, "shortened": 0, "too_long": 0, "no_answer": 0, "bad_messages": 0}
+    for row in rows:
+        counts["rows"] += 1
+        sample, outcome = make_sample(list(row.messages), tokenizer, context, truncate)
+        counts[outcome] += 1
+        if sample is not None:
+            samples.append(sample)
+            counts["used"] += outcome != "used"
+        run.progress(counts["rows"], None, "rows")
+    return samples, counts
+
+
+def make_sample(
+    messages: Sequence[Any], tokenizer: Tokenizer, context: int, truncate: str
+) -> tuple[Sample | None, str]:
+    """One conversation as a sample, and what became of it ("used", "shortened" or why it was set aside)."""
+    kept = [{"role": m["role"], "content": m["content"]} for m in messages]
+    while kept and any(m["role"] == "assistant" for m in kept):
+        try:
+            ids, mask = tokenizer.encode_chat_with_mask(kept)
+        except UserError:  # the template refuses these roles or this order
+            return None, "bad_messages"
+        sample = Sample(ids, mask)
+        if len(ids) <= context:
+            if not sample.targets:
+                return None, "no_answer"
+            return sample, "used" if len(kept) == len(messages) else "shortened"
+        if truncate == "reject":
+            return None, "too_long"
+        # drop the last exchange: back to the assistant turn before
+        kept = kept[:-1]
+        while kept and kept[-1]["role"] != "assistant":
+            kept = kept[:-1]
+    return None, "no_answer" if len(kept) == len(messages) else "too_long"
+
+
+class PackedSource:
+    """Packed rows in an order shuffled anew each epoch. The packing is fixed; the cursor is the rows handed out."""
+
+    def __init__(self, samples: Sequence[Sample], context: int, batch_rows: int, micro_rows: int, seed: int) -> None:
+        self.samples, self.context, self.seed = samples, context, seed
+        self.rows = pack([len(sample.ids) for sample in samples], context)
+        self.batch_rows, self.micro_rows = batch_rows, min(micro_rows, batch_rows)
+        self.position = 0
+        self.order = Order(len(self.rows), seed)
+
+    def next_step(self) -> list[Micro]:
+        places = range(self.position, self.position + self.batch_rows)
+        picked = [[self.samples[i] for i in self.rows[self.order[place]]] for place in places]
+        self.position += self.batch_rows
+        pieces = range(0, self.batch_rows, self.micro_rows)
+        return [collate(picked[i : i + self.micro_rows], self.context) for i in pieces]
+
+    def cursor(self) -> dict[str, Any]:
+        return {"position": self.position, "rows": len(self.rows), "seed": self.seed}
+
+    def resume(self, cursor: dict[str, Any]) -> None:
+        assert (cursor["rows"], cursor["seed"]) == (len(self.rows), self.seed), "a cursor of other data"
+        self.position = int(cursor["position"])
+
+
+def answers(network: Any, tokenizer: Tokenizer, config: SftConfig, context: int, dtype: Any) -> list[str]:
+    """What the model answers to each of the sample prompts, as the server would ask it."""
+    from danlu.train.sample import continue_ids
+
+    texts = []
+    for i, prompt in enumerate(config.sample_prompts):
+        ids = tokenizer.encode_chat([{"role": "user", "content": prompt}], add_generation_prompt=True)
+        new = continue_ids(
+            network, ids, length=config.sample_tokens, context=context, stop=tokenizer.stop_ids,
+            temperature=0.7, seed=config.seed + i, dtype=dtype,
+        )  # fmt: skip
+        texts.append(f"{prompt} -> {tokenizer.decode(new, skip_special=True)}")
+    return texts
+
+
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """ "12 too long, 3 without an answer" """
+    words = {"too_long": "too long", "no_answer": "without an answer", "bad_messages": "refused by the chat template"}
+    return ", ".join(f"{counts[key]:,} {text}" for key, text in words.items() if counts[key])
+
+
+def _micro_rows(config: SftConfig, kind: str, context: int) -> int:
+    return config.micro_batch or max(1, MICRO_TOKENS.get(kind, 4096) // context)

@@ -1,0 +1,103 @@
+"""Cross-entropy without the logits of the whole batch.
+
+The last layer of a language model is its widest: for B*T = 16,384 positions and V = 32,768 words the logits are
+2 GiB in float32, the probabilities another 2 GiB and their gradient a third. None of that needs to exist at once.
+For one position with hidden state ``h`` [D], head ``W`` [V, D] and target ``y``
+
+    z = W h                      logits                      [V]
+    loss = logsumexp(z) - z_y
+    d loss / d z = softmax(z) - onehot(y)                    [V]
+    d loss / d h = W^T (softmax(z) - onehot(y))              [D]
+    d loss / d W = (softmax(z) - onehot(y)) h^T              [V, D]
+
+the gradient needs nothing but what the forward pass has in its hands. So we walk over the positions in chunks and
+finish each one, gradient included, while its logits are still in the cache; ``backward`` only multiplies by the
+incoming scalar. Checkpointing the head (the obvious other way) would compute the logits twice: a third more work in
+the layer that costs most in a small model. The idea is in Liger Kernel's fused linear cross-entropy (Hsu et al.,
+arXiv:2410.10989, section 3.2) and Wijmans et al., "Cut Your Losses" (arXiv:2411.09009).
+
+The trap: the gradients made in the forward pass are right only if ``loss`` is used linearly (scaled, summed). That is
+how a training loop uses it; second derivatives are refused.
+
+Worked example (one position, D = 1, V = 2): h = [1], W = [[0], [0]], y = 0 gives z = [0, 0], loss = ln 2,
+p - onehot = [-0.5, 0.5], dh = 0, dW = [[-0.5], [0.5]].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORE = -100
+"""A target with this value is not counted: padding, and in fine-tuning everything the user said."""
+
+CHUNK_BYTES_CPU = 4 << 20  # logits of one chunk in float32: stays inside a shared L3 cache
+CHUNK_BYTES_DEVICE = 256 << 20  # on a GPU few, large multiplications win
+
+
+def cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int | None = None) -> tuple[Tensor, int]:
+    """Sum of the negative log-likelihoods and the number of positions it runs over.
+
+    hidden ``[..., D]``, weight ``[V, D]`` (the head), targets ``[...]`` int64 with ``IGNORE`` where nothing is asked.
+    Returns the loss (scalar, float32, differentiable in hidden and weight) and the count. The sum, not the mean:
+    only the caller knows over how many micro-batches the mean runs. All targets ignored gives loss 0 and zero
+    gradients, not NaN. Under autocast the multiplications run in the autocast dtype, the softmax in float32.
+    """
+    hidden = hidden.reshape(-1, hidden.shape[-1])  # [N, D]
+    targets = targets.reshape(-1)  # [N]
+    asked = targets != IGNORE
+    if not bool(asked.all()):  # what nobody asks for is not computed: in fine-tuning that is half of the head's work
+        hidden, targets = hidden[asked], targets[asked]
+    if chunk is None:
+        limit = CHUNK_BYTES_CPU if hidden.device.type == "cpu" else CHUNK_BYTES_DEVICE
+        chunk = max(64, limit // (4 * weight.shape[0]))
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    wanted = torch.is_grad_enabled()  # inside a Function grad mode is always off, so ask here
+    loss = _ChunkedCrossEntropy.apply(hidden, weight, targets, chunk, dtype, wanted)
+    return loss, len(targets)
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, dtype: torch.dtype, wanted: bool
+    ) -> Tensor:
+        need_hidden, need_weight = (wanted and needed for needed in ctx.needs_input_grad[:2])
+        with torch.autocast(hidden.device.type, enabled=False):
+            head = weight.to(dtype)  # [V, D]
+            total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+            grad_hidden = torch.empty_like(hidden) if need_hidden else None
+            grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
+            for start in range(0, len(hidden), chunk):
+                h = hidden[start : start + chunk].to(dtype)  # [C, D]
+                y = targets[start : start + chunk].unsqueeze(1)  # [C, 1]
+                scores = torch.log_softmax(h @ head.T, dim=-1, dtype=torch.float32)  # [C, V]
+                total -= scores.gather(1, y).sum()
+                if not (need_hidden or need_weight):
+                    continue
+                grad = scores.exp_()  # softmax, in place
+                grad.scatter_add_(1, y, grad.new_full((len(y), 1), -1.0))
+                g = grad.to(dtype)
+                if grad_hidden is not None:
+                    if grad_hidden.dtype == dtype:
+                        torch.mm(g, head, out=grad_hidden[start : start + chunk])  # [C, D]
+                    else:
+                        grad_hidden[start : start + chunk] = g @ head
+                if grad_weight is not None:
+                    if dtype == torch.float32:
+                        grad_weight.addmm_(g.T, h)  # [V, D]
+                    else:
+                        grad_weight += g.T @ h  # accumulated in float32 over the chunks
+        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        grad_hidden, grad_weight = ctx.saved_tensors
+        # Not in place: autograd may run this twice under retain_graph, and saved tensors must not change.
+        scaled = [None if g is None else g * grad_output.to(g.dtype) for g in (grad_hidden, grad_weight)]
+        return scaled[0], scaled[1], None, None, None, None

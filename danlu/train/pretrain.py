@@ -1,0 +1,283 @@
+"""The stage ``train.pretrain``: token shards in, a model directory out.
+
+    tokens (shards + tokenizer)  --->  model: config.json, model.safetensors, the tokenizer, report.json, loss.svg
+
+It only puts the room's parts together: what each does is in its own file. What is not said in the recipe is derived,
+and every derived number is an event and a line of ``report.json``. With a budget in steps, tokens or FLOPs the payload
+is a function of the inputs, to the bit; with a wall clock it is not, since how far a minute goes depends on the machine.
+Speeds and times are metrics of the manifest and never part of the payload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from danlu.core.artifact import Artifact, Manifest, write_json
+from danlu.core.budget import Budget
+from danlu.core.errors import UserError
+from danlu.core.stage import Estimate, StageConfig, StageRun, stage
+
+if TYPE_CHECKING:
+    import torch
+
+    from danlu.model.config import ModelConfig
+    from danlu.train.batches import Batches
+    from danlu.train.fit import Fitted, History
+    from danlu.train.loop import Micro
+    from danlu.train.optim import Optimizer
+
+DEFAULT_CONTEXT = 256
+DEFAULT_BATCH_TOKENS = 8192
+DEFAULT_LEARNING_RATE = {"muon": 6e-3, "adamw": 2e-3}
+MICRO_TOKENS = {"cpu": 4096, "cuda": 65536}  # positions in one forward pass
+
+
+class OptimizerConfig(StageConfig):
+    """Keys that every training stage has."""
+
+    optimizer: Literal["muon", "adamw"] = "muon"
+    learning_rate: float | None = Field(default=None, gt=0)  # of the matrices; None: derived
+    vector_learning_rate: float | None = Field(default=None, gt=0)  # of embeddings and norms; None: the same
+    weight_decay: float = Field(default=0.1, ge=0)
+    schedule: Literal["cosine", "wsd", "constant"] = "wsd"
+    warmup: float = Field(default=0.02, ge=0, lt=1)  # share of the budget
+    decay: float = Field(default=0.5, gt=0, le=1)  # share of the budget, schedule wsd
+    final: float = Field(default=0.0, ge=0, le=1)  # factor of the learning rate at the end
+    clip: float = Field(default=1.0, ge=0)  # gradient norm; 0 does not clip
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the multiplications; auto: whichever is faster here
+    seed: int = 0
+    micro_batch: int | None = Field(default=None, ge=1)  # rows of one forward pass; None: what suits the device
+    checkpoint_every: Budget = Budget("seconds", 60)
+    validate_every: Budget = Budget("share", 0.1)
+    sample_every: Budget = Budget("share", 0.2)
+    sample_tokens: int = Field(default=48, ge=1)
+
+
+class PretrainConfig(OptimizerConfig):
+    model: str | dict[str, Any] = "nano"  # a preset, a mapping of shapes, or "auto": derived from the budget
+    budget: Budget = Budget("seconds", 180)
+    context: int = Field(default=DEFAULT_CONTEXT, ge=2)
+    batch_tokens: int | None = Field(default=None, ge=2)
+    validation_tokens: int = Field(default=32768, ge=1)  # at most so many are looked at each time
+    sample_prompts: list[str] = [""]
+    reference: str = ""  # the name in recipes/bands.json that the final loss is held against
+
+
+def estimate(config: PretrainConfig, parents: Mapping[str, Manifest | None]) -> Estimate:
+    """Time where the budget is a clock. Memory: 16 bytes a parameter (weight, gradient, two moments)."""
+    from danlu.model.presets import resolve_model
+
+    seconds = config.budget.amount if config.budget.kind == "seconds" else None
+    tokens = parents.get("tokens")
+    if config.model == "auto" or tokens is None:
+        return Estimate(seconds=seconds)
+    shape = resolve_model(config.model, int(tokens.metrics.get("vocab_size", 4096)))
+    block = shape.hidden_size * (sum(shape.qkv_sizes) + shape.n_heads * shape.head_dim + 3 * shape.intermediate_size)
+    parameters = shape.n_layers * block + shape.vocab_size * shape.hidden_size * (1 if shape.tie_embeddings else 2)
+    return Estimate(seconds=seconds, memory_bytes=16.0 * parameters + 1e9, disk_bytes=28.0 * parameters)
+
+
+@stage("train.pretrain", makes="model", takes={"tokens": "tokens"}, estimate=estimate)
+def pretrain(config: PretrainConfig, run: StageRun, tokens: Artifact) -> dict[str, Any]:
+    """Train a language model from scratch on token shards.
+
+    Raises UserError when the shards or the model's shape are wrong, StageFailed when the loss is not finite and
+    Interrupted after Ctrl-C; the last two leave their state in ``run.work``.
+    """
+    import torch
+
+    from danlu.core.device import probe, torch_device
+    from danlu.model.hub import save_model
+    from danlu.model.transformer import Transformer
+    from danlu.tokenizer.shards import TokenShards
+    from danlu.tokenizer.tokenizer import Tokenizer
+    from danlu.train.batches import Batches, Windows
+    from danlu.train.fit import fit
+    from danlu.train.loop import Micro, mean_loss
+    from danlu.train.sample import sample_texts
+
+    folder = tokens.path / "tokenizer"
+    if not (folder / "tokenizer.json").is_file():
+        raise UserError(f"{tokens.path} has no tokenizer/ beside its shards", "pack the corpus again with tokenizer.pack")
+    tokenizer = Tokenizer.load(folder)
+    train_shards = TokenShards.open(tokens.path, "train", tokenizer=tokenizer.fingerprint)
+    has_validation = any(tokens.path.glob("validation-*.bin"))
+
+    device, machine = torch_device(), probe()
+    dtype = choose_dtype(config, machine.dtype)
+    peak = machine.matmul_flops[str(dtype).removeprefix("torch.")]
+    shape, batch_tokens, learning_rate, derived = derive(config, tokenizer, len(train_shards), machine.peak_flops)
+    for line in derived:
+        run.events.emit("derived", text=line)
+
+    torch.manual_seed(config.seed)  # initialised on the CPU, so that every device starts from the same weights
+    model = Transformer(shape).to(device)
+    optimizer = build_optimizer(model, config, learning_rate, dtype)
+    batches = Batches([shard.tokens for shard in train_shards.shards], config.context, seed=config.seed)
+    rows = max(1, round(batch_tokens / config.context))
+    micro_rows = config.micro_batch or max(1, MICRO_TOKENS.get(device.type, 4096) // config.context)
+    source = WindowSource(batches, rows, micro_rows)
+
+    def validate() -> float:
+        windows = Windows(
+            [shard.tokens for shard in TokenShards.open(tokens.path, "validation").shards], config.context
+        )
+        some = spread(len(windows), max(1, config.validation_tokens // config.context))
+        micros = (Micro(*windows.rows(some[i : i + micro_rows])) for i in range(0, len(some), micro_rows))
+        return mean_loss(model, micros, dtype)[0]
+
+    def sample() -> list[str]:
+        return sample_texts(
+            model, tokenizer, config.sample_prompts, length=config.sample_tokens, context=config.context,
+            seed=config.seed, dtype=dtype,
+        )  # fmt: skip
+
+    fitted = fit(
+        model, source, optimizer, run,
+        schedule=build_schedule(config), budget=config.budget, clip=config.clip, dtype=dtype, peak_flops=peak,
+        checkpoint_every=config.checkpoint_every,
+        validate=validate if has_validation else None, validate_every=config.validate_every,
+        sample=sample if config.sample_prompts else None, sample_every=config.sample_every,
+    )  # fmt: skip
+    save_model(model, run.out, tokenizer)
+    facts = {
+        "vocab_size": shape.vocab_size,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "context": config.context,
+    }
+    extra = {"batch_tokens": rows * config.context, "epochs": round(batches.epoch, 4), "derived": derived}
+    return write_report(run, fitted, optimizer, facts, extra, config.reference, peak)
+
+
+class WindowSource:
+    """Steps of ``rows`` windows, cut into micro-batches of ``micro_rows``."""
+
+    def __init__(self, batches: Batches, rows: int, micro_rows: int) -> None:
+        self.batches, self.rows, self.micro_rows = batches, rows, micro_rows
+
+    def next_step(self) -> list[Micro]:
+        from danlu.train.loop import Micro
+
+        counts = [min(self.micro_rows, self.rows - i) for i in range(0, self.rows, self.micro_rows)]
+        return [Micro(*self.batches.next(count)) for count in counts]
+
+    def cursor(self) -> dict[str, Any]:
+        return self.batches.cursor()
+
+    def resume(self, cursor: dict[str, Any]) -> None:
+        self.batches.resume(cursor)
+
+
+def derive(
+    config: PretrainConfig, tokenizer: Any, available: int, peak_flops: float
+) -> tuple[ModelConfig, int, float, list[str]]:
+    """Model shape, batch in tokens, learning rate, and a line for each number that was not in the recipe."""
+    from danlu.model.presets import resolve_model
+    from danlu.train.scaling import flops_of_budget, plan
+
+    lines: list[str] = []
+    spec, batch, rate = config.model, config.batch_tokens, config.learning_rate
+    if spec == "auto":
+        flops = flops_of_budget(config.budget.kind, config.budget.amount, peak_flops=peak_flops)
+        if flops is None:
+            raise UserError(
+                f'model: auto cannot be derived from a budget of "{config.budget}"',
+                'give a time, tokens or FLOPs ("3m", "20M tokens", "1e15 flops"), or name a model',
+            )
+        made = plan(flops, vocab_size=tokenizer.vocab_size, context=config.context, available_tokens=available)
+        lines += made.steps
+        spec, batch = made.model, batch or made.batch_tokens
+        rate = rate or (made.learning_rate * (1.5 if config.optimizer == "muon" else 1.0))
+    if batch is None:
+        batch = max(config.context, DEFAULT_BATCH_TOKENS)
+        lines.append(f"batch_tokens {batch:,} (default)")
+    if rate is None:
+        rate = DEFAULT_LEARNING_RATE[config.optimizer]
+        lines.append(f"learning_rate {rate:g} (default for {config.optimizer})")
+    ids = {"bos_id": tokenizer.bos_id, "eos_ids": tuple(sorted(tokenizer.stop_ids)), "pad_id": tokenizer.pad_id}
+    shape = resolve_model(spec, tokenizer.vocab_size)
+    if config.context > shape.max_position:
+        shape = shape.model_copy(update={"max_position": config.context})
+        lines.append(f"max_position {config.context:,} (the context)")
+    return shape.model_copy(update=ids), batch, rate, lines
+
+
+def choose_dtype(config: OptimizerConfig, faster: str) -> torch.dtype:
+    """The dtype of the multiplications: the recipe's, or the one that the probe measured to be faster."""
+    import torch
+
+    dtype: torch.dtype = getattr(torch, faster if config.dtype == "auto" else config.dtype)
+    return dtype
+
+
+def build_optimizer(model: Any, config: OptimizerConfig, learning_rate: float, dtype: torch.dtype) -> Optimizer:
+    """The optimiser a config asks for, fused projections cut at the seams that the model tells."""
+    from danlu.train.optim import make_optimizer
+
+    return make_optimizer(
+        model,
+        name=config.optimizer,
+        learning_rate=learning_rate,
+        vector_learning_rate=config.vector_learning_rate,
+        weight_decay=config.weight_decay,
+        matrix_dtype=dtype,
+        splits=model.splits,
+    )
+
+
+def build_schedule(config: OptimizerConfig) -> Any:
+    from danlu.train.schedule import Schedule
+
+    return Schedule(config.schedule, config.warmup, config.decay, config.final)
+
+
+def spread(total: int, limit: int) -> list[int]:
+    """At most ``limit`` of range(total), evenly spaced: the same ones at every look."""
+    return [i * total // min(total, limit) for i in range(min(total, limit))]
+
+
+def write_report(
+    run: StageRun, fitted: Fitted, optimizer: Optimizer, facts: dict[str, Any], extra: dict[str, Any],
+    reference: str, peak: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Write report.json and loss.svg into the payload; returns the metrics of the stage."""
+    from danlu.train.curve import loss_curve, thin
+    from danlu.train.fit import summary
+    from danlu.train.optim import describe
+    from danlu.train.reference import compare
+
+    history: History = fitted.history
+    spent = fitted.spent
+    verdict = compare(reference, history.final_validation, spent.tokens, facts)
+    band = None if verdict.low is None or verdict.high is None else (verdict.low, verdict.high)
+    result = {
+        "steps": spent.steps,
+        "tokens": spent.tokens,
+        "loss": history.final_loss,
+        "validation_loss": history.final_validation,
+        "parameters": facts["parameters"],
+        "reference": verdict.verdict,
+    }
+    write_json(
+        run.out / "report.json",
+        {
+            **result,
+            **facts,
+            **extra,
+            "flops": spent.flops,
+            "reference": verdict.to_json(),
+            "optimizer": describe(optimizer),
+            "optimizer_flops_per_step": optimizer.flops,
+            "optimizer_share_of_flops": optimizer.flops * spent.steps / max(spent.flops, 1.0),
+            "best_validation": history.best_validation,
+            "curve": thin(history.steps, 1000),
+            "validation_curve": history.validation,
+        },
+    )
+    title = f"{facts['parameters'] / 1e6:.2f}M parameters, {spent.tokens / 1e6:.2f}M tokens"
+    svg = loss_curve(history.steps, history.validation, title=title, band=band)
+    (run.out / "loss.svg").write_text(svg, encoding="utf-8")
+    return {**result, **summary(fitted, peak)}
