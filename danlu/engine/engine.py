@@ -243,9 +243,7 @@ class Engine:
 
     # --- from a prompt to sequences ---------------------------------------------------------------------------------
 
-    def _request(
-        self, prompt_ids: list[int], sampling: Sampling, on_delta: Callable[[Delta], Any] | None
-    ) -> Request:
+    def _request(self, prompt_ids: list[int], sampling: Sampling, on_delta: Callable[[Delta], Any] | None) -> Request:
         """Check everything that could go wrong later, and make the sequences."""
         vocabulary = self.model.config.vocab_size
         if not prompt_ids:

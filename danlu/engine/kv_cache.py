@@ -93,9 +93,7 @@ class CacheShape:
 class KVCache:
     """The pool of blocks, and the tensors they number."""
 
-    def __init__(
-        self, shape: CacheShape, n_blocks: int, block_size: int, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, shape: CacheShape, n_blocks: int, block_size: int, device: torch.device | str = "cpu") -> None:
         self.shape, self.block_size, self.n_blocks = shape, block_size, n_blocks
         self.pool = BlockPool(n_blocks)
         size = (shape.n_layers, 2, n_blocks, block_size, shape.n_kv_heads, shape.head_dim)

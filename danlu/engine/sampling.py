@@ -47,9 +47,7 @@ def sample(logits: Tensor, sequences: list[Sequence]) -> tuple[list[int], list[T
     return ids, logprobs, sound.tolist()
 
 
-def _choose(
-    raw: Tensor, sequences: list[Sequence], settings: list[Sampling], greedy: Tensor, sound: Tensor
-) -> Tensor:
+def _choose(raw: Tensor, sequences: list[Sequence], settings: list[Sampling], greedy: Tensor, sound: Tensor) -> Tensor:
     """The general path: rows with penalties are adjusted in a copy; rows that draw are drawn together."""
     adjusted = raw
     changed = [row for row, s in enumerate(settings) if s.changes_logits]

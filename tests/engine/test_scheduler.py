@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from danlu.engine.detokenize import TextStream
+from danlu.engine.kv_cache import CacheShape, KVCache
+from danlu.engine.request import Request, Sampling, Sequence
+from danlu.engine.scheduler import Scheduler
+
+
+def make(n_blocks: int = 8, block_size: int = 4, budget: int = 10, places: int = 4) -> Scheduler:
+    cache = KVCache(CacheShape(1, 1, 1), n_blocks, block_size)
+    return Scheduler(cache, max_batch_tokens=budget, max_sequences=places)
+
+
+def sequence(name: str, n_prompt: int, max_length: int = 32) -> Sequence:
+    prompt = list(range(n_prompt))
+    return Sequence(Request(name, prompt, Sampling()), 0, list(prompt), max_length, TextStream(None))
+
+
+def play(scheduler: Scheduler) -> list[tuple[str, int]]:
+    """One step: what was scheduled; every sequence that reached its end gets a token."""
+    step = scheduler.schedule()
+    scheduler.advance(step)
+    for item, _ in step:
+        if item.computed == len(item.tokens):
+            item.tokens.append(0)
+    scheduler.check()
+    return [(item.request.id, n) for item, n in step]
+
+
+def test_a_long_prompt_is_read_in_chunks_behind_those_that_decode() -> None:
+    scheduler = make()
+    scheduler.add(sequence("short", 3))
+    assert play(scheduler) == [("short", 3)]
+    scheduler.add(sequence("long", 20))
+    assert play(scheduler) == [("short", 1), ("long", 9)]
+    assert play(scheduler) == [("short", 1), ("long", 9)]
+    assert play(scheduler) == [("short", 1), ("long", 2)]
+    assert play(scheduler) == [("short", 1), ("long", 1)], "and then both decode in one batch"
+
+
+def test_first_come_first_served_up_to_the_number_of_places() -> None:
+    scheduler = make(places=2)
+    for name in "abc":
+        scheduler.add(sequence(name, 2))
+    assert play(scheduler) == [("a", 2), ("b", 2)]
+    scheduler.remove(scheduler.running[0])
+    assert play(scheduler) == [("b", 1), ("c", 2)]
+
+
+def test_the_youngest_gives_way_and_is_read_in_again() -> None:
+    scheduler = make(n_blocks=4)
+    old, young = sequence("old", 8), sequence("young", 8)
+    scheduler.add(old)
+    scheduler.add(young)
+    assert play(scheduler) == [("old", 8), ("young", 2)]
+    assert play(scheduler) == [("old", 1)], "old takes the last block for its ninth token; young has no second one"
+    assert scheduler.n_preemptions == 1 and young.computed == 0 and young.table == []
+    assert list(scheduler.waiting) == [young]
+    for _ in range(3):
+        assert play(scheduler) == [("old", 1)], "young does not come back before all its known tokens fit"
+    scheduler.remove(old)
+    assert play(scheduler) == [("young", 8)]
+
+
+def test_a_small_request_does_not_overtake_a_large_one() -> None:
+    scheduler = make(n_blocks=4)
+    scheduler.add(sequence("a", 8))
+    scheduler.add(sequence("large", 12))
+    scheduler.add(sequence("small", 1))
+    assert play(scheduler) == [("a", 8)]
+    assert play(scheduler) == [("a", 1)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_ten_thousand_steps_with_cancels_and_preemptions_lose_no_block_and_starve_nobody(seed: int) -> None:
+    chance = random.Random(seed)
+    scheduler = make(
+        n_blocks=chance.randint(6, 14),
+        block_size=chance.randint(1, 5),
+        budget=chance.randint(1, 12),
+        places=chance.randint(1, 6),
+    )
+    capacity = scheduler.cache.capacity
+    live: list[Sequence] = []
+    finished = 0
+    for turn in range(1250):
+        if turn < 1000 and chance.random() < 0.3 and len(live) < 12:
+            max_length = chance.randint(2, capacity + 1)
+            assert scheduler.fits(max_length)
+            new = sequence(str(turn), chance.randint(1, max_length - 1), max_length)
+            live.append(new)
+            scheduler.add(new)
+        if live and chance.random() < 0.03:
+            scheduler.remove(live.pop(chance.randrange(len(live))))
+        step = scheduler.schedule()
+        assert sum(n for _, n in step) <= scheduler.max_batch_tokens
+        assert all(n > 0 for _, n in step)
+        scheduler.advance(step)
+        for item, _ in step:
+            if item.computed == len(item.tokens):
+                item.tokens.append(0)
+                if len(item.tokens) >= item.max_length:
+                    scheduler.remove(item)
+                    live.remove(item)
+                    finished += 1
+        scheduler.check()
+    while live:  # no new ones come: all must end
+        step = scheduler.schedule()
+        scheduler.advance(step)
+        for item, _ in step:
+            if item.computed == len(item.tokens):
+                item.tokens.append(0)
+                if len(item.tokens) >= item.max_length:
+                    scheduler.remove(item)
+                    live.remove(item)
+                    finished += 1
+    assert finished > 10
+    assert scheduler.cache.n_used == 0
+    scheduler.cache.check([])
