@@ -165,7 +165,7 @@ def _bucket_pairs(keys: NDArray[np.uint64], rows: NDArray[np.int64], total: int)
     order = np.argsort(keys, kind="stable")  # stable: rows stay ascending inside a bucket
     sorted_keys = keys[order]
     rows = rows[order]
-    starts = np.flatnonzero(np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]])) if len(keys) else keys[:0]
+    starts = np.flatnonzero(np.concatenate([np.ones(len(keys[:1]), bool), sorted_keys[1:] != sorted_keys[:-1]]))
     sizes = np.diff(np.append(starts, len(keys)))
     first_of = np.repeat(starts, sizes)  # position of the first member of my bucket
     size_of = np.repeat(sizes, sizes)

@@ -5,7 +5,7 @@ and UTF-16 (Windows). GB18030 decodes almost any pair of high bytes to *some* ch
 nothing; the test is whether the characters are common ones. Both national standards put their common characters in
 one block of the code table (GB2312 level 1: lead bytes B0-D7, 3,755 characters; Big5 level 1: A4-C6, 5,401), so
 
-    score = share of the decoded Han characters whose own bytes lie in the block of common characters
+    score = share of the decoded characters beyond ASCII and punctuation whose own bytes lie in that block
 
 is near 1 for the right encoding and well below for the wrong one. What scores badly everywhere is handed to
 charset-normalizer where that is installed, and is otherwise an error: text is never guessed into mojibake.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import codecs
 import importlib.util
+import re
 
 from danlu.core.text import is_han
 
@@ -27,6 +28,7 @@ _BOMS = (
 )
 # encoding -> (first, last) two-byte code of its block of common Han characters
 _COMMON_BLOCK = {"gb18030": (0xB0A1, 0xD7F9), "big5": (0xA440, 0xC67E)}
+_PUNCTUATION = re.compile("[\u00b7\u2010-\u2027\u3000-\u303f\uff00-\uffef]")
 _MIN_SCORE = 0.75
 _SCORED_CHARACTERS = 2_000
 
@@ -44,7 +46,9 @@ def decode(data: bytes) -> tuple[str, str]:
     try:
         return data.decode(encoding), encoding
     except UnicodeDecodeError as error:
-        raise UnreadableError(f"not valid {encoding} at byte {error.start}") from None
+        behind_mark = len(codecs.BOM_UTF8) if encoding == "utf-8-sig" else 0  # that codec counts from there
+        start = behind_mark + error.start
+        raise UnreadableError(f"not valid {encoding} at byte {start}") from None
 
 
 def detect(data: bytes) -> str:
@@ -93,9 +97,9 @@ def _score(data: bytes, encoding: str) -> float:
     first, last = _COMMON_BLOCK[encoding]
     total = common = 0
     for character in text:
-        if is_han(character):
+        if character > "\x7f" and not _PUNCTUATION.match(character):
             total += 1
-            common += first <= int.from_bytes(character.encode(encoding), "big") <= last
+            common += is_han(character) and first <= int.from_bytes(character.encode(encoding), "big") <= last
             if total == _SCORED_CHARACTERS:
                 break
     return common / total if total else 0.0

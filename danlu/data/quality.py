@@ -138,9 +138,9 @@ RULES: tuple[Rule, ...] = (
     Rule("generated", Measured.generated, at_most={"code": 0.5}),
     # Minified code has lines of thousands; FineWeb-like limits of 100 would drop files with long strings.
     Rule("minified", Measured.mean_line, at_most={"code": 150}),
+    Rule("symbols", Measured.symbol_share, at_most={"zh": 0.1, "en": 0.1, "code": 0.2, "other": 0.1}),
     # Verse of five characters a comma has 0.83; tables of numbers with rules around them fall below 0.5.
     Rule("few_letters", Measured.letter_share, at_least={"zh": 0.5, "en": 0.5, "code": 0.3, "other": 0.4}),
-    Rule("symbols", Measured.symbol_share, at_most={"zh": 0.1, "en": 0.1, "code": 0.2, "other": 0.1}),
     Rule("long_words", Measured.long_unit_share, at_most={"zh": 0.2, "en": 0.2, "code": 0.3, "other": 0.3}),
     # Songs have refrains and code has boilerplate; pages made of one repeated line are beyond both.
     Rule("repeated_lines", Measured.repeated_line_share, at_most={"zh": 0.4, "en": 0.4, "code": 0.6, "other": 0.4}),
