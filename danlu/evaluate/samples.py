@@ -37,9 +37,10 @@ def training(corpus: Artifact | Path, max_bytes: int, seed: int = 0) -> list[Doc
 
 
 def take(documents: Iterable[Document], max_bytes: int, seed: int = 0) -> list[Document]:
-    """Whole documents of at most `max_bytes` together (at least one), in the order of their hashes.
+    """The longest run of documents, in the order of their hashes, with at most `max_bytes` together; at least one.
 
-    One pass, and never much more than `max_bytes` in memory: a heap keeps the documents with the smallest hashes.
+    One pass, and little more than `max_bytes` in memory: a heap keeps the documents with the smallest hashes, and
+    lets one go only when those before it fill the sample without it.
     """
     heap: list[tuple[int, str, int, Document]] = []  # negated hash: the largest hash is on top
     total = 0
@@ -47,8 +48,10 @@ def take(documents: Iterable[Document], max_bytes: int, seed: int = 0) -> list[D
         size = len(document.text.encode("utf-8", "replace"))
         heapq.heappush(heap, (-_place(document.id, seed), document.id, size, document))
         total += size
-        while total > max_bytes and len(heap) > 1:
+        while total - heap[0][2] >= max_bytes:
             total -= heapq.heappop(heap)[2]
+    while total > max_bytes and len(heap) > 1:
+        total -= heapq.heappop(heap)[2]
     return [entry[3] for entry in sorted(heap, key=lambda entry: (-entry[0], entry[1]))]
 
 

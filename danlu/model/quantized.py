@@ -30,6 +30,7 @@ from danlu.model.transformer import Transformer
 
 QUANT_METHOD = "compressed-tensors"
 FORMAT = "int-quantized"
+_POSITIONS = "transformer.wpe"  # GPT-2's table of positions: a few hundred rows, left in float
 
 
 class Int8Linear(nn.Module):
@@ -67,7 +68,7 @@ class Int8Embedding(nn.Module):
         return f"{self.num_embeddings}, {self.embedding_dim}"
 
 
-def int8_config() -> dict[str, Any]:
+def int8_config(learned_positions: bool = False) -> dict[str, Any]:
     """The `quantization_config` of what `quantize_` makes."""
     weights = {
         "num_bits": 8,
@@ -92,7 +93,7 @@ def int8_config() -> dict[str, Any]:
         "format": FORMAT,
         "quantization_status": "compressed",
         "config_groups": {"group_0": group},
-        "ignore": [],
+        "ignore": [_POSITIONS] if learned_positions else [],
         "kv_cache_scheme": None,
     }
 
@@ -125,7 +126,7 @@ def quantize_(model: Transformer) -> dict[str, float]:
         lost = torch.linalg.vector_norm(quantized.float() * scale[:, None] - module.weight.detach().float())
         errors.append(float(lost / torch.linalg.vector_norm(module.weight.detach().float()).clamp_min(1e-12)))
         model.set_submodule(name, twin)
-    _mark(model, int8_config())
+    _mark(model, int8_config(model.position_embedding is not None))
     return {"max_error": max(errors), "mean_error": sum(errors) / len(errors)}
 
 
@@ -134,7 +135,7 @@ def _mark(model: Any, config: dict[str, Any]) -> None:
 
 
 def _matrices(model: Transformer, targets: set[str], ignored: set[str]) -> list[tuple[str, Any]]:
-    """The modules to swap, by name. Learned positions stay as they are: a table of a few hundred rows."""
+    """The modules to swap, by name."""
     kinds = tuple(kind for name, kind in (("Linear", nn.Linear), ("Embedding", nn.Embedding)) if name in targets)
     return [
         (name, module)
@@ -174,7 +175,7 @@ def _read_config(config: Mapping[str, Any]) -> tuple[set[str], set[str]]:
             raise UserError(f"quantization_config.{name} quantises activations too", "danlu reads weight-only int8")
         targets |= set(group.get("targets") or ())
     ignored = set(config.get("ignore") or ())
-    if not targets or targets - {"Linear", "Embedding"} or ignored - {"lm_head"}:
+    if not targets or targets - {"Linear", "Embedding"} or ignored - {"lm_head", _POSITIONS}:
         raise UserError(
             f"quantization_config has targets {sorted(targets)} and ignores {sorted(ignored)}",
             "danlu reads the targets Linear and Embedding, and can leave out only lm_head",

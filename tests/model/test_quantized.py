@@ -1,0 +1,105 @@
+"""Int8 modules: the same decoder in every family, tied and untied, through a file and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from danlu.core.errors import UserError
+from danlu.kernels.int8 import dequantize_rows
+from danlu.model.config import ModelConfig
+from danlu.model.hub import load_model, save_model
+from danlu.model.quantized import Int8Embedding, Int8Linear, apply_quantization, int8_config, quantize_
+from danlu.model.transformer import Transformer
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 128, "hidden_size": 64, "n_layers": 2, "n_heads": 4, "intermediate_size": 96, "max_position": 64,
+}  # fmt: skip
+GPT2 = {
+    "family": "gpt2", "norm": "layer", "mlp": "gelu", "positions": "learned", "qkv_bias": True, "output_bias": True,
+    "mlp_bias": True,
+}  # fmt: skip
+FAMILIES: list[dict[str, Any]] = [
+    {"family": "llama", "tie_embeddings": False},
+    {"family": "qwen2", "qkv_bias": True, "n_kv_heads": 2},
+    {"family": "qwen3", "qk_norm": True, "n_kv_heads": 1},
+    GPT2,
+]
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda fields: fields["family"])
+def model(request: pytest.FixtureRequest) -> Transformer:
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(**SHAPE, **request.param)).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+@torch.no_grad()
+def test_int8_equals_the_dequantised_float_model(model: Transformer, tmp_path: Path) -> None:
+    save_model(model, tmp_path / "float")
+    plain = load_model(tmp_path / "float")
+    ids = torch.randint(0, 128, (2, 40))
+    original = model(ids)
+    errors = quantize_(model)
+    assert 0 < errors["mean_error"] <= errors["max_error"] < 0.01
+    state = dict(model.state_dict())
+    for name in list(state):
+        if name.endswith("weight_scale"):
+            weight = name.removesuffix("_scale")
+            state[weight] = dequantize_rows(state[weight], state.pop(name)[:, 0])
+    plain.load_state_dict(state)
+    torch.testing.assert_close(model(ids), plain(ids), rtol=1e-4, atol=1e-4)
+    assert (model(ids) - original).norm() / original.norm() < 0.05
+    few = model(ids[:1, :3])  # few rows take the packed route: bfloat16 roundings, layer by layer
+    assert (few - plain(ids[:1, :3])).norm() / few.norm() < 0.03
+
+
+@torch.no_grad()
+def test_a_saved_model_opens_as_it_was(model: Transformer, tmp_path: Path) -> None:
+    quantize_(model)
+    save_model(model, tmp_path)
+    again = load_model(tmp_path)
+    assert isinstance(again.embedding, Int8Embedding)
+    assert isinstance(again.blocks[0].attention.qkv, Int8Linear)
+    ids = torch.randint(0, 128, (1, 40))
+    assert torch.equal(again(ids), model(ids))
+    assert load_model(tmp_path, dtype="bfloat16")(ids).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"quant_method": "gptq"}, 'quantised with "gptq"'),
+        ({"format": "pack-quantized"}, "pack-quantized"),
+        ({"config_groups": {"g": {"targets": ["Linear"], "weights": {"num_bits": 4}}}}, "symmetric int8 per channel"),
+        ({"ignore": ["model.layers.0.mlp.up_proj"]}, "can leave out only"),
+        ({"config_groups": {}}, "targets"),
+    ],
+)
+def test_other_schemes_are_refused_by_name(change: dict[str, Any], message: str) -> None:
+    model = Transformer(ModelConfig(**SHAPE))
+    with pytest.raises(UserError, match=message):
+        apply_quantization(model, int8_config() | change)
+
+
+def test_activation_quantisation_is_refused() -> None:
+    config = int8_config()
+    config["config_groups"]["group_0"]["input_activations"] = {"num_bits": 8}
+    with pytest.raises(UserError, match="activations"):
+        apply_quantization(Transformer(ModelConfig(**SHAPE)), config)
+
+
+def test_linear_only_and_a_head_left_out() -> None:
+    config = int8_config() | {"ignore": ["lm_head"]}
+    config["config_groups"]["group_0"]["targets"] = ["Linear"]
+    with torch.device("meta"):
+        model = Transformer(ModelConfig(**SHAPE, tie_embeddings=False))
+    apply_quantization(model, config)
+    assert not isinstance(model.embedding, Int8Embedding) and not isinstance(model.lm_head, Int8Linear)
+    assert isinstance(model.blocks[1].mlp.down, Int8Linear)
