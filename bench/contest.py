@@ -1,0 +1,108 @@
+"""The referee of the benches: keeps contestants loaded as processes and lets them take turns.
+
+A contestant is a Python script that reads one JSON request a line from standard input and answers each with one JSON
+line on standard output. It may live in another environment, so this file's worker side (`serve`) uses the standard
+library alone.
+
+    referee                         contestant
+    {"task": "decode", ...}   --->
+                              <---  {"seconds": 1.2, "tokens": 64}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+ENVS = HERE / ".envs"
+
+
+def serve(handler: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """The contestant's side: answer requests until standard input ends."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever libraries print must not disturb the protocol
+    for line in sys.stdin:
+        out.write(json.dumps(handler(json.loads(line))) + "\n")
+        out.flush()
+
+
+class Contestant:
+    """The referee's side of one process."""
+
+    def __init__(self, name: str, command: list[str]) -> None:
+        self.name = name
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd=HERE.parent,
+        )
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended with exit code {self.process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(timeout=30)
+
+
+def environment(name: str, requirements: list[str]) -> str:
+    """The Python of an environment of its own with `requirements` installed; made once."""
+    folder = ENVS / name
+    python = folder / "bin" / "python"
+    stamp = folder / "requirements.txt"
+    wanted = "\n".join(requirements)
+    if not stamp.exists() or stamp.read_text() != wanted:
+        venv.create(folder, with_pip=True, clear=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True)
+        stamp.write_text(wanted)
+    return str(python)
+
+
+def versions(python: str, packages: list[str]) -> dict[str, str]:
+    """Installed versions of packages in an environment."""
+    code = "import sys, json; from importlib.metadata import version; print(json.dumps({p: version(p) for p in sys.argv[1:]}))"
+    done = subprocess.run([python, "-c", code, *packages], capture_output=True, text=True, check=True)
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Median, lowest and highest of the runs, and the runs themselves."""
+    return {"median": statistics.median(values), "low": min(values), "high": max(values), "runs": values}
+
+
+def write_result(name: str, result: dict[str, Any]) -> Path:
+    """bench/results/NAME.json, with the machine and the versions of what ran."""
+    from danlu.core.run import danlu_version, git_revision, machine_name
+
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    about = {
+        "machine": machine_name(),
+        "danlu": danlu_version(),
+        "revision": git_revision(),
+        "python": platform.python_version(),
+    }
+    path.write_text(json.dumps(about | result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path

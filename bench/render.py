@@ -1,0 +1,101 @@
+"""Put the measured tables into the READMEs, between `<!-- bench:NAME -->` and `<!-- /bench -->`.
+
+python bench/render.py            rewrite the tables
+python bench/render.py --check    exit 1 when a table does not say what its JSON says (CI does this)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+DOCUMENTS = {"README.md": "en", "README.zh-CN.md": "zh"}
+BLOCK = re.compile(r"(<!-- bench:(\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
+
+WORDS = {
+    "en": {
+        "train": ("trainer", "tokens/s (low to high)", "share of the measured matrix peak"),
+        "engine": ("engine", "bits per weight", "decode tok/s", "of the bandwidth limit", "prefill tok/s", "of the matrix limit"),
+        "machine": "Machine: {machine}; {detail}. Medians of {rounds} interleaved runs.",
+        "peak": "{dtype} matrix peak {peak:.0f} GFLOP/s",
+        "memory": "memory {bandwidth:.1f} GB/s, float32 matrix peak {peak:.0f} GFLOP/s",
+    },
+    "zh": {
+        "train": ("训练程序", "tokens/s（最低到最高）", "占实测矩阵峰值"),
+        "engine": ("引擎", "每权重比特", "解码 tok/s", "占带宽上限", "预填充 tok/s", "占矩阵上限"),
+        "machine": "机器：{machine}；{detail}。{rounds} 轮交替运行的中位数。",
+        "peak": "{dtype} 矩阵峰值 {peak:.0f} GFLOP/s",
+        "memory": "内存 {bandwidth:.1f} GB/s，float32 矩阵峰值 {peak:.0f} GFLOP/s",
+    },
+}  # fmt: skip
+
+
+def train_table(data: dict[str, Any], words: dict[str, Any]) -> str:
+    rows = [
+        (
+            row["name"],
+            "{median:,.0f} ({low:,.0f} – {high:,.0f})".format(**row["tokens_per_second"]),
+            f"{row['share_of_peak']['median']:.0%}",
+        )
+        for row in data["rows"]
+    ]
+    detail = words["peak"].format(dtype=data["dtype"], peak=data["peak_flops"] / 1e9)
+    return table(words["train"], rows) + note(data, words, detail)
+
+
+def engine_table(data: dict[str, Any], words: dict[str, Any]) -> str:
+    rows = [
+        (
+            row["name"],
+            f"{row['bits_per_weight']:.1f}",
+            f"{row['decode']['median']:.1f}",
+            f"{row['decode']['median'] / row['decode_limit']:.0%}",
+            f"{row['prefill']['median']:,.0f}",
+            f"{row['prefill']['median'] / row['prefill_limit']:.0%}",
+        )
+        for row in data["rows"]
+    ]
+    detail = words["memory"].format(bandwidth=data["bandwidth"] / 1e9, peak=data["matmul_float32"] / 1e9)
+    return table(words["engine"], rows) + note(data, words, detail)
+
+
+def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [columns, tuple("---" for _ in columns), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def note(data: dict[str, Any], words: dict[str, Any], detail: str) -> str:
+    return "\n" + words["machine"].format(machine=data["machine"], rounds=data["rounds"], detail=detail) + "\n"
+
+
+TABLES = {"train": train_table, "engine": engine_table}
+
+
+def render(text: str, language: str) -> str:
+    def fill(match: re.Match[str]) -> str:
+        data = json.loads((HERE / "results" / f"{match[2]}.json").read_text(encoding="utf-8"))
+        return match[1] + TABLES[match[2]](data, WORDS[language]) + match[3]
+
+    return BLOCK.sub(fill, text)
+
+
+def main() -> int:
+    stale = []
+    for name, language in DOCUMENTS.items():
+        path = HERE.parent / name
+        old = path.read_text(encoding="utf-8")
+        new = render(old, language)
+        if new != old:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                path.write_text(new, encoding="utf-8")
+    print("stale: " + ", ".join(stale) if stale else "the tables are what was measured")
+    return 1 if stale and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
