@@ -91,7 +91,7 @@ def test_rows(corpus: Artifact, model: Transformer, tokenizer: Tokenizer) -> Non
 
 def test_no_poems_is_said(model: Transformer, tokenizer: Tokenizer) -> None:
     with pytest.raises(UserError, match="no poems"):
-        judge_poems(model, tokenizer, [Document("d", "def f():", "code:python", "t")], lambda: [], None)
+        judge_poems(model, tokenizer, [Document("d", "def f():", "code:python", "t")], list, None)
 
 
 def _poem(text: str) -> Document:

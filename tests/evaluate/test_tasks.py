@@ -56,7 +56,7 @@ def test_the_corpus_of_the_ancestry(model_artifact: Artifact, corpus: Artifact, 
 
 
 def test_unknown_task_is_said(model_artifact: Artifact) -> None:
-    with pytest.raises(UserError, match='no task "perplexitie".*did you mean "perplexity"'):
+    with pytest.raises(UserError, match=r'no task "perplexitie".*did you mean "perplexity"'):
         run_task("perplexitie", model_artifact)
 
 
