@@ -88,20 +88,28 @@ def sft(config: SftConfig, run: StageRun, model: Artifact, dataset: Artifact) ->
     peak = machine.matmul_flops[str(dtype).removeprefix("torch.")]
     network, tokenizer = load(model.path)
     if tokenizer is None or tokenizer.chat_template is None:
-        raise UserError(f"{model.path} has no chat template", "add one to its tokenizer_config.json, or train a tokenizer with one")
+        raise UserError(
+            f"{model.path} has no chat template", "add one to its tokenizer_config.json, or train a tokenizer with one"
+        )
+    if getattr(network, "quantization_config", None):
+        raise UserError(f"{model.path} is quantised and cannot be trained", "fine-tune the model it was made from")
     network = network.to(device=device, dtype=torch.float32)  # trained in float32, whatever it was stored in
     context = min(config.context or 1024, network.config.max_position)
 
     train, counts = make_samples(read_rows(dataset, "train"), tokenizer, context, config.truncate, run)
     if not train:
-        raise UserError(f"none of the {counts['rows']:,} rows can be trained on ({describe_counts(counts)})", "look at the dataset")
+        raise UserError(
+            f"none of the {counts['rows']:,} rows can be trained on ({describe_counts(counts)})", "look at the dataset"
+        )
     held_out: list[Sample] = []
     if any(dataset.path.glob("validation-*.parquet")):
         held_out, _ = make_samples(read_rows(dataset, "validation"), tokenizer, context, config.truncate, run)
     source = PackedSource(train, context, config.batch_rows, _micro_rows(config, device.type, context), config.seed)
     run.events.emit("derived", text=f"{counts['used']:,} rows packed into {len(source.rows):,} of {context:,} tokens")
     if counts["used"] < counts["rows"]:
-        run.events.emit("warning", message=f"{counts['rows'] - counts['used']:,} rows are not used: {describe_counts(counts)}")
+        run.events.emit(
+            "warning", message=f"{counts['rows'] - counts['used']:,} rows are not used: {describe_counts(counts)}"
+        )
 
     rate = config.learning_rate or DEFAULT_LEARNING_RATE[config.optimizer]
     torch.manual_seed(config.seed)

@@ -54,7 +54,7 @@ class Windows:
 
 
 class Order:
-    """What comes at place 0, 1, 2, ...: a new permutation of ``count`` things in every epoch, from (seed, epoch) alone."""
+    """What comes at place 0, 1, 2, ...: a new permutation of ``count`` things each epoch, from (seed, epoch) alone."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed

@@ -112,4 +112,6 @@ def ticks(low: float, high: float, target: int = 5) -> list[float]:
 
 def _line(points: Sequence[tuple[float, float]], colour: str, width: float, opacity: float) -> str:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}" stroke-opacity="{opacity}"/>'
+    return (
+        f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}" stroke-opacity="{opacity}"/>'
+    )

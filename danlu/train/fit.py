@@ -120,7 +120,9 @@ def fit(
                         run.events.emit("sample", step=step.step, text=text)
                 if run.stop_requested:
                     save()
-                    raise Interrupted(f"stopped after step {step.step}; the state is saved", "run the same again to go on")
+                    raise Interrupted(
+                        f"stopped after step {step.step}; the state is saved", "run the same again to go on"
+                    )
                 if due(checkpoint_every, before, spent, horizon):
                     save()
                 before = Spent(**spent.state())

@@ -118,7 +118,7 @@ def train(
             what = "loss" if not math.isfinite(loss) else "gradient"
             raise StageFailed(
                 f"the {what} of step {spent.steps + 1} is not finite (loss {loss}, gradient norm {norm})",
-                "the weights from before that step are saved; lower learning_rate, lengthen warmup, or look at the data",
+                "the weights from before it are saved; lower learning_rate, lengthen warmup, or look at the data",
             )
         optimizer.step(factor)
         optimizer.zero_grad()

@@ -62,7 +62,7 @@ def cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, dtype: torch.dtype, wanted: bool
     ) -> Tensor:
         need_hidden, need_weight = (wanted and needed for needed in ctx.needs_input_grad[:2])
@@ -96,7 +96,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         # Not in place: autograd may run this twice under retain_graph, and saved tensors must not change.
         scaled = [None if g is None else g * grad_output.to(g.dtype) for g in (grad_hidden, grad_weight)]

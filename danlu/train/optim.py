@@ -228,9 +228,9 @@ def make_optimizer(
     ``vector_learning_rate`` is that of the last two; None means the same as the matrices'. ``splits(name, param)``
     gives the row counts of the matrices stored inside one parameter (default: it is one matrix).
     """
-    tables = {
-        id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
-    } | {id(p) for n, p in model.named_parameters() if n.split(".")[-2:-1] in (["lm_head"], ["head"], ["embed"])}
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)} | {
+        id(p) for n, p in model.named_parameters() if n.split(".")[-2:-1] in (["lm_head"], ["head"], ["embed"])
+    }
     rate = vector_learning_rate if vector_learning_rate is not None else learning_rate
     matrices = Group(name, [], [], learning_rate, weight_decay)
     table = Group("adamw", [], [], rate, weight_decay)

@@ -2,8 +2,8 @@
 
     tokens (shards + tokenizer)  --->  model: config.json, model.safetensors, the tokenizer, report.json, loss.svg
 
-It only puts the room's parts together: what each does is in its own file. What is not said in the recipe is derived,
-and every derived number is an event and a line of ``report.json``. With a budget in steps, tokens or FLOPs the payload
+It only puts the room's parts together: what each does is in its own file. What the recipe does not say is
+derived, and each derived number is an event and a line of ``report.json``. With a budget in steps, tokens or FLOPs the payload
 is a function of the inputs, to the bit; with a wall clock it is not, since how far a minute goes depends on the machine.
 Speeds and times are metrics of the manifest and never part of the payload.
 """
@@ -101,7 +101,9 @@ def pretrain(config: PretrainConfig, run: StageRun, tokens: Artifact) -> dict[st
 
     folder = tokens.path / "tokenizer"
     if not (folder / "tokenizer.json").is_file():
-        raise UserError(f"{tokens.path} has no tokenizer/ beside its shards", "pack the corpus again with tokenizer.pack")
+        raise UserError(
+            f"{tokens.path} has no tokenizer/ beside its shards", "pack the corpus again with tokenizer.pack"
+        )
     tokenizer = Tokenizer.load(folder)
     train_shards = TokenShards.open(tokens.path, "train", tokenizer=tokenizer.fingerprint)
     has_validation = any(tokens.path.glob("validation-*.bin"))

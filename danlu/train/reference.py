@@ -25,6 +25,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from importlib.resources import files
+from itertools import pairwise
 from typing import Any, Literal
 
 Verdict = Literal["inside", "above", "below", "no reference yet"]
@@ -78,7 +79,7 @@ def compare(
 def _interpolate(points: list[dict[str, Any]], key: str, tokens: float) -> float:
     if len(points) == 1:
         return float(points[0][key])
-    pairs = list(zip(points, points[1:], strict=False))
+    pairs = list(pairwise(points))
     a, b = next(((a, b) for a, b in pairs if tokens <= b["tokens"]), pairs[-1])
     along = math.log(tokens / a["tokens"]) / math.log(b["tokens"] / a["tokens"])
     return math.exp(math.log(a[key]) + along * (math.log(b[key]) - math.log(a[key])))

@@ -3,7 +3,7 @@
 Every step is numbered, has its source, and its result is in the report. The guesses are called guesses.
 
 Check of the arithmetic, for C = 1e15 FLOPs, V = 4096 and data without end: 20 N tokens for N parameters is
-C = 120 N^2, so N = 2.9e6 and D = 58e6 tokens; the batch is 0.292 C^0.3271 = 23,000 tokens and the learning rate
+C = 120 N^2, so N = 2.9e6 and D = 58e6 tokens; the batch is 0.292 C^0.3271 = 23,500 tokens and the learning rate
 0.3118 C^-0.125 = 0.0042.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 EXPECTED_SHARE_OF_PEAK = 0.4
-"""How much of the measured matrix peak a small model reaches. A guess on the low side, so that a run is not cut short."""
+"""How much of the measured matrix peak a small model reaches: a guess on the low side, so that no run is cut short."""
 
 HEAD_DIM = 64
 ASPECT = 64  # hidden_size per layer
@@ -54,12 +54,14 @@ def plan(flops: float, *, vocab_size: int, context: int, available_tokens: int |
     if available_tokens is not None and tokens > 4 * available_tokens:
         tokens = 4.0 * available_tokens
         parameters = flops / (6 * tokens)
-        told.append(f"3. only {available_tokens:,} tokens of text, at most 4 epochs: D = {tokens:.3g}, N = {parameters:.3g}")
+        told.append(
+            f"3. only {available_tokens:,} tokens of text, at most 4 epochs: D = {tokens:.3g}, N = {parameters:.3g}"
+        )
     else:
         told.append("3. there is text enough for at most 4 epochs")
 
-    # 4. Shape. A block has 4 D^2 in attention and 8 D^2 in a SwiGLU of width 8/3 D; the head has V D. The ratio of width
-    # to depth hardly matters between 30 and 200 (Kaplan et al., figure 5); 64 is the custom of small models.
+    # 4. Shape. A block has 4 D^2 in attention and 8 D^2 in a SwiGLU of width 8/3 D; the head has V D. The ratio of
+    # width to depth hardly matters between 30 and 200 (Kaplan et al., figure 5); 64 is the custom of small models.
     # Depth grows until the model is as large as N; width keeps pace in whole heads.
     depth = 2
     while _matrices(depth + 1, vocab_size) <= parameters and depth < 96:
@@ -67,12 +69,18 @@ def plan(flops: float, *, vocab_size: int, context: int, available_tokens: int |
     width = _width(depth)
     inner = _round_up(8 * width / 3, 64)
     size = _matrices(depth, vocab_size)
-    told.append(f"4. {ASPECT} of width per layer: {depth} layers, width {width}, inner width {inner}: {size:,} parameters")
+    told.append(
+        f"4. {ASPECT} of width per layer: {depth} layers, width {width}, inner width {inner}: {size:,} parameters"
+    )
     if size > 2 * parameters:
-        told.append(f"   (the smallest shape offered; with {vocab_size:,} words the head alone has {vocab_size * width:,})")
+        told.append(
+            f"   (the smallest shape offered; with {vocab_size:,} words the head alone has {vocab_size * width:,})"
+        )
 
     # 5. What the compute buys with that shape.
-    tokens = min(flops / (6 * size), tokens if available_tokens is not None and tokens == 4 * available_tokens else math.inf)
+    tokens = min(
+        flops / (6 * size), tokens if available_tokens is not None and tokens == 4 * available_tokens else math.inf
+    )
     told.append(f"5. tokens D = C / (6 N) = {tokens:.3g}, {tokens / size:.1f} per parameter")
 
     # 6. Batch and learning rate: B = 0.2920 C^0.3271 tokens, lr = 0.3118 C^-0.1250 (DeepSeek LLM, arXiv:2401.02954,

@@ -2,11 +2,10 @@
 
 A schedule never counts steps. It maps progress in [0, 1] to a factor in [0, 1] that multiplies every learning rate:
 
-    cosine    /\\__         warm up linearly, then half a cosine down to ``final`` (Loshchilov & Hutter, arXiv:1608.03983)
-    wsd       /---\\        warm up, stay, decay in a straight line over the last ``decay`` of the run
-                           ("warmup-stable-decay": Hu et al., MiniCPM, arXiv:2404.06395, section 4.2; a linear tail
-                           to zero after Hägele et al., arXiv:2405.18392)
-    constant  /----        warm up, stay
+    cosine    warm up linearly, then half a cosine down to ``final`` (Loshchilov & Hutter, arXiv:1608.03983)
+    wsd       warm up, stay, decay in a straight line over the last ``decay`` of the run ("warmup-stable-decay":
+              MiniCPM, Hu et al., arXiv:2404.06395, section 4.2; a linear tail after Hägele et al., arXiv:2405.18392)
+    constant  warm up, stay
 
 Progress comes from whichever thing the budget limits: steps, tokens, floating-point operations, or seconds on the
 wall. A run with "3m" on a slow laptop and on a fast one thus both walk the whole curve, warm-up to decay, which a

@@ -90,9 +90,7 @@ def test_muon_groups_and_update_size() -> None:
 
 def test_decay_shrinks_only_matrices() -> None:
     weight, gain = nn.Parameter(torch.ones(4, 4)), nn.Parameter(torch.ones(4))
-    optimizer = Optimizer([
-        Group("muon", ["w"], [weight], 0.1, 0.5, [(4,)]), Group("adamw", ["g"], [gain], 0.1, 0.0)
-    ])
+    optimizer = Optimizer([Group("muon", ["w"], [weight], 0.1, 0.5, [(4,)]), Group("adamw", ["g"], [gain], 0.1, 0.0)])
     weight.grad, gain.grad = torch.zeros(4, 4), torch.zeros(4)
     optimizer.step()
     assert weight.detach().flatten().tolist() == pytest.approx([0.95] * 16)
