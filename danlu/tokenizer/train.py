@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import Field
 
-from danlu.core.artifact import Artifact, write_json
-from danlu.core.stage import StageConfig, StageRun, stage
+from danlu.core.artifact import Artifact, Manifest, write_json
+from danlu.core.stage import Estimate, StageConfig, StageRun, stage
 from danlu.data.document import read_documents
 from danlu.tokenizer import bpe, chat
 from danlu.tokenizer.report import tokenizer_report
 from danlu.tokenizer.tokenizer import Tokenizer, make_config
 
-REPORT_BYTES = 20_000_000
+REPORT_BYTES = 5_000_000
 
 
 class TrainConfig(StageConfig):
@@ -34,11 +34,18 @@ class TrainConfig(StageConfig):
     chat_template: str = chat.CHATML
     min_frequency: int = Field(default=2, ge=1)
     han_run: int = Field(default=bpe.HAN_RUN, ge=1, le=16)
-    max_training_bytes: int = Field(default=200_000_000, gt=0)
+    max_training_bytes: int = Field(default=100_000_000, gt=0)
     seed: int = 0
 
 
-@stage("tokenizer.train", makes="tokenizer", takes={"corpus": "corpus"})
+def estimate(config: TrainConfig, parents: Mapping[str, Manifest | None]) -> Estimate:
+    """Rough: about a second a megabyte on one slow core; the table of pieces depends on the language."""
+    corpus = parents.get("corpus")
+    n_bytes = min(config.max_training_bytes, int(corpus.metrics.get("bytes", 0))) if corpus is not None else 0
+    return Estimate(seconds=n_bytes * 1e-6, disk_bytes=100.0 * config.vocab_size) if n_bytes else Estimate()
+
+
+@stage("tokenizer.train", makes="tokenizer", takes={"corpus": "corpus"}, estimate=estimate)
 def train(config: TrainConfig, run: StageRun, corpus: Artifact) -> dict[str, Any]:
     """Train a byte-level BPE tokenizer on the training documents of a corpus.
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from danlu.core.artifact import Artifact
+from danlu.core.artifact import Artifact, Manifest
 from danlu.core.errors import UserError
 from danlu.core.stage import StageRun, get_stage
 from danlu.data.document import Document
+from danlu.tokenizer.pack import PackConfig
+from danlu.tokenizer.pack import estimate as pack_estimate
 from danlu.tokenizer.tokenizer import Tokenizer
 from danlu.tokenizer.train import TrainConfig, train
 from tests.tokenizer.shared import documents, write_corpus
@@ -26,6 +28,17 @@ def test_stage_is_registered_without_heavy_imports() -> None:
     stage = get_stage("tokenizer.train")
     assert stage.makes == "tokenizer"
     assert stage.takes == {"corpus": ("corpus",)}
+
+
+def test_plan_can_estimate_once_the_corpus_is_known() -> None:
+    corpus = Manifest("corpus", "c", "data.prepare", "1", {}, {}, {}, metrics={"bytes": 9_000_000})
+    tokenizer = Manifest("tokenizer", "t", "tokenizer.train", "1", {}, {}, {}, metrics={"vocab_size": 70_000})
+    for name, config in (("tokenizer.train", TrainConfig()), ("tokenizer.pack", PackConfig())):
+        estimate = get_stage(name).estimate
+        assert estimate is not None
+        assert estimate(config, {"corpus": None, "tokenizer": None}).seconds is None
+        assert estimate(config, {"corpus": corpus, "tokenizer": None}).seconds == 9
+    assert pack_estimate(PackConfig(), {"corpus": corpus, "tokenizer": tokenizer}).disk_bytes == 12_000_000
 
 
 def test_train_writes_a_tokenizer_and_a_report(tmp_path: Path) -> None:
