@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class CompareConfig(StageConfig):
-    max_bytes: int = Field(default=200_000, ge=1)  # of held-out text, in whole documents
+    max_bytes: int = Field(default=100_000, ge=1)  # of held-out text, in whole documents; pairs need little
     context: int | None = Field(default=None, ge=2)  # positions per window; None: as in the training of `before`
     tolerance: float = Field(default=0.02, ge=0)  # a larger share of bits lost is a warning
     speed_tokens: int = Field(default=64, ge=8)  # generated to measure speed
