@@ -81,7 +81,10 @@ def environment(name: str, requirements: list[str]) -> str:
 
 def versions(python: str, packages: list[str]) -> dict[str, str]:
     """Installed versions of packages in an environment."""
-    code = "import sys, json; from importlib.metadata import version; print(json.dumps({p: version(p) for p in sys.argv[1:]}))"
+    code = (
+        "import json, sys; from importlib.metadata import version; "
+        "print(json.dumps({package: version(package) for package in sys.argv[1:]}))"
+    )
     done = subprocess.run([python, "-c", code, *packages], capture_output=True, text=True, check=True)
     found: dict[str, str] = json.loads(done.stdout)
     return found

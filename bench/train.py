@@ -149,9 +149,8 @@ def referee(rounds: int, steps: int) -> None:
     print(f"peak {peak / 1e9:.0f} GFLOP/s in {device.dtype}, {flops / 1e6:.1f} MFLOP a token")
     for row in rows:
         speed, share = row["tokens_per_second"], row["share_of_peak"]
-        print(
-            f"{row['name']:<28} {speed['median']:8.0f} tokens/s ({speed['low']:.0f} to {speed['high']:.0f})  {share['median']:.0%} of peak"
-        )
+        rate = f"{speed['median']:8.0f} tokens/s ({speed['low']:.0f} to {speed['high']:.0f})"
+        print(f"{row['name']:<28} {rate}  {share['median']:.0%} of peak")
     print("wrote", contest.write_result("train", result))
 
 
