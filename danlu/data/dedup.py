@@ -39,10 +39,10 @@ ROWS = PERMUTATIONS // BANDS
 SHINGLE_UNITS = {"zh": 3, "ja": 3, "ko": 3}
 DEFAULT_SHINGLE_UNITS = 5
 
-_BATCH = 1 << 18  # shingles hashed at once: 1 MB of uint32 stays in the cache through all 128 permutations
+_BATCH = 1 << 18  # units hashed at once: 1 MB of uint32 shingles stays in the cache through all 128 permutations
 _CLIQUE = 24  # buckets up to this size compare all pairs; larger ones each with the first and with the next
 _VERIFY = 1 << 16  # candidate pairs verified at once
-_PRIME_POWERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], dtype=np.uint64)
+_MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], dtype=np.uint64)
 
 
 # ---- signatures ------------------------------------------------------------------------------------------------
@@ -59,29 +59,33 @@ class UnitHashes(dict[str, int]):
         return value
 
 
-def shingle_hashes(unit_hashes: NDArray[np.uint64], n: int) -> NDArray[np.uint32]:
-    """uint64 [U] -> uint32 [max(U - n + 1, 1)], one hash per run of n units; [0] for a text without units.
+def shingle_hashes(unit_hashes: NDArray[np.uint64], lengths: NDArray[np.int64], n: int) -> NDArray[np.uint32]:
+    """Hash every run of n units of many documents at once, never across the border of two.
 
-    A text shorter than n units is one shingle of all its units, as in `danlu.core.text.shingles`.
+    unit_hashes  uint64 [U], the documents one after the other
+    lengths      int64 [D], units of each, all at least n
+    returns      uint32 [U - D * (n - 1)], documents in the same order
     """
-    if not len(unit_hashes):
-        return np.empty(0, dtype=np.uint32)
-    n = min(n, len(unit_hashes))
     count = len(unit_hashes) - n + 1
     rolled = np.zeros(count, dtype=np.uint64)
     for k in range(n):  # sum of u[i+k] * p^(n-1-k), modulo 2^64
-        rolled *= _PRIME_POWERS[0]
+        rolled *= _MULTIPLIERS[0]
         rolled += unit_hashes[k : k + count]
     rolled ^= rolled >> np.uint64(32)  # the low bits of a product know little of the high bits of its factors
-    rolled *= _PRIME_POWERS[1]
-    return (rolled >> np.uint64(32)).astype(np.uint32)
+    rolled *= _MULTIPLIERS[1]
+    inside = np.ones(len(unit_hashes), dtype=bool)
+    ends = np.cumsum(lengths)
+    for k in range(1, n):  # runs that would begin in the last n - 1 units of a document
+        inside[ends - k] = False
+    return (rolled[inside[:count]] >> np.uint64(32)).astype(np.uint32)
 
 
 class Signatures:
-    """Collects documents' shingles and turns them into signatures batch by batch.
+    """Collects documents' units and turns them into signatures batch by batch.
 
-    uint32 [D, 128] in the order of `add`; a document without shingles has no signature (`empty` is True there) and
-    is never a near-duplicate of anything: two pages of punctuation have nothing in common that could be counted.
+    uint32 [D, 128] in the order of `add`. A document without units has no signature (`empty` is True there) and is
+    never a near-duplicate of anything: two pages of punctuation have nothing in common that could be counted. One
+    of fewer than n units is a single shingle of all its units, as in `danlu.core.text.shingles`.
     """
 
     def __init__(self, seed: int = 1) -> None:
@@ -89,41 +93,46 @@ class Signatures:
         # x -> a*x + b modulo 2^32 with odd a is a permutation of all 32-bit hashes; one (a, b) per permutation.
         self._a = random.integers(0, 1 << 32, PERMUTATIONS, dtype=np.uint64).astype(np.uint32) | np.uint32(1)
         self._b = random.integers(0, 1 << 32, PERMUTATIONS, dtype=np.uint64).astype(np.uint32)
-        self._done: list[NDArray[np.uint32]] = []
-        self._pending: list[NDArray[np.uint32]] = []
-        self._pending_shingles = 0
-        self._empty: list[bool] = []
+        self._done: list[tuple[list[int], NDArray[np.uint32]]] = []  # (rows, their signatures)
+        self._pending: dict[int, tuple[list[int], list[NDArray[np.uint64]]]] = {}  # by n
+        self._pending_units = 0
+        self._count = 0
 
-    def add(self, shingles: NDArray[np.uint32]) -> None:
-        """Add the next document: uint32 [S], duplicates among them allowed (a minimum does not care)."""
-        self._empty.append(len(shingles) == 0)
-        self._pending.append(shingles if len(shingles) else np.zeros(1, dtype=np.uint32))  # keeps its row
-        self._pending_shingles += max(len(shingles), 1)
-        if self._pending_shingles >= _BATCH:
+    def add(self, unit_hashes: NDArray[np.uint64], n: int) -> None:
+        """Add the next document: the hashes of its units, uint64 [U], in order."""
+        if len(unit_hashes):
+            rows, documents = self._pending.setdefault(min(n, len(unit_hashes)), ([], []))
+            rows.append(self._count)
+            documents.append(unit_hashes)
+            self._pending_units += len(unit_hashes)
+        self._count += 1
+        if self._pending_units >= _BATCH:
             self._flush()
 
     def _flush(self) -> None:
-        if not self._pending:
-            return
-        lengths = np.fromiter(map(len, self._pending), dtype=np.int64, count=len(self._pending))
-        shingles = np.concatenate(self._pending)  # [S]
-        starts = np.cumsum(lengths) - lengths  # [D]
-        minima = np.empty((PERMUTATIONS, len(lengths)), dtype=np.uint32)
-        permuted = np.empty_like(shingles)
-        for i in range(PERMUTATIONS):
-            np.multiply(shingles, self._a[i], out=permuted)
-            permuted += self._b[i]
-            minima[i] = np.minimum.reduceat(permuted, starts)
-        self._done.append(np.ascontiguousarray(minima.T))  # [D, 128]
-        self._pending, self._pending_shingles = [], 0
+        for n, (rows, documents) in self._pending.items():
+            lengths = np.fromiter(map(len, documents), dtype=np.int64, count=len(documents))
+            shingles = shingle_hashes(np.concatenate(documents), lengths, n)  # [S]
+            per_document = lengths - n + 1
+            starts = np.cumsum(per_document) - per_document  # [D]
+            minima = np.empty((PERMUTATIONS, len(rows)), dtype=np.uint32)
+            permuted = np.empty_like(shingles)
+            for i in range(PERMUTATIONS):
+                np.multiply(shingles, self._a[i], out=permuted)
+                permuted += self._b[i]
+                minima[i] = np.minimum.reduceat(permuted, starts)
+            self._done.append((rows, np.ascontiguousarray(minima.T)))
+        self._pending, self._pending_units = {}, 0
 
     def finish(self) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
         """(signatures uint32 [D, 128], empty bool [D])."""
         self._flush()
-        empty = np.array(self._empty, dtype=bool)
-        if not self._done:
-            return np.empty((0, PERMUTATIONS), dtype=np.uint32), empty
-        return np.concatenate(self._done), empty
+        signatures = np.zeros((self._count, PERMUTATIONS), dtype=np.uint32)
+        empty = np.ones(self._count, dtype=bool)
+        for rows, minima in self._done:
+            signatures[rows] = minima
+            empty[rows] = False
+        return signatures, empty
 
 
 # ---- pairs -----------------------------------------------------------------------------------------------------
@@ -156,7 +165,7 @@ def _band_keys(rows: NDArray[np.uint32]) -> NDArray[np.uint64]:
     """uint32 [D, 4] -> uint64 [D]: equal rows get equal keys; chance collisions are sorted out by verification."""
     keys = np.zeros(len(rows), dtype=np.uint64)
     for column in rows.T:
-        keys = (keys ^ (keys >> np.uint64(29))) * _PRIME_POWERS[0] + column.astype(np.uint64)
+        keys = (keys ^ (keys >> np.uint64(29))) * _MULTIPLIERS[0] + column.astype(np.uint64)
     return keys
 
 

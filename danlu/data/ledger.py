@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from danlu.data.dedup import DEFAULT_SHINGLE_UNITS, SHINGLE_UNITS, Signatures, UnitHashes, shingle_hashes, text_hash
+from danlu.data.dedup import DEFAULT_SHINGLE_UNITS, SHINGLE_UNITS, Signatures, UnitHashes, text_hash
 from danlu.data.document import ShardWriter
 
 _SAMPLES = 3  # dropped documents shown per reason in the report
@@ -60,7 +60,7 @@ class Index:
         units = judged.units
         hashes = np.fromiter(map(self._unit_hashes.__getitem__, units), dtype=np.uint64, count=len(units))
         n = SHINGLE_UNITS.get(judged.row["language"], DEFAULT_SHINGLE_UNITS)
-        self.signatures.add(shingle_hashes(hashes, n))
+        self.signatures.add(hashes, n)
 
 
 @dataclass

@@ -80,12 +80,15 @@ def fetch(package: Package) -> Path:
 
 
 def _pack_and_unpack(client: str, package: Package, folder: Path) -> None:
-    command = [client, "pack", str(package), "--pack-destination", str(folder), "--silent"]
+    command = [client, "pack", str(package), "--pack-destination", str(folder), "--loglevel=error"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
     tarballs = list(folder.glob("*.tgz"))
     if done.returncode or len(tarballs) != 1:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise UserError(f"npm could not fetch {package}: {said[-1] if said else 'no reason given'}", "check the name")
+        said = [
+            line.split("npm error", 1)[-1].strip() for line in done.stderr.splitlines() if "complete log" not in line
+        ]
+        reason = "; ".join(said[:2]) or "no reason given"
+        raise UserError(f"npm could not fetch {package}: {reason}", "check the name, the version and the network")
     try:
         with tarfile.open(tarballs[0]) as archive:
             archive.extractall(folder / "unpacked", filter="data")  # refuses paths and links that lead outside

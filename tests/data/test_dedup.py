@@ -21,15 +21,15 @@ from danlu.data.dedup import (
 _HASHES = UnitHashes()
 
 
-def _shingles(text: str, n: int) -> np.ndarray:
+def _unit_hashes(text: str) -> np.ndarray:
     parts = units(text.lower())
-    return shingle_hashes(np.array([_HASHES[unit] for unit in parts], dtype=np.uint64), n)
+    return np.fromiter((_HASHES[unit] for unit in parts), dtype=np.uint64, count=len(parts))
 
 
 def _signatures(texts: list[str], n: int = 3) -> tuple[np.ndarray, np.ndarray]:
     signatures = Signatures()
     for text in texts:
-        signatures.add(_shingles(text, n))
+        signatures.add(_unit_hashes(text), n)
     return signatures.finish()
 
 
@@ -48,9 +48,24 @@ HAN = "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏�
 LATIN = "abcdefghijklmnop"
 
 
-@given(st.text(alphabet="ab 天地，", max_size=40), st.integers(1, 4))
-def test_shingles_are_those_of_the_one_segmenter(text: str, n: int) -> None:
-    assert len(np.unique(_shingles(text, n))) == len(set(shingles(text, n)))
+@given(st.lists(st.text(alphabet="ab 天地，", max_size=30), max_size=6), st.integers(1, 4))
+def test_shingles_are_those_of_the_one_segmenter(texts: list[str], n: int) -> None:
+    hashed = [hashes for hashes in map(_unit_hashes, texts) if len(hashes) >= n]
+    if hashed:
+        lengths = np.array(list(map(len, hashed)))
+        ours = shingle_hashes(np.concatenate(hashed), lengths, n)
+        theirs = [shingle for text in texts if len(units(text)) >= n for shingle in shingles(text, n)]
+        assert len(ours) == len(theirs)
+        names: dict[int, str] = {}
+        assert all(names.setdefault(int(a), b) == b for a, b in zip(ours, theirs, strict=True))
+        assert len(names) == len(set(theirs))
+
+
+def test_a_text_shorter_than_a_shingle_is_one() -> None:
+    signatures, empty = _signatures(["天地", "天 地", "天地玄", "地天"], n=3)
+    assert not empty.any()
+    assert (signatures[0] == signatures[1]).all()
+    assert not (signatures[0] == signatures[3]).any() and not (signatures[0] == signatures[2]).any()
 
 
 def test_the_hash_of_a_unit_is_the_same_in_every_process() -> None:
