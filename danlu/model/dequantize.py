@@ -93,7 +93,7 @@ def _nibbles(packed: Bytes) -> Bytes:
 
 def _fifth_bits(packed: Bytes) -> Bytes:
     """Four bytes a block -> `[n, 32]`, 16 where the bit is set: bit i belongs to value i."""
-    return np.unpackbits(packed, axis=-1, bitorder="little") << 4
+    return np.unpackbits(packed, axis=-1, bitorder="little") << np.uint8(4)
 
 
 def _f32(blocks: Bytes) -> Floats:
@@ -157,7 +157,7 @@ def _q4_k(blocks: Bytes) -> Floats:
 def _q5_k(blocks: Bytes) -> Floats:
     groups = blocks[:, 48:].reshape(-1, 4, 32)
     fifth = blocks[:, None, 16:48] >> np.arange(8, dtype=np.uint8)[None, :, None]  # [n, 8, 32]
-    return _k_affine(blocks, _nibbles(groups).reshape(-1, 8, 32) | (fifth & 1) << 4)
+    return _k_affine(blocks, _nibbles(groups).reshape(-1, 8, 32) | (fifth & 1) << np.uint8(4))
 
 
 def _q6_k(blocks: Bytes) -> Floats:

@@ -55,7 +55,7 @@ TENSOR_TYPES = {
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 
-CHUNK_VALUES = 1 << 20  # values dequantised at a time: 4 MB of float32 and a few times that in between (not tuned)
+CHUNK_VALUES = 1 << 18  # values dequantised at a time: half the time of 1 << 20, which falls out of the cache
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,17 @@ class GGUFFile:
         block = BLOCK_TYPES[info.type]
         flat = target.view(-1)
         assert flat.numel() == info.count, name
+        array = flat.numpy() if flat.dtype == torch.float32 else None  # numpy's copy starts no threads of its own
         step = CHUNK_VALUES // block.values * block.size  # bytes
 
         def convert(at: int) -> None:
             raw = np.frombuffer(self._map, np.uint8, min(step, info.size - at), info.start + at)
             values = dequantize(raw, info.type)
             first = at // block.size * block.values
-            flat[first : first + values.size].copy_(torch.from_numpy(values))
+            if array is not None:
+                array[first : first + values.size] = values
+            else:
+                flat[first : first + values.size].copy_(torch.from_numpy(values))
 
         starts = range(0, info.size, step)
         if len(starts) < 2:
