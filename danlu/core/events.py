@@ -30,8 +30,6 @@ class Events:
         self.path = path
         self._common = common
         self._readers: list[Callable[[Event], None]] = []
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
 
     def subscribe(self, reader: Callable[[Event], None]) -> None:
         """Call `reader` with every event from now on, in this process and thread."""
@@ -48,6 +46,7 @@ class Events:
         record = {"t": round(time.time(), 3), "event": event, **self._common, **fields}
         record = {key: _finite(value) for key, value in record.items()}
         if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab", buffering=0) as handle:
                 handle.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
         for reader in self._readers:

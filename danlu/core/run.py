@@ -13,7 +13,6 @@ running the same command again.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import itertools
 import os
@@ -35,7 +34,9 @@ from danlu.core.events import Events
 from danlu.core.plan import Step, plan
 from danlu.core.recipe import Recipe, build_recipe
 from danlu.core.stage import StageRun, get_stage
-from danlu.core.store import Store, explain_disk_errors
+from danlu.core.store import Store
+
+_RUNS = itertools.count(1)  # runs of this process, so that two in one second have two logs
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,9 @@ def run_recipe(recipe: Recipe, store: Store, only: Iterable[str] | None = None, 
 
 
 def new_run_log(store: Store, name: str) -> Events:
-    """A fresh event log under STORE/runs, in a directory named by the time and the recipe."""
+    """A fresh event log under STORE/runs; it comes into being with its first event."""
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-    for number in itertools.count(1):
-        directory = store.root / "runs" / f"{stamp}-{name}-{number}"
-        with contextlib.suppress(FileExistsError), explain_disk_errors(store.root):
-            directory.mkdir(parents=True)
-            return Events(directory / "events.jsonl")
-    raise AssertionError("count() does not end")
+    return Events(store.root / "runs" / f"{stamp}-{name}-{os.getpid()}-{next(_RUNS)}" / "events.jsonl")
 
 
 def run_stage(

@@ -1,0 +1,169 @@
+"""The command line as a person uses it: exit codes, one-sentence errors, JSON on the last line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from danlu.cli.main import main
+
+RECIPE = """\
+name: toy
+description: numbers
+stages:
+  text:
+    use: tests.core.toys:source
+  report:
+    use: tests.core.toys:count
+    corpus: $text
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DANLU_STORE", raising=False)
+    (tmp_path / "toy.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def danlu(*arguments: str, input: str | None = None) -> Result:
+    return CliRunner().invoke(main, list(arguments), input=input)
+
+
+def last_json(result: Result) -> dict[str, object]:
+    assert result.exit_code == 0, result.output
+    found: dict[str, object] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+def test_a_first_run_and_what_can_be_asked_afterwards(here: Path) -> None:
+    made = last_json(danlu("run", "toy.yaml", "--json"))
+    report = made["artifacts"]["report"]  # type: ignore[index]
+    assert [a["names"] for a in last_json(danlu("ls", "--json"))["artifacts"]] == [["toy.text"], ["toy.report"]]  # type: ignore[attr-defined]
+    shown = last_json(danlu("show", "report", "--json"))
+    assert shown["id"] == report and shown["metrics"]["steps"] == 5  # type: ignore[index]
+    assert set(last_json(danlu("lineage", "toy.report", "--json"))["ancestors"]) == set(made["artifacts"].values())  # type: ignore[attr-defined, call-overload]
+    assert last_json(danlu("verify", report[:12], "--json"))["ok"] is True
+    for text in (danlu("show", "report"), danlu("lineage", "report"), danlu("ls"), danlu("verify", "report")):
+        assert text.exit_code == 0 and report in text.stdout
+    assert last_json(danlu("gc", "--json"))["artifacts"] == []
+
+
+def test_the_plan(here: Path) -> None:
+    steps = last_json(danlu("plan", "toy.yaml", "--json"))["steps"]
+    assert [s["action"] for s in steps] == ["build", "build"]  # type: ignore[attr-defined]
+    assert not (here / ".danlu").exists(), "planning must not write"
+    assert "not built yet" in danlu("plan", "toy.yaml").stdout
+    danlu("run", "toy.yaml")
+    assert danlu("plan", "toy.yaml", "--set", "report.steps=9").stdout.count("cached") == 1
+    assert "steps: 5 -> 9" in danlu("plan", "toy.yaml", "--set", "report.steps=9").stdout
+
+
+def test_a_damaged_artifact_is_found(here: Path) -> None:
+    danlu("run", "toy.yaml")
+    next((here / ".danlu" / "report").glob("*/report.json")).write_text("{}")
+    result = danlu("verify", "report")
+    assert result.exit_code == 1 and "report.json" in result.stderr and "damaged" in result.stderr
+
+
+def test_gc_removes_what_was_replaced(here: Path) -> None:
+    danlu("run", "toy.yaml")
+    danlu("run", "toy.yaml", "--set", "report.steps=2")
+    assert "would remove 1 artifacts" in danlu("gc", "--dry-run").stdout
+    assert len(last_json(danlu("gc", "--json"))["artifacts"]) == 1  # type: ignore[arg-type]
+    assert len(last_json(danlu("ls", "--json"))["artifacts"]) == 2  # type: ignore[arg-type]
+
+
+def test_one_stage(here: Path) -> None:
+    made = last_json(danlu("stage", "tests.core.toys:source", "--set", "lines=2", "--name", "two", "--json"))
+    assert made["metrics"] == {"lines": 2}
+    assert last_json(danlu("show", "two", "--json"))["id"] == made["id"]
+    assert {"data.prepare", "train.pretrain"} <= set(last_json(danlu("stage", "--json"))["stages"])  # type: ignore[call-overload]
+    assert "tokenizer.pack" in danlu("stage").stdout
+
+
+def test_recipes_are_listed(here: Path) -> None:
+    assert {"quickstart", "poet"} <= set(last_json(danlu("recipes", "--json"))["recipes"])  # type: ignore[call-overload]
+    assert "quickstart" in danlu("recipes").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "nothing"], 'no recipe "nothing"'),
+        (["run", "nothing.yaml"], "no recipe file nothing.yaml"),
+        (["run", "toy.yaml", "--set", "report.stps=1"], 'did you mean "steps"'),
+        (["run", "toy.yaml", "--set", "report.steps"], "is not KEY=VALUE"),
+        (["run", "toy.yaml", "--set", "report.steps=many"], "valid integer"),
+        (["run", "toy.yaml", "--only", "repot"], 'did you mean "report"'),
+        (["run", "toy.yaml", "--budget", "soon"], "is no budget"),
+        (["run", "toy.yaml", "--size", "nano"], "no stage of this recipe builds a model"),
+        (["run", "quickstart", "--size", "nanno", "--only", "corpus"], "nanno"),
+        (["show", "nothing"], 'no artifact "nothing"'),
+        (["generate", "nothing", "--prompt", "x"], 'no model "nothing"'),
+        (["chat", "nothing"], 'no model "nothing"'),
+        (["serve", "nothing"], 'no model "nothing"'),
+        (["eval", "nothing", "--task", "perplexity"], 'no model "nothing"'),
+        (["export", "nothing", "out"], 'no model "nothing"'),
+        (["compress", "nothing", "--method", "rtn", "--name", "x"], 'no model "nothing"'),
+        (["import", "./nothing", "--name", "x"], "nothing"),
+        (["stage", "tokenizer.trian"], 'did you mean "tokenizer.train"'),
+        (["stage", "data.prepare", "--set", "source=./nothing.txt"], "nothing.txt"),
+        (["ls", "--store", "nosuch://x"], "cannot be opened"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(here: Path, arguments: list[str], sentence: str) -> None:
+    result = danlu(*arguments)
+    assert result.exit_code == 2, result.output
+    assert sentence in result.stderr and "Traceback" not in result.output
+    assert not list(here.glob("**/artifact.json")) and not list(here.glob(".danlu/*/.*.tmp")), "nothing half-written"
+
+
+def test_a_failed_stage_is_exit_code_1_and_debug_shows_where(here: Path) -> None:
+    result = danlu("run", "toy.yaml", "--set", "report.fail_at=2")
+    assert result.exit_code == 1 and "the toy broke" in result.stderr and "Traceback" not in result.output
+    assert "Traceback" in danlu("run", "toy.yaml", "--set", "report.fail_at=2", "--debug").output
+
+
+def test_unknown_commands_and_options(here: Path) -> None:
+    assert danlu("runn").exit_code == 2
+    assert danlu("run", "toy.yaml", "--bugdet", "1m").exit_code == 2
+
+
+def test_help_is_quick_and_heavy_libraries_stay_out(here: Path) -> None:
+    code = (
+        "import sys; import danlu, danlu.cli.main; "
+        "heavy = {'torch', 'pyarrow', 'numpy', 'fastapi', 'nicegui', 'tokenizers', 'transformers', 'rich'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert danlu("--help").exit_code == 0 and "quickstart" in danlu("--help").stdout
+
+
+def test_planning_does_not_import_torch(here: Path) -> None:
+    code = (
+        "import sys; from danlu.core.recipe import load_recipe; from danlu.core.plan import plan; "
+        "from danlu.core.store import Store; plan(load_recipe('quickstart'), Store('s')); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_doctor(here: Path) -> None:
+    found = last_json(danlu("doctor", "--json"))
+    assert found["device"]["dtype"] in ("float32", "bfloat16")  # type: ignore[index]
+    assert "GFLOP/s measured" in danlu("doctor").stdout
+
+
+def test_a_reader_that_goes_away_is_no_error(here: Path) -> None:
+    danlu("run", "toy.yaml")
+    command = f"{sys.executable} -m danlu.cli.main show report | head -c 10; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=here)
+    assert "Traceback" not in done.stderr
