@@ -270,3 +270,19 @@ def test_a_vocabulary_of_50000_loads_quickly(tmp_path: Path) -> None:
         seconds.append(time.process_time() - start)
     assert tokenizer.vocab_size == 50_000
     assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize("unit", ["a", " ", "\n", " \n", "明", "=", "1", "\u0301", "<|im_end|>"])
+def test_long_runs_take_linear_time(unit: str) -> None:
+    """A megabyte of one character is where a careless pattern or merge loop needs hours."""
+
+    def seconds(n: int) -> float:
+        text = unit * (n // len(unit)) + "x"
+        start = time.process_time()
+        ids = TOKENIZER.encode(text)
+        spent = time.process_time() - start
+        assert TOKENIZER.decode(ids) == text
+        return spent
+
+    short = min(seconds(10_000) for _ in range(3))
+    assert seconds(100_000) < 40 * short + 0.2  # quadratic would be 100 times as long
