@@ -54,8 +54,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.float32 and x.device.type == "cpu" and torch.is_grad_enabled():
-            return RMSNormFunction.apply(x, self.weight.float(), self.eps)
+        if by_hand(x):
+            return RMSNormFunction.apply(x, self.weight, self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
     def extra_repr(self) -> str:
@@ -75,22 +75,22 @@ class RMSNormFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # [..., 1]
+        wide = torch.promote_types(x.dtype, torch.float32)  # bfloat16 is squared, summed and scaled in float32
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)  # [..., 1]
         r = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, r)
-        return (x * r).mul_(weight)
+        return (x * r).mul_(weight).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, r = ctx.saved_tensors
-        gradient = gradients[0]
+        gradient, size = gradients[0], x.shape[-1]
         n = x * r
-        product = gradient * n  # [..., D]
-        size = x.shape[-1]
-        d_weight = product.view(-1, size).sum(0)
-        mean = torch.mv(product.view(-1, size), weight).view(r.shape).div_(size)  # mean(g w n) without forming g w
+        product = (gradient * n).view(-1, size)  # g n, a row per vector
+        d_weight = product.sum(0)
+        mean = torch.mv(product, weight.to(product.dtype)).view(r.shape).div_(size)  # mean(g w n)
         d_x = torch.addcmul(gradient * weight, n, mean, value=-1).mul_(r)
-        return d_x, d_weight, None
+        return d_x.to(x.dtype), d_weight.to(weight.dtype), None
 
 
 class SwiGLUFunction(torch.autograd.Function):
@@ -121,7 +121,11 @@ class SwiGLU(nn.Module):
         self.down = Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(SwiGLUFunction.apply(self.gate_up(x)))
+        gate_up = self.gate_up(x)  # [B, T, 2F]
+        if by_hand(gate_up):
+            return self.down(SwiGLUFunction.apply(gate_up))
+        gate, up = gate_up.chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
 
 
 class GeluMLP(nn.Module):
@@ -133,6 +137,15 @@ class GeluMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(x), approximate=self.approximate))
+
+
+def by_hand(x: Tensor) -> bool:
+    """Whether to take the hand-written backward pass: in eager training on the CPU.
+
+    Elsewhere the plain formula is as good: without a gradient there is one fused kernel, and a compiler fuses the
+    formula itself, forward and backward.
+    """
+    return x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def make_norm(config: ModelConfig) -> nn.Module:

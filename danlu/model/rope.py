@@ -94,7 +94,7 @@ class Rotate(torch.autograd.Function):
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
-    if x.dtype != torch.float32:  # round once, at the end
+    if x.dtype != torch.float32 or x.device.type != "cpu":  # a narrow dtype is rounded once, at the end
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1)

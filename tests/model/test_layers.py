@@ -28,6 +28,20 @@ def test_rms_norm_gradient_is_autograds() -> None:
     assert torch.autograd.gradcheck(lambda x, w: RMSNormFunction.apply(x, w, 1e-3), (strided, weight))
 
 
+def test_rms_norm_in_bfloat16_rounds_once() -> None:
+    x = torch.randn(4, 64).bfloat16().requires_grad_()
+    weight = torch.randn(64, requires_grad=True)
+    y = RMSNormFunction.apply(x, weight, 1e-6)
+    exact = F.rms_norm(x.double(), (64,), weight.double(), 1e-6)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, exact.to(torch.bfloat16)) or (y.double() - exact).abs().max() < 2**-8 * exact.abs().max()
+    gradient = torch.randn(4, 64).bfloat16()
+    (d_x, d_weight) = torch.autograd.grad(y, (x, weight), gradient)
+    (e_x, e_weight) = torch.autograd.grad(exact, (x, weight), gradient.double())
+    torch.testing.assert_close(d_x, e_x, atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(d_weight, e_weight, atol=1e-3, rtol=1e-3)
+
+
 def test_swiglu_gradient_is_autograds() -> None:
     x = torch.randn(3, 10, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(SwiGLUFunction.apply, (x,))
