@@ -100,6 +100,9 @@ class KVCache:
         memory = torch.zeros(size, dtype=shape.dtype, device=device)
         self.keys = [memory[layer, 0] for layer in range(shape.n_layers)]  # each [n_blocks, block_size, Hkv, hd]
         self.values = [memory[layer, 1] for layer in range(shape.n_layers)]
+        # The same memory without the border between blocks, [n_blocks * block_size, Hkv, hd]: row `slot` is one token.
+        self.key_slots = [keys.flatten(0, 1) for keys in self.keys]
+        self.value_slots = [values.flatten(0, 1) for values in self.values]
 
     @property
     def capacity(self) -> int:

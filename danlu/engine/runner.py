@@ -84,15 +84,16 @@ class Span:
 
 @dataclass(frozen=True)
 class _Part:
-    """One attention call. Rows `row .. row + n_rows` of the batch over tokens `low .. high` of the blocks read.
+    """One attention call: rows `row .. row + n_rows` of the batch.
 
-    `blocks`: the numbers to gather, all sequences one behind the other; or (first, last + 1) to read in place.
+    What is read: slots `low .. high` of the cache in place when `blocks` is None; else tokens `low .. high` of the
+    gathered `blocks`, those of all sequences one behind the other.
     """
 
     row: int
     n_rows: int
     n_sequences: int
-    blocks: Tensor | tuple[int, int]
+    blocks: Tensor | None
     low: int
     high: int
     mask: Tensor | None  # added to the scores; broadcasts to [S, heads, queries, high - low]
@@ -115,17 +116,38 @@ class PagedContext:
 
     def attend(self, layer_index: int, q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -> Tensor:
         """q [1, T, H, hd], k and v [1, T, Hkv, hd] -> [1, T, H, hd]. Writes k and v to the cache."""
-        keys, values = self.cache.keys[layer_index], self.cache.values[layer_index]
-        keys.flatten(0, 1).index_copy_(0, self._slots, k[0].to(keys.dtype))
-        values.flatten(0, 1).index_copy_(0, self._slots, v[0].to(values.dtype))
+        cache, dtype = self.cache, self.cache.shape.dtype
+        cache.key_slots[layer_index].index_copy_(0, self._slots, k[0].to(dtype))
+        cache.value_slots[layer_index].index_copy_(0, self._slots, v[0].to(dtype))
         parts = self._parts.get(window)
         if parts is None:
             parts = self._parts[window] = self._plan(window)
-        queries = q[0].to(keys.dtype)
+        queries = q[0].to(dtype)
         if len(parts) == 1:
-            return _attend(parts[0], queries, keys, values, scale)[None].to(q.dtype)
-        pieces = [_attend(p, queries[p.row : p.row + p.n_rows], keys, values, scale) for p in parts]
+            return self._attend(parts[0], queries, layer_index, scale)[None].to(q.dtype)
+        pieces = [self._attend(p, queries[p.row : p.row + p.n_rows], layer_index, scale) for p in parts]
         return torch.cat(pieces)[None].to(q.dtype)
+
+    def _attend(self, part: _Part, q: Tensor, layer: int, scale: float) -> Tensor:
+        """q [rows, H, hd] over what `part` reads -> [rows, H, hd]."""
+        k = _read(part, self.cache.keys[layer], self.cache.key_slots[layer])  # [S, Hkv, L, hd]
+        v = _read(part, self.cache.values[layer], self.cache.value_slots[layer])
+        n_rows, n_heads, head_dim = q.shape
+        n_kv_heads = k.shape[1]
+        if n_rows == part.n_sequences:  # one query each: fold the group into the queries
+            grouped = q.reshape(n_rows, n_kv_heads, n_heads // n_kv_heads, head_dim)
+            out = F.scaled_dot_product_attention(grouped, k, v, attn_mask=part.mask, scale=scale)
+            return out.reshape(n_rows, n_heads, head_dim)
+        out = F.scaled_dot_product_attention(
+            q.transpose(0, 1)[None],  # [1, H, n, hd]
+            k,
+            v,
+            attn_mask=part.mask,
+            is_causal=part.causal,
+            scale=scale,
+            enable_gqa=n_heads != n_kv_heads,
+        )
+        return out[0].transpose(0, 1)  # [n, H, hd]
 
     def _plan(self, window: int | None) -> list[_Part]:
         parts: list[_Part] = []
@@ -154,7 +176,7 @@ class PagedContext:
             bounds.append((first - skip * size, span.length - skip * size))
         row, n = group[0].row, len(group)
         if n == 1:
-            return _Part(row, 1, 1, self._blocks(tables[0]), *bounds[0], None, False)
+            return _Part(row, 1, 1, *self._source(tables[0], *bounds[0]), None, False)
         width = max(len(table) for table in tables)
         padded = [block for table in tables for block in table + [table[-1]] * (width - len(table))]
         high = max(end for _, end in bounds)
@@ -169,21 +191,24 @@ class PagedContext:
         start = span.length - span.n
         first = max(0, start - window + 1) if window else 0
         skip = first // self.cache.block_size
-        blocks = self._blocks(span.table[skip : self.cache.blocks_for(span.length)])
-        low, high = first - skip * self.cache.block_size, span.length - skip * self.cache.block_size
+        behind = skip * self.cache.block_size
+        table = span.table[skip : self.cache.blocks_for(span.length)]
+        source = self._source(table, first - behind, span.length - behind)
         if start == 0 and (window is None or span.length <= window):
-            return _Part(span.row, span.n, 1, blocks, low, high, None, True)
+            return _Part(span.row, span.n, 1, *source, None, True)
         query = torch.arange(start, span.length, device=self.device)[:, None]
         key = torch.arange(first, span.length, device=self.device)
         hidden = key > query  # [n, L]
         if window:
             hidden |= key <= query - window
-        return _Part(span.row, span.n, 1, blocks, low, high, self._additive(hidden), False)
+        return _Part(span.row, span.n, 1, *source, self._additive(hidden), False)
 
-    def _blocks(self, table: list[int]) -> Tensor | tuple[int, int]:
+    def _source(self, table: list[int], low: int, high: int) -> tuple[Tensor | None, int, int]:
+        """Where tokens `low .. high` of the blocks in `table` are read: (blocks, low, high) of a `_Part`."""
         if self.cache.contiguous(table):
-            return table[0], table[-1] + 1
-        return torch.tensor(table, device=self.device)
+            begin = table[0] * self.cache.block_size
+            return None, begin + low, begin + high
+        return torch.tensor(table, device=self.device), low, high
 
     def _additive(self, hidden: Tensor) -> Tensor:
         """Boolean to 0 / -inf: the fused kernel would otherwise convert it in every layer."""
@@ -198,32 +223,10 @@ def _similar(shortest: int, length: int, window: int | None, block_size: int) ->
     return length <= max(shortest + shortest // 2, shortest + 4 * block_size)
 
 
-def _attend(part: _Part, q: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-    """q [rows, H, hd] over the blocks of `part` -> [rows, H, hd]."""
-    k, v = _read(part, keys), _read(part, values)  # [S, Hkv, L, hd]
-    n_rows, n_heads, head_dim = q.shape
-    n_kv_heads = k.shape[1]
-    if n_rows == part.n_sequences:  # one query each: fold the group into the queries
-        grouped = q.reshape(n_rows, n_kv_heads, n_heads // n_kv_heads, head_dim)
-        out = F.scaled_dot_product_attention(grouped, k, v, attn_mask=part.mask, scale=scale)
-        return out.reshape(n_rows, n_heads, head_dim)
-    out = F.scaled_dot_product_attention(
-        q.transpose(0, 1)[None],  # [1, H, n, hd]
-        k,
-        v,
-        attn_mask=part.mask,
-        is_causal=part.causal,
-        scale=scale,
-        enable_gqa=n_heads != n_kv_heads,
-    )
-    return out[0].transpose(0, 1)  # [n, H, hd]
-
-
-def _read(part: _Part, cached: Tensor) -> Tensor:
-    """Keys or values of a part, [S, Hkv, L, hd], from [n_blocks, block_size, Hkv, hd]."""
-    if isinstance(part.blocks, tuple):
-        blocks = cached[part.blocks[0] : part.blocks[1]]
-    else:
-        blocks = cached.index_select(0, part.blocks)
-    tokens = blocks.reshape(part.n_sequences, -1, cached.shape[2], cached.shape[3])  # [S, blocks * size, Hkv, hd]
+def _read(part: _Part, blocks: Tensor, slots: Tensor) -> Tensor:
+    """Keys or values of a part, [S, Hkv, L, hd], from [n_blocks, block_size, Hkv, hd], alias [n_slots, Hkv, hd]."""
+    if part.blocks is None:
+        return slots[part.low : part.high].transpose(0, 1)[None]
+    gathered = blocks.index_select(0, part.blocks)  # [S * blocks, block_size, Hkv, hd]
+    tokens = gathered.view(part.n_sequences, -1, *slots.shape[1:])  # [S, blocks * block_size, Hkv, hd]
     return tokens[:, part.low : part.high].transpose(1, 2)

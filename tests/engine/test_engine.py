@@ -8,6 +8,7 @@ import torch
 
 from danlu.core.errors import DanluError, UserError
 from danlu.engine import Delta, Engine, Output, Request, Sampling
+from danlu.model.quantized import quantize_
 from danlu.model.transformer import Transformer
 from danlu.tokenizer.tokenizer import Tokenizer
 from tests.engine.models import CONTEXT, SHAPES, full_forward, greedy, make_model, model_of, random_prompt
@@ -26,7 +27,7 @@ def empty(e: Engine) -> bool:
     return not e.has_work and e.stats.kv_blocks_used == 0 and not e._requests
 
 
-# --- what comes out does not depend on what else runs ------------------------------------------------------------------
+# --- what comes out does not depend on what else runs ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -89,7 +90,7 @@ def test_logprobs_equal_those_of_a_full_forward() -> None:
         assert [p for _, p in scored.top] == pytest.approx(values.tolist(), abs=1e-4)
 
 
-# --- where an answer ends ----------------------------------------------------------------------------------------------
+# --- where an answer ends -------------------------------------------------------------------------------------------
 
 
 def test_an_answer_ends_at_a_stop_token_unless_told_otherwise() -> None:
@@ -129,13 +130,13 @@ def test_stop_strings_cut_streams_and_answers_alike(talker: Talker) -> None:
 
 
 def test_the_text_is_what_the_tokenizer_decodes(talker: Talker) -> None:
-    model, tokenizer = talker
+    tokenizer = talker[1]
     for seed in range(5):
         out = next(Engine(talker).generate("你好", Sampling(seed=seed, max_tokens=50, ignore_eos=True)))
         assert out.text == tokenizer.decode(out.token_ids, skip_special=True)
 
 
-# --- prompts -----------------------------------------------------------------------------------------------------------
+# --- prompts --------------------------------------------------------------------------------------------------------
 
 
 def test_a_prompt_is_a_string_ids_or_messages(talker: Talker) -> None:
@@ -193,7 +194,7 @@ def test_bad_limits_are_one_sentence() -> None:
         engine().generate([[1], [2]], [GREEDY])
 
 
-# --- the loop ----------------------------------------------------------------------------------------------------------
+# --- the loop -------------------------------------------------------------------------------------------------------
 
 
 def test_continuous_batching_lets_a_short_answer_overtake() -> None:
@@ -351,3 +352,26 @@ def test_counters() -> None:
     assert (stats.prompt_tokens, stats.generated_tokens) == (4, sum(len(o.token_ids) for o in outs))
     assert stats.finished == {"length": 2} and stats.steps == 12
     assert stats.step_seconds >= stats.last_step_seconds > 0 and stats.tokens_per_second > 0
+
+
+# --- other numbers than float32 --------------------------------------------------------------------------------------
+
+
+def test_an_int8_model_runs_like_any_other() -> None:
+    model = make_model("gqa")
+    quantize_(model)
+    prompts = [random_prompt(n, seed=n) for n in (3, 17)]
+    e = Engine((model, None), block_size=4, max_batch_tokens=8)
+    assert e.cache.shape.dtype == torch.float32
+    assert [list(o.token_ids) for o in e.generate(prompts, GREEDY)] == [greedy(model, p, 12) for p in prompts]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_stays_near_float32(dtype: str) -> None:
+    e = Engine((make_model("some_windows"), None), dtype=dtype, block_size=4, max_batch_tokens=8)
+    assert e.cache.shape.dtype == getattr(torch, dtype)
+    prompt = random_prompt(20)
+    out = next(e.generate(prompt, Sampling(temperature=0, max_tokens=10, logprobs=0)))
+    wanted = full_forward(model_of("some_windows"), [*prompt, *out.token_ids]).log_softmax(-1)
+    for i, scored in enumerate(out.logprobs or ()):
+        assert scored.logprob == pytest.approx(float(wanted[19 + i, scored.token_id]), abs=0.3)

@@ -31,7 +31,7 @@ def row(s: Sampling, prompt: tuple[int, ...] = (0,), counts: dict[int, int] | No
     return made
 
 
-# --- worked examples -------------------------------------------------------------------------------------------------
+# --- worked examples ------------------------------------------------------------------------------------------------
 
 
 def test_filters_by_hand() -> None:
@@ -85,7 +85,7 @@ def test_draw_picks_the_first_id_beyond_the_number_and_never_an_impossible_one()
         assert draw(p, torch.tensor([number], dtype=torch.float64)).item() == id_
 
 
-# --- properties ------------------------------------------------------------------------------------------------------
+# --- properties -----------------------------------------------------------------------------------------------------
 
 
 def reference(logits: torch.Tensor, s: Sampling) -> torch.Tensor:
@@ -172,7 +172,7 @@ def test_a_row_of_nan_is_named_and_harms_nobody() -> None:
         assert sound == [False, True, False] and ids[1] == 1
 
 
-# --- a person's mistakes -----------------------------------------------------------------------------------------------
+# --- a person's mistakes --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
