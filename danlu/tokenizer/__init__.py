@@ -7,7 +7,7 @@ Its one class is `Tokenizer` (encode, decode, render a chat); it reads and write
 `tokenizer_config.json` as every Hugging Face tool does. `bpe` trains one, `reference` says in a page of plain
 Python what training means, `chat` renders messages and marks the assistant's tokens, `pack` turns a corpus into
 shards, `shards` reads them back by position and by document, and `report` says what a tokenizer costs in each
-language.
+language. `alphabet` is the table by which bytes stand in JSON, and `gguf` finds the tokenizer inside a GGUF file.
 """
 
 from __future__ import annotations
