@@ -77,7 +77,9 @@ class Intake:
     def count(self, source: str, size: int) -> None:
         self.texts += 1
         self.bytes += size
-        self.by_source[source].update(texts=1, bytes=size)
+        counts = self.by_source[source]
+        counts["texts"] += 1
+        counts["bytes"] += size
 
 
 class Rejected:

@@ -253,7 +253,9 @@ def _second_pass(run: StageRun, index: Index, fate: Fate, rejected: Rejected) ->
                 totals.documents[split] += 1
                 totals.bytes[split] += size
                 for table, key in ((totals.by_language, "language"), (totals.by_source, "source")):
-                    table.setdefault(row[key], Counter()).update(documents=1, bytes=size)
+                    counts = table.setdefault(row[key], Counter())
+                    counts["documents"] += 1
+                    counts["bytes"] += size
             elif place in (EXACT, NEAR):
                 kept, similarity = fate.kept_instead[i]
                 row["meta"] = _with(row["meta"], duplicate_of=kept, similarity=similarity)
