@@ -5,13 +5,13 @@
     GET  /health, /metrics                     open: they hold no text of any request
     GET  /                                     the chat page (page.py), which asks for the key itself
 
-Every error is `{"error": {"message", "type", "param", "code"}}` with the status OpenAI uses. What went wrong inside goes
-to the event log under the request's id (`x-request-id`, the client's own when it sends one); the client gets the id and
-no traceback.
+Every error is `{"error": {"message", "type", "param", "code"}}` with the status OpenAI uses. What went wrong inside
+goes to the event log under the request's id (`x-request-id`, the client's own when it sends one); the client gets the
+id and no traceback.
 
 Two doors are shut that a server on 127.0.0.1 often leaves open to the web pages its user visits: a request must name a
-host this server answers for (DNS rebinding), and a POST must be `application/json` (which a page of another origin cannot
-send without asking first, and nobody answers).
+host this server answers for (DNS rebinding), and a POST must be `application/json` (which a page of another origin
+cannot send without asking first, and nobody answers).
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from __future__ import annotations
 import asyncio
 import hmac
 import importlib.util
+import json
 import re
 import traceback
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,7 @@ class ServerState:
             for name, engine in engines.items()
         }
         self.metrics = metrics_module.Metrics(self.models.values())
+        self.at_stop: set[Callable[[], None]] = set()  # what to end first: the answers on open pages
 
     def find(self, name: str) -> ServedModel:
         if name not in self.models:
@@ -116,6 +118,8 @@ class ServerState:
 
     async def stop(self) -> None:
         """Let running requests finish within the time limit, then end the threads."""
+        for end in list(self.at_stop):
+            end()
         workers = [served.worker for served in self.models.values()]
         await asyncio.gather(*(worker.drain(self.config.drain_seconds) for worker in workers))
         for worker in workers:
@@ -227,7 +231,7 @@ async def _answer(
         generation.submit()
         return EventStream(
             answer.stream(),
-            on_error=lambda error: JSONResponse(_log(state, request.scope, error).body()).body.decode(),  # type: ignore[union-attr]
+            on_error=lambda error: json.dumps(_log(state, request.scope, error).body()),
             on_end=generation.release,
         )
     with generation:
@@ -260,9 +264,7 @@ async def _read_body(request: Request, config: ServerConfig) -> bytes:
 
 
 def _card(served: ServedModel) -> ModelCard:
-    return ModelCard(
-        id=served.name, created=served.created, context_length=served.context_length, chat=served.chat
-    )
+    return ModelCard(id=served.name, created=served.created, context_length=served.context_length, chat=served.chat)
 
 
 def _json(body: BaseModel) -> Response:

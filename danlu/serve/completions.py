@@ -1,8 +1,8 @@
 """Pieces become OpenAI answers: two endpoints, each whole or as a stream of chunks.
 
-What the endpoints share (ids, times, usage, when a chunk is sent) is in `Answer`; what differs (where the text stands in
-the object, the shape of log-probabilities) is in its two subclasses. A stream says exactly what the whole answer says:
-the texts of the chunks of a choice, joined, are its text.
+What the endpoints share (ids, times, usage, when a chunk is sent) is in `Answer`; what differs (where the text stands
+in the object, the shape of log-probabilities) is in its two subclasses. A stream says exactly what the whole answer
+says: the texts of the chunks of a choice, joined, are its text.
 
 Log-probabilities, for one token:
 
@@ -35,6 +35,7 @@ from danlu.serve.protocol import (
     Completion,
     CompletionChoice,
     CompletionLogprobs,
+    FinishReason,
     GenerationRequest,
     TokenLogprob,
     TopLogprob,
@@ -180,10 +181,10 @@ class CompletionAnswer(Answer):
         return Completion(id=self.id, created=self.created, model=self.served.name, choices=choices, usage=usage)
 
     def _choice(
-        self, index: int, text: str, scored: Iterable[ScoredToken], finish: str | None, offset: int
+        self, index: int, text: str, scored: Iterable[ScoredToken], finish: FinishReason | None, offset: int
     ) -> CompletionChoice:
         logprobs = self._logprobs(scored, offset) if self._scores else None
-        return CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=finish)  # type: ignore[arg-type]
+        return CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=finish)
 
     def _logprobs(self, scored: Iterable[ScoredToken], offset: int) -> CompletionLogprobs:
         out = CompletionLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
@@ -219,7 +220,7 @@ def _all_scored(pieces: list[Piece]) -> list[ScoredToken]:
     return [token for piece in pieces for token in piece.scored]
 
 
-def _finish(pieces: list[Piece]) -> str:
+def _finish(pieces: list[Piece]) -> FinishReason:
     if not pieces or pieces[-1].finish is None:
         raise ApiError(500, "the engine ended an answer without a reason", kind="server_error")
     return pieces[-1].finish

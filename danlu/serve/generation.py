@@ -3,8 +3,8 @@
     prompts or messages -> token ids -> limits checked -> ticket in the worker -> pieces
 
 A `Piece` is what one engine step made for one choice. `Generation` is the running request: iterate it for its pieces,
-read its counters for `usage`, and leave its `with` block, by the end or by an exception, and the engine's slots are free
-again. That is the whole of cancellation: whoever consumes the pieces goes away, the block is left.
+read its counters for `usage`, and leave its `with` block, by the end or by an exception, and the engine's slots are
+free again. That is the whole of cancellation: whoever consumes the pieces goes away, the block is left.
 """
 
 from __future__ import annotations
@@ -265,7 +265,7 @@ def _piece(served: ServedModel, choice: int, delta: Delta) -> Piece:
     finish: Literal["stop", "length"] | None = None
     if delta.finish_reason is not None:
         finish = "stop" if delta.finish_reason == "stop" else "length"
-    # The token that says "the end" is not part of the text, so it is not scored either; usage counts it, as OpenAI does.
+    # The token that says "the end" is not part of the text, so it is not scored either; usage counts it.
     ends = served.engine.stop_ids if finish == "stop" else frozenset()
     scored = tuple(ScoredToken(t.token_id, t.logprob, t.top) for t in delta.logprobs or () if t.token_id not in ends)
     return Piece(choice, delta.text, len(delta.token_ids), scored, finish)

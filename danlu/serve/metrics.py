@@ -1,8 +1,8 @@
 """What the server counts, in the Prometheus text format at /metrics.
 
-Counters and histograms are moved as requests pass; gauges (running, waiting, cache use) are read from the engines at the
-moment of the scrape, so they cannot drift. Each app has its own registry: two servers in one process do not mix. No text
-of any request is in here.
+Counters and histograms are moved as requests pass; gauges (running, waiting, cache use) are read from the engines at
+the moment of the scrape, so they cannot drift. Each app has its own registry: two servers in one process do not mix.
+No text of any request is in here.
 """
 
 from __future__ import annotations

@@ -28,10 +28,10 @@ from danlu.serve.page_text import LANGUAGES, TEXTS, preferred_language
 if TYPE_CHECKING:
     from danlu.serve.app import ServerState
 
-LOGO = """<svg viewBox="0 0 32 32" fill="none" stroke="{0}" stroke-width="2.3" stroke-linecap="round" aria-hidden="true">
+LOGO = """<svg viewBox="0 0 32 32" fill="none" stroke="{0}" stroke-width="2.3" stroke-linecap="round">
 <path d="M7.2 13.2h17.6l-1.5 7.9a5.4 5.4 0 0 1-5.3 4.3h-4a5.4 5.4 0 0 1-5.3-4.3z" fill="{0}" stroke-linejoin="round"/>
 <path d="M11 25.4 9.6 29M21 25.4l1.4 3.6M5.6 13.2v-3M26.4 13.2v-3"/>
-<path d="M16 9.6c-2-1.6-1.9-3.2-.7-4.6.9-1 1-1.900.5-3 2.900 1.200 4.300 4.800.2 7.600z" fill="{0}" stroke-width="1"/></svg>"""
+<path d="M16 9.6c-2-1.6-1.9-3.2-.7-4.6.9-1 1-1.9.5-3 2.9 1.2 4.3 4.8.2 7.6z" fill="{0}" stroke-width="1"/></svg>"""
 THEMES: dict[str, tuple[bool | None, str]] = {  # name -> NiceGUI's value, icon
     "auto": (None, "contrast"),
     "light": (False, "light_mode"),
@@ -54,7 +54,7 @@ def add_page(app: FastAPI, state: ServerState) -> None:
         dark=None,
         tailwind=False,
         show_welcome_message=False,
-        reconnect_timeout=10.0,
+        reconnect_timeout=3.0,
     )
 
 
@@ -68,12 +68,12 @@ class Words:
 
     def __init__(self, language: str) -> None:
         self.language = language
-        self._say: list[tuple[ui.element, Callable[[], None]]] = []
+        self._say: list[tuple[ui.element, Callable[[], Any]]] = []
 
     def __call__(self, key: str, **values: Any) -> str:
         return TEXTS[self.language][key].format(**values)
 
-    def bind(self, owner: ui.element, say: Callable[[], None]) -> None:
+    def bind(self, owner: ui.element, say: Callable[[], Any]) -> None:
         """Call `say` now and after each change of language, as long as `owner` is on the page."""
         self._say.append((owner, say))
         say()
@@ -127,6 +127,9 @@ class Page:
         ui.add_head_html(f"<style>{asset('page.css')}</style><script>{asset('page.js')}</script>")
         ui.query("html").props(f"lang={self.words.language}")
         ui.colors(primary="#b23a24", dark="#221e1b", dark_page="#171412")
+        # From here on what a person does is heard: before the socket is there a click would be lost.
+        client = ui.context.client
+        client.on_connect(lambda: client.run_javascript("document.documentElement.dataset.connected = 'yes'"))
         if self.state.config.api_keys:
             self._door()
         else:
@@ -174,7 +177,8 @@ class Page:
     def _rooms(self) -> None:
         with ui.element("main").classes("thread"):
             self.conversation = Conversation(self.state, self.settings, self.words)
-        with ui.right_drawer(value=False, fixed=True, bottom_corner=True).classes("side").props("width=330 breakpoint=1100") as drawer:
+        drawer = ui.right_drawer(value=False, fixed=True, bottom_corner=True).props("width=330 breakpoint=1100")
+        with drawer.classes("side"):
             self._settings(drawer)
         with ui.header().classes("bar"), ui.element("div").classes("bar-row"):
             self._bar(drawer)
@@ -195,16 +199,26 @@ class Page:
         ui.element("div").classes("grow")
         self._tool("add", "new", self.conversation.clear)
         self.words.button("language", self._switch_language).classes("tool words").props("data-tool=language")
-        theme = ui.button(
-            icon=THEMES[self.theme][1], on_click=lambda: self._switch_theme(theme, name_theme), color=None
-        )
-        theme.props("flat data-tool=theme").classes("tool")
-        name_theme = self.words.name(theme, lambda: f"theme_{self.theme}")
+        self._theme_button()
         self._tool("tune", "settings", drawer.toggle)
 
     def _tool(self, icon: str, key: str, action: Callable[[], Any]) -> None:
-        button = ui.button(icon=icon, on_click=lambda: action(), color=None).props(f"flat data-tool={key}").classes("tool")
-        self.words.name(button, key)
+        button = ui.button(icon=icon, on_click=lambda: action(), color=None).props(f"flat data-tool={key}")
+        self.words.name(button.classes("tool"), key)
+
+    def _theme_button(self) -> None:
+        button = ui.button(icon=THEMES[self.theme][1], color=None).props("flat data-tool=theme").classes("tool")
+        say = self.words.name(button, lambda: f"theme_{self.theme}")
+
+        def switch() -> None:
+            names = list(THEMES)
+            self.theme = names[(names.index(self.theme) + 1) % len(names)]
+            self.dark.value, icon = THEMES[self.theme]
+            button.props(f"icon={icon}")
+            say()
+            ui.run_javascript(f"danlu.remember('theme', '{self.theme}')")
+
+        button.on_click(switch)
 
     def _choose_model(self, event: Any) -> None:
         self.settings.model = event.value
@@ -214,14 +228,6 @@ class Page:
         language = self.words.switch()
         ui.query("html").props(f"lang={language}")
         ui.run_javascript(f"danlu.remember('language', '{language}'); document.documentElement.lang = '{language}'")
-
-    def _switch_theme(self, button: ui.button, name_theme: Callable[[], None]) -> None:
-        names = list(THEMES)
-        self.theme = names[(names.index(self.theme) + 1) % len(names)]
-        self.dark.value, icon = THEMES[self.theme]
-        button.props(f"icon={icon}")
-        name_theme()
-        ui.run_javascript(f"danlu.remember('theme', '{self.theme}')")
 
     # --- settings ---
 

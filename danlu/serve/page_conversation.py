@@ -67,7 +67,8 @@ class Conversation:
         self.task: asyncio.Task[None] | None = None
         self.client = ui.context.client
         self.column = ui.element("div").classes("turns").style("display: contents")
-        self.client.on_delete(self.stop)
+        state.at_stop.add(self.stop)
+        self.client.on_delete(self._leave)
         self._show_hello()
 
     @property
@@ -90,7 +91,7 @@ class Conversation:
                     emit();
                 }""",
             )
-            self.button = ui.button(icon="arrow_upward", on_click=self._press, color=None).props("unelevated").classes("go")
+            self.button = ui.button(on_click=self._press, color=None).props("unelevated").classes("go")
         self.words.bind(self.button, lambda: self._set_writing(self.task is not None))
 
     def _name_input(self) -> None:
@@ -135,6 +136,11 @@ class Conversation:
         """Cancel the answer that is being written; the engine's slot is free before its next step."""
         if self.task is not None:
             self.task.cancel()
+
+    def _leave(self) -> None:
+        """The tab was closed."""
+        self.stop()
+        self.state.at_stop.discard(self.stop)
 
     def clear(self) -> None:
         self.stop()

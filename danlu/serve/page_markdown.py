@@ -1,9 +1,9 @@
 """Markdown of a model's answer to HTML that is safe to show.
 
-A model may say anything, also what an attacker wrote into a document it has read. Two things must never happen: its text
-becomes a script, or its text makes the browser fetch something (an image whose address carries the conversation away).
-So raw HTML stays text, images are not rendered, links keep only the schemes http, https and mailto; then the browser's
-own DOMPurify and the page's Content-Security-Policy stand behind that, each enough alone.
+A model may say anything, also what an attacker wrote into a document it has read. Two things must never happen: its
+text becomes a script, or its text makes the browser fetch something (an image whose address carries the conversation
+away). So raw HTML stays text, images are not rendered, links keep only the schemes http, https and mailto. Behind that
+stand DOMPurify in the browser and the page's Content-Security-Policy, each enough alone.
 
     >>> render("a <b> *c*")
     '<p>a &lt;b&gt; <em>c</em></p>\\n'
@@ -47,14 +47,15 @@ def _code(renderer: Any, tokens: Any, index: int, options: Any, env: Any) -> str
     name = html.escape(language or "text")
     button = '<button type="button" class="copy-code" aria-label="copy"></button>'
     body = _highlight(token.content, language)
-    return f'<div class="code"><div class="code-head"><span>{name}</span>{button}</div><pre><code>{body}</code></pre></div>\n'
+    head = f'<div class="code-head"><span>{name}</span>{button}</div>'
+    return f'<div class="code">{head}<pre><code>{body}</code></pre></div>\n'
 
 
 def _highlight(code: str, language: str) -> str:
-    from pygments import highlight
-    from pygments.formatters import HtmlFormatter
-    from pygments.lexers import get_lexer_by_name
-    from pygments.util import ClassNotFound
+    from pygments import highlight  # type: ignore[import-untyped]
+    from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
+    from pygments.lexers import get_lexer_by_name  # type: ignore[import-untyped]
+    from pygments.util import ClassNotFound  # type: ignore[import-untyped]
 
     try:
         lexer = get_lexer_by_name(language, stripnl=False) if language else None

@@ -275,10 +275,12 @@ class CompletionRequest(GenerationRequest):
 
 
 class Message(WireModel):
-    """One turn. The names with one value are what OpenAI's own answers carry, so an answer can be sent back as it is."""
+    """One turn. An answer of OpenAI's, with all its nulls, can be sent back as it is."""
 
-    NOT_SUPPORTED: ClassVar[frozenset[str]] = frozenset({"name", "tool_calls", "tool_call_id", "function_call", "audio"})
-    ONE_VALUE: ClassVar[dict[str, tuple[Any, ...]]] = {"refusal": (), "annotations": ([],)}
+    NOT_SUPPORTED: ClassVar[frozenset[str]] = frozenset(
+        {"audio", "function_call", "moderation", "name", "refusal", "tool_call_id", "tool_calls"}
+    )
+    ONE_VALUE: ClassVar[dict[str, tuple[Any, ...]]] = {"annotations": ([],)}
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Content
@@ -297,8 +299,20 @@ class ChatRequest(GenerationRequest):
         "tools": ([],),
     }
     NOT_SUPPORTED: ClassVar[frozenset[str]] = frozenset(
-        """audio function_call functions moderation parallel_tool_calls prediction prompt_cache_key
-        prompt_cache_options prompt_cache_retention reasoning_effort verbosity web_search_options""".split()
+        {
+            "audio",
+            "function_call",
+            "functions",
+            "moderation",
+            "parallel_tool_calls",
+            "prediction",
+            "prompt_cache_key",
+            "prompt_cache_options",
+            "prompt_cache_retention",
+            "reasoning_effort",
+            "verbosity",
+            "web_search_options",
+        }
     )
 
     messages: list[Message] = Field(min_length=1)

@@ -26,6 +26,8 @@ from danlu.core.errors import UserError, need
 from danlu.core.events import Event, Events
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from danlu.engine import Engine
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -55,7 +57,7 @@ def run(
     say = say or _to_stderr
     keys = (api_key,) if isinstance(api_key, str) else tuple(api_key or ())
     if any(not key.strip() or not key.isascii() for key in keys):
-        raise UserError("an API key is empty or not ASCII", "choose a long random one, for example from: openssl rand -hex 24")
+        raise UserError("an API key is empty or not ASCII", "choose a long random one: openssl rand -hex 24")
     if events is None:
         events = Events()
         events.subscribe(lambda event: say(_failure(event)) if event["event"] == "failed" else None)
@@ -76,14 +78,14 @@ def run(
             allowed_hosts=LOOPBACK_NAMES if _is_loopback(address[0]) else None,
         )
         app = create_app(engines, config, events=events)
-        url = f"http://{_url_host(host)}:{address[1]}"
-        return _serve(app, listener, drain_seconds, lambda: say(f"serving {', '.join(engines)} on {url}  (Ctrl-C stops)"), say)
+        ready = f"serving {', '.join(engines)} on http://{_url_host(host)}:{address[1]}  (Ctrl-C stops)"
+        return _serve(app, listener, drain_seconds, ready, say)
 
 
 def serve_models(
     paths: Mapping[str, str | Path], *, host: str = "127.0.0.1", port: int = 8000, api_key: str | None = None
 ) -> None:
-    """`danlu serve`: the models at these paths, by name, until a signal. Ctrl-C ends in KeyboardInterrupt (exit 130)."""
+    """`danlu serve`: the models at these paths, by name, until a signal. Ctrl-C ends in KeyboardInterrupt."""
 
     def loader(path: str | Path) -> Callable[[], Engine]:
         def load() -> Engine:
@@ -122,9 +124,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _serve(
-    app: object, listener: socket.socket, drain_seconds: float, on_ready: Callable[[], None], say: Callable[[str], None]
-) -> int:
+def _serve(app: FastAPI, listener: socket.socket, drain_seconds: float, ready: str, say: Callable[[str], None]) -> int:
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -152,11 +152,11 @@ def _serve(
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
-                on_ready()
+                say(ready)
 
     logging.getLogger("uvicorn.error").addFilter(_Quiet())
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -172,7 +172,7 @@ def _serve(
 
 
 class _Quiet(logging.Filter):
-    """Drops uvicorn's line about a request that the time limit of the shutdown cut off: the client is told, and `say`."""
+    """Drops uvicorn's line about requests that the time limit of the shutdown cut off: their clients are told."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return "timeout graceful shutdown" not in record.getMessage()

@@ -1,8 +1,9 @@
 """Server-sent events, and noticing that the reader has gone.
 
-A client that hangs up must free its slot at once, also while its request still waits or a long prompt is being read, when
-nothing is being sent that could fail. So while an answer is made, someone listens on the connection: `while_connected`
-runs a coroutine and cancels it at the moment the client disconnects. Both kinds of answer go through it.
+A client that hangs up must free its slot at once, also while its request still waits or a long prompt is being read,
+when nothing is being sent that could fail. So while an answer is made, someone listens on the connection:
+`while_connected` runs a coroutine and cancels it at the moment the client disconnects. Both kinds of answer go
+through it.
 
 A stream that has begun has sent its status. An error after that becomes a last event `{"error": {...}}`, which the
 official client raises as an exception; `[DONE]` is sent only after a whole answer.
@@ -26,7 +27,7 @@ class ClientGone(Exception):
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, or ClientGone as soon as the client disconnects (then `work` was cancelled and has ended)."""
+    """The result of `work`, or ClientGone as soon as the client disconnects; `work` has ended in either case."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(receive))
     try:
@@ -50,8 +51,8 @@ async def _disconnected(receive: Receive) -> None:
 class EventStream(Response):
     """`chunks` (JSON texts) as server-sent events.
 
-    `on_error` turns an exception into the JSON of the last event; `on_end` is called once, however the stream ends, also
-    when it could not begin.
+    `on_error` turns an exception into the JSON of the last event; `on_end` is called once, however the stream ends,
+    also when it could not begin.
     """
 
     def __init__(

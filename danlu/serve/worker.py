@@ -8,12 +8,12 @@ it gets a thread of its own; the event loop hands requests in and gets pieces ba
     ticket.queue ◀──────── call_soon_threadsafe ─── the deltas of the step, all in one call
     cancel: engine.cancel, forget ────────────────▶ (the slot is free before the next step)
 
-A `Ticket` is one HTTP request: one or more prompts, each with `n` choices. Its deltas come through one asyncio queue, so
-a stream of several choices interleaves by itself. A ticket leaves in one of three ways: its last choice finishes, it is
-cancelled (the client went away), or the engine fails.
+A `Ticket` is one HTTP request: one or more prompts, each with `n` choices. Its deltas come through one asyncio queue,
+so a stream of several choices interleaves by itself. A ticket leaves in one of three ways: its last choice finishes, it
+is cancelled (the client went away), or the engine fails.
 
-`_wake` guards the tickets and the routes from engine requests to tickets. `submit` holds it from before the engine knows
-the request until the route is there, and deltas are delivered under it, so no delta can come before its route.
+`_wake` guards the tickets and the routes from engine requests to tickets. `submit` holds it from before the engine
+knows the request until the route is there, and deltas are delivered under it, so no delta can come before its route.
 
 The thread sleeps while the engine has no work: an idle server costs nothing.
 """

@@ -32,7 +32,13 @@ def error_of(answer: httpx.Response) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("method", "path", "options", "status", "code"),
     [
-        ("POST", "/v1/chat/completions", {"content": "{", "headers": {"content-type": "application/json"}}, 400, "invalid_json"),
+        (
+            "POST",
+            "/v1/chat/completions",
+            {"content": "{", "headers": {"content-type": "application/json"}},
+            400,
+            "invalid_json",
+        ),
         ("POST", "/v1/chat/completions", {"content": "{}", "headers": {"content-type": "text/plain"}}, 415, None),
         ("POST", "/v1/chat/completions", {"data": {"model": "tiny"}}, 415, None),
         ("POST", "/v1/chat/completions", {"json": {"model": "tiny"}}, 400, "missing_required_parameter"),
@@ -40,7 +46,13 @@ def error_of(answer: httpx.Response) -> dict[str, Any]:
         ("POST", "/v1/chat/completions", {"json": CHAT | {"model": "base"}}, 400, "model_has_no_chat_template"),
         ("POST", "/v1/chat/completions", {"json": CHAT | {"tools": [{}]}}, 400, "unsupported_value"),
         ("POST", "/v1/completions", {"json": {"model": "tiny", "prompt": [99999]}}, 400, "invalid_value"),
-        ("POST", "/v1/completions", {"json": {"model": "tiny", "prompt": "a", "logit_bias": {"99999": 1}}}, 400, "invalid_value"),
+        (
+            "POST",
+            "/v1/completions",
+            {"json": {"model": "tiny", "prompt": "a", "logit_bias": {"99999": 1}}},
+            400,
+            "invalid_value",
+        ),
         ("GET", "/v1/models/none", {}, 404, "model_not_found"),
         ("GET", "/v1/chat/completions", {}, 405, "method_not_allowed"),
         ("DELETE", "/v1/models/tiny", {}, 405, "method_not_allowed"),
@@ -61,7 +73,7 @@ def test_what_is_wrong_gets_its_status(
 
 
 def test_the_official_client_sees_its_own_exceptions(client: OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError, match="tinny.*did you mean"):
+    with pytest.raises(openai.NotFoundError, match=r"tinny.*did you mean"):
         client.completions.create(model="tinny", prompt="x")
     with pytest.raises(openai.BadRequestError, match="response_format"):
         client.chat.completions.create(**CHAT, response_format={"type": "json_object"})  # type: ignore[call-overload]
@@ -109,7 +121,12 @@ def test_health_and_metrics(server: str, client: OpenAI) -> None:
 def test_api_keys() -> None:
     config = ServerConfig(page=False, api_keys=("first-key", "second-key"))
     with tiny.in_thread({"tiny": tiny.tiny_engine()}, config) as url:
-        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "first-key"}, {"authorization": "Basic first-key"}):
+        for headers in (
+            {},
+            {"authorization": "Bearer wrong"},
+            {"authorization": "first-key"},
+            {"authorization": "Basic first-key"},
+        ):
             for path in ("/v1/models", "/v1/nothing"):
                 answer = httpx.get(url + path, headers=headers)
                 assert answer.status_code == 401
@@ -136,9 +153,8 @@ def test_body_limits() -> None:
         assert untold.status_code == 413
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as slow:
-            slow.sendall(
-                b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
-            )
+            slow.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+            slow.sendall(b"Content-Length: 9\r\n\r\n{")
             assert b"408" in slow.recv(4096)
 
 
@@ -175,7 +191,9 @@ def test_a_failure_inside_is_500_with_the_log_and_without_a_traceback() -> None:
     engine = tiny.tiny_engine()
     with tiny.in_thread({"tiny": engine}, events=events) as url:
         step, engine.step = engine.step, broken  # type: ignore[method-assign]
-        answer = httpx.post(f"{url}/v1/completions", json={"model": "tiny", "prompt": "x"}, headers={"x-request-id": "q1"})
+        answer = httpx.post(
+            f"{url}/v1/completions", json={"model": "tiny", "prompt": "x"}, headers={"x-request-id": "q1"}
+        )
         assert answer.status_code == 500
         error = error_of(answer)
         assert "secret" not in answer.text
@@ -187,7 +205,9 @@ def test_a_failure_inside_is_500_with_the_log_and_without_a_traceback() -> None:
             lines = [line for line in stream.iter_lines() if line]
         assert json.loads(lines[-1].removeprefix("data: "))["error"]["type"] == "server_error"
         engine.step = step  # type: ignore[method-assign]
-        tiny.until(lambda: httpx.post(f"{url}/v1/completions", json={"model": "tiny", "prompt": "x"}).status_code != 500)
+        tiny.until(
+            lambda: httpx.post(f"{url}/v1/completions", json={"model": "tiny", "prompt": "x"}).status_code != 500
+        )
     failed = [event for event in seen if event["event"] == "failed"]
     assert any("secret" in event["traceback"] for event in failed)
     assert any(event.get("request_id") == "q1" for event in failed)
@@ -227,7 +247,9 @@ def test_a_model_without_tokenizer_takes_and_gives_ids() -> None:
 
     engine = Engine((tiny.tiny_model(tiny.tiny_tokenizer()), None), kv_bytes=16 << 20)
     with tiny.in_thread({"bare": engine}) as url:
-        ids = httpx.post(f"{url}/v1/completions", json={"model": "bare", "prompt": [1, 2], "logprobs": 0, "max_tokens": 3})
+        ids = httpx.post(
+            f"{url}/v1/completions", json={"model": "bare", "prompt": [1, 2], "logprobs": 0, "max_tokens": 3}
+        )
         assert ids.status_code == 200
         assert all(token.isdigit() for token in ids.json()["choices"][0]["logprobs"]["tokens"])
         text = httpx.post(f"{url}/v1/completions", json={"model": "bare", "prompt": "hi"})

@@ -74,7 +74,10 @@ def test_text_parts_and_developer_role_mean_text_and_system(client: OpenAI) -> N
     plain = client.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=8, seed=1)  # type: ignore[arg-type]
     parts = [
         {"role": "developer", "content": "Answer."},
-        {"role": "user", "content": [{"type": "text", "text": "Where is the moon? "}, {"type": "text", "text": "明月"}]},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "Where is the moon? "}, {"type": "text", "text": "明月"}],
+        },
     ]
     again = client.chat.completions.create(model="tiny", messages=parts, max_tokens=8, seed=1)  # type: ignore[arg-type]
     assert again.choices[0].message.content == plain.choices[0].message.content
@@ -133,7 +136,12 @@ def test_stop_strings_end_the_answer_before_them(client: OpenAI) -> None:
 
 def test_chat_logprobs(client: OpenAI) -> None:
     answer = client.chat.completions.create(
-        model="tiny", messages=MESSAGES, max_tokens=20, temperature=0, logprobs=True, top_logprobs=3  # type: ignore[arg-type]
+        model="tiny",
+        messages=MESSAGES,
+        max_tokens=20,
+        temperature=0,
+        logprobs=True,
+        top_logprobs=3,  # type: ignore[arg-type]
     )
     choice = answer.choices[0]
     assert choice.logprobs is not None
@@ -198,7 +206,9 @@ def test_danlu_fields_and_penalties_reach_the_engine(client: OpenAI) -> None:
     assert len(ids) == 1
     assert set(text(temperature=0, logit_bias={str(ids[0]): 100})) == {"明"}
     loop = text(temperature=0, logit_bias={str(ids[0]): 3}, extra_body={"ignore_eos": True})
-    assert text(temperature=0, logit_bias={str(ids[0]): 3}, frequency_penalty=2, extra_body={"ignore_eos": True}) != loop
+    assert (
+        text(temperature=0, logit_bias={str(ids[0]): 3}, frequency_penalty=2, extra_body={"ignore_eos": True}) != loop
+    )
 
 
 def test_special_tokens_in_a_message_stay_text(client: OpenAI) -> None:

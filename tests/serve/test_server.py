@@ -22,7 +22,7 @@ pytestmark = pytest.mark.journey
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_shutdown_finishes_the_running_requests(model_paths: dict[str, Path], number: int, code: int) -> None:
-    ask = {"model": "tiny", "prompt": "x", "max_tokens": 600, "ignore_eos": True, "seed": 1}
+    ask = {"model": "tiny", "prompt": "x", "max_tokens": 300, "ignore_eos": True, "seed": 1}
     with tiny.Process(model_paths) as process:
         whole: list[httpx.Response] = []
         thread = threading.Thread(
@@ -40,7 +40,7 @@ def test_shutdown_finishes_the_running_requests(model_paths: dict[str, Path], nu
             thread.join(timeout=90)
         assert chunks[-1]["choices"][0]["finish_reason"] == "length"
         assert whole[0].status_code == 200
-        assert whole[0].json()["usage"]["completion_tokens"] == 600
+        assert whole[0].json()["usage"]["completion_tokens"] == 300
         assert process.process.wait(timeout=60) == code
         assert "Traceback" not in "".join(process.lines)
 
@@ -136,7 +136,9 @@ def test_without_nicegui_the_api_runs_and_the_page_says_what_to_install(monkeypa
     from danlu.serve.app import ServerConfig
 
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "nicegui" else real(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "nicegui" else real(name, *rest)
+    )
     with tiny.in_thread({"tiny": tiny.tiny_engine()}, ServerConfig(page=True)) as url:
         page = httpx.get(f"{url}/")
         assert page.status_code == 200

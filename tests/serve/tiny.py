@@ -76,7 +76,9 @@ def tiny_engine(*, chat_template: bool = True, **options: Any) -> Engine:
 
 
 @contextmanager
-def in_thread(models: dict[str, Engine], config: ServerConfig | None = None, events: Events | None = None) -> Iterator[str]:
+def in_thread(
+    models: dict[str, Engine], config: ServerConfig | None = None, events: Events | None = None
+) -> Iterator[str]:
     """A real server on a free port in a thread of this process, without the page. Yields its address."""
     config = config or ServerConfig(page=False)
     listener = bind("127.0.0.1", 0)
