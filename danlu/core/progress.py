@@ -89,6 +89,12 @@ class TerminalView:
         text = str(event.get("text", "")).replace("\n", "⏎ ")
         self._line("~", event["stage"], text[:100] + ("…" if len(text) > 100 else ""), "italic dim")
 
+    def _on_derived(self, event: Event) -> None:
+        self._line(" ", event["stage"], str(event["text"]), "dim")
+
+    def _on_resumed(self, event: Event) -> None:
+        self._line(" ", event["stage"], f"goes on after step {event['step']}", "dim")
+
     def _on_warning(self, event: Event) -> None:
         self._line("!", event.get("stage", ""), str(event["message"]), "yellow")
 

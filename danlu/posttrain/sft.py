@@ -84,8 +84,7 @@ def sft(config: SftConfig, run: StageRun, model: Artifact, dataset: Artifact) ->
     from danlu.train.loop import mean_loss
 
     device, machine = torch_device(), probe()
-    dtype = choose_dtype(config, machine.dtype)
-    peak = machine.matmul_flops[str(dtype).removeprefix("torch.")]
+    dtype, peak = choose_dtype(config, machine)
     network, tokenizer = load(model.path)
     if tokenizer is None or tokenizer.chat_template is None:
         raise UserError(

@@ -2,10 +2,11 @@
 
     tokens (shards + tokenizer)  --->  model: config.json, model.safetensors, the tokenizer, report.json, loss.svg
 
-It only puts the room's parts together: what each does is in its own file. What the recipe does not say is
-derived, and each derived number is an event and a line of ``report.json``. With a budget in steps, tokens or FLOPs the payload
-is a function of the inputs, to the bit; with a wall clock it is not, since how far a minute goes depends on the machine.
-Speeds and times are metrics of the manifest and never part of the payload.
+It only puts the room's parts together: what each does is in its own file. What the recipe does not say is derived,
+and each derived number is an event and a line of ``report.json``. With a budget in steps, tokens or FLOPs the payload
+is a function of the inputs, to the bit on one machine; with a wall clock it is not, since how far a minute goes
+depends on the machine and on what else runs there. Speeds and times are metrics of the
+manifest and never part of the payload.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from danlu.core.stage import Estimate, StageConfig, StageRun, stage
 if TYPE_CHECKING:
     import torch
 
+    from danlu.core.device import Device
     from danlu.model.config import ModelConfig
     from danlu.train.batches import Batches
     from danlu.train.fit import Fitted, History
@@ -51,7 +53,7 @@ class OptimizerConfig(StageConfig):
     seed: int = 0
     micro_batch: int | None = Field(default=None, ge=1)  # rows of one forward pass; None: what suits the device
     checkpoint_every: Budget = Budget("seconds", 60)
-    validate_every: Budget = Budget("share", 0.1)
+    validate_every: Budget = Budget("share", 0.2)
     sample_every: Budget = Budget("share", 0.2)
     sample_tokens: int = Field(default=48, ge=1)
 
@@ -61,7 +63,7 @@ class PretrainConfig(OptimizerConfig):
     budget: Budget = Budget("seconds", 180)
     context: int = Field(default=DEFAULT_CONTEXT, ge=2)
     batch_tokens: int | None = Field(default=None, ge=2)
-    validation_tokens: int = Field(default=32768, ge=1)  # at most so many are looked at each time
+    validation_tokens: int = Field(default=16384, ge=1)  # at most so many are looked at each time
     sample_prompts: list[str] = [""]
     reference: str = ""  # the name in recipes/bands.json that the final loss is held against
 
@@ -106,11 +108,12 @@ def pretrain(config: PretrainConfig, run: StageRun, tokens: Artifact) -> dict[st
         )
     tokenizer = Tokenizer.load(folder)
     train_shards = TokenShards.open(tokens.path, "train", tokenizer=tokenizer.fingerprint)
-    has_validation = any(tokens.path.glob("validation-*.bin"))
+    held_out = TokenShards.open(tokens.path, "validation").shards if any(tokens.path.glob("validation-*.bin")) else []
+    checks = Windows([shard.tokens for shard in held_out], config.context)
+    looked_at = spread(len(checks), max(1, config.validation_tokens // config.context))
 
     device, machine = torch_device(), probe()
-    dtype = choose_dtype(config, machine.dtype)
-    peak = machine.matmul_flops[str(dtype).removeprefix("torch.")]
+    dtype, peak = choose_dtype(config, machine)
     shape, batch_tokens, learning_rate, derived = derive(config, tokenizer, len(train_shards), machine.peak_flops)
     for line in derived:
         run.events.emit("derived", text=line)
@@ -124,11 +127,8 @@ def pretrain(config: PretrainConfig, run: StageRun, tokens: Artifact) -> dict[st
     source = WindowSource(batches, rows, micro_rows)
 
     def validate() -> float:
-        windows = Windows(
-            [shard.tokens for shard in TokenShards.open(tokens.path, "validation").shards], config.context
-        )
-        some = spread(len(windows), max(1, config.validation_tokens // config.context))
-        micros = (Micro(*windows.rows(some[i : i + micro_rows])) for i in range(0, len(some), micro_rows))
+        starts = range(0, len(looked_at), micro_rows)
+        micros = (Micro(*checks.rows(looked_at[i : i + micro_rows])) for i in starts)
         return mean_loss(model, micros, dtype)[0]
 
     def sample() -> list[str]:
@@ -141,7 +141,7 @@ def pretrain(config: PretrainConfig, run: StageRun, tokens: Artifact) -> dict[st
         model, source, optimizer, run,
         schedule=build_schedule(config), budget=config.budget, clip=config.clip, dtype=dtype, peak_flops=peak,
         checkpoint_every=config.checkpoint_every,
-        validate=validate if has_validation else None, validate_every=config.validate_every,
+        validate=validate if looked_at else None, validate_every=config.validate_every,
         sample=sample if config.sample_prompts else None, sample_every=config.sample_every,
     )  # fmt: skip
     save_model(model, run.out, tokenizer)
@@ -207,12 +207,14 @@ def derive(
     return shape.model_copy(update=ids), batch, rate, lines
 
 
-def choose_dtype(config: OptimizerConfig, faster: str) -> torch.dtype:
-    """The dtype of the multiplications: the recipe's, or the one that the probe measured to be faster."""
+def choose_dtype(config: OptimizerConfig, machine: Device) -> tuple[torch.dtype, float]:
+    """The dtype of the multiplications, the recipe's or the faster one as measured, and its measured matrix peak."""
     import torch
 
-    dtype: torch.dtype = getattr(torch, faster if config.dtype == "auto" else config.dtype)
-    return dtype
+    name = machine.dtype if config.dtype == "auto" else config.dtype
+    if name not in machine.matmul_flops:
+        raise UserError(f"{machine.name} cannot multiply in {name}", "leave dtype out, or write float32")
+    return getattr(torch, name), machine.matmul_flops[name]
 
 
 def build_optimizer(model: Any, config: OptimizerConfig, learning_rate: float, dtype: torch.dtype) -> Optimizer:
