@@ -94,7 +94,8 @@ class Rotate(torch.autograd.Function):
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
-    if x.dtype != torch.float32 or x.device.type != "cpu":  # a narrow dtype is rounded once, at the end
+    in_place = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
+    if not in_place:  # a narrow dtype is rounded once, at the end; a compiler fuses the formula itself
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1)

@@ -48,7 +48,8 @@ class Transformer(nn.Module):
         self.norm = make_norm(config)
         tied = config.tie_embeddings
         self.lm_head = None if tied else Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.initialise()
+        if not self.embedding.weight.is_meta:  # a model about to be loaded has no numbers, and drawing none is slow
+            self.initialise()
 
     def forward(self, ids: Tensor, positions: Tensor | None = None, context: Context | None = None) -> Tensor:
         """ids [B, T] -> logits [B, T, V]. positions [B, T] or [T], default 0..T-1; context default CausalContext."""
