@@ -157,7 +157,7 @@ def _q4_k(blocks: Bytes) -> Floats:
 def _q5_k(blocks: Bytes) -> Floats:
     groups = blocks[:, 48:].reshape(-1, 4, 32)
     fifth = blocks[:, None, 16:48] >> np.arange(8, dtype=np.uint8)[None, :, None]  # [n, 8, 32]
-    return _k_affine(blocks, _nibbles(groups).reshape(-1, 8, 32) | (fifth & 1) << np.uint8(4))
+    return _k_affine(blocks, _nibbles(groups).reshape(-1, 8, 32) | (fifth & np.uint8(1)) << np.uint8(4))
 
 
 def _q6_k(blocks: Bytes) -> Floats:
