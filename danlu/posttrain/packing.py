@@ -21,9 +21,11 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from danlu.train.batches import Order
 from danlu.train.loop import Micro
 from danlu.train.loss import IGNORE
 
@@ -84,3 +86,28 @@ def collate(rows: Sequence[Sequence[Sample]], capacity: int) -> Micro:
         segments[r, at:] = len(row)
         positions[r, at:] = torch.arange(capacity - at)
     return Micro(inputs, targets, positions, segments)
+
+
+class PackedSource:
+    """Packed rows in an order shuffled anew each epoch. The packing is fixed; the cursor is the rows handed out."""
+
+    def __init__(self, samples: Sequence[Sample], context: int, batch_rows: int, micro_rows: int, seed: int) -> None:
+        self.samples, self.context, self.seed = samples, context, seed
+        self.rows = pack([len(sample.ids) for sample in samples], context)
+        self.batch_rows, self.micro_rows = batch_rows, min(micro_rows, batch_rows)
+        self.position = 0
+        self.order = Order(len(self.rows), seed)
+
+    def next_step(self) -> list[Micro]:
+        places = range(self.position, self.position + self.batch_rows)
+        picked = [[self.samples[i] for i in self.rows[self.order[place]]] for place in places]
+        self.position += self.batch_rows
+        pieces = range(0, self.batch_rows, self.micro_rows)
+        return [collate(picked[i : i + self.micro_rows], self.context) for i in pieces]
+
+    def cursor(self) -> dict[str, Any]:
+        return {"position": self.position, "rows": len(self.rows), "seed": self.seed}
+
+    def resume(self, cursor: dict[str, Any]) -> None:
+        assert (cursor["rows"], cursor["seed"]) == (len(self.rows), self.seed), "a cursor of other data"
+        self.position = int(cursor["position"])

@@ -28,20 +28,18 @@ from danlu.core.artifact import Artifact, Manifest
 from danlu.core.budget import Budget
 from danlu.core.errors import UserError
 from danlu.core.stage import Estimate, StageRun, stage
-from danlu.posttrain.packing import Sample, collate, pack
-from danlu.train.batches import Order
 from danlu.train.pretrain import (
-    MICRO_TOKENS,
     OptimizerConfig,
     build_optimizer,
     build_schedule,
     choose_dtype,
+    rows_that_fit,
     write_report,
 )
 
 if TYPE_CHECKING:
+    from danlu.posttrain.packing import Sample
     from danlu.tokenizer.tokenizer import Tokenizer
-    from danlu.train.loop import Micro
 
 DEFAULT_LEARNING_RATE = {"muon": 1e-3, "adamw": 3e-4}
 
@@ -80,6 +78,7 @@ def sft(config: SftConfig, run: StageRun, model: Artifact, dataset: Artifact) ->
     from danlu.core.device import probe, torch_device
     from danlu.data.dataset import read_rows
     from danlu.model.hub import load, save_model
+    from danlu.posttrain.packing import PackedSource, collate, pack
     from danlu.train.fit import fit
     from danlu.train.loop import mean_loss
 
@@ -103,7 +102,8 @@ def sft(config: SftConfig, run: StageRun, model: Artifact, dataset: Artifact) ->
     held_out: list[Sample] = []
     if any(dataset.path.glob("validation-*.parquet")):
         held_out, _ = make_samples(read_rows(dataset, "validation"), tokenizer, context, config.truncate, run)
-    source = PackedSource(train, context, config.batch_rows, _micro_rows(config, device.type, context), config.seed)
+    micro_rows = config.micro_batch or rows_that_fit(machine, network.config, context)
+    source = PackedSource(train, context, config.batch_rows, micro_rows, config.seed)
     run.events.emit("derived", text=f"{counts['used']:,} rows packed into {len(source.rows):,} of {context:,} tokens")
     if counts["used"] < counts["rows"]:
         run.events.emit(
@@ -171,6 +171,8 @@ def make_sample(
     messages: Sequence[Any], tokenizer: Tokenizer, context: int, truncate: str
 ) -> tuple[Sample | None, str]:
     """One conversation as a sample, and what became of it ("used", "shortened" or why it was set aside)."""
+    from danlu.posttrain.packing import Sample
+
     kept = [{"role": m["role"], "content": m["content"]} for m in messages]
     while kept and any(m["role"] == "assistant" for m in kept):
         try:
@@ -189,31 +191,6 @@ def make_sample(
         while kept and kept[-1]["role"] != "assistant":
             kept = kept[:-1]
     return None, "no_answer" if len(kept) == len(messages) else "too_long"
-
-
-class PackedSource:
-    """Packed rows in an order shuffled anew each epoch. The packing is fixed; the cursor is the rows handed out."""
-
-    def __init__(self, samples: Sequence[Sample], context: int, batch_rows: int, micro_rows: int, seed: int) -> None:
-        self.samples, self.context, self.seed = samples, context, seed
-        self.rows = pack([len(sample.ids) for sample in samples], context)
-        self.batch_rows, self.micro_rows = batch_rows, min(micro_rows, batch_rows)
-        self.position = 0
-        self.order = Order(len(self.rows), seed)
-
-    def next_step(self) -> list[Micro]:
-        places = range(self.position, self.position + self.batch_rows)
-        picked = [[self.samples[i] for i in self.rows[self.order[place]]] for place in places]
-        self.position += self.batch_rows
-        pieces = range(0, self.batch_rows, self.micro_rows)
-        return [collate(picked[i : i + self.micro_rows], self.context) for i in pieces]
-
-    def cursor(self) -> dict[str, Any]:
-        return {"position": self.position, "rows": len(self.rows), "seed": self.seed}
-
-    def resume(self, cursor: dict[str, Any]) -> None:
-        assert (cursor["rows"], cursor["seed"]) == (len(self.rows), self.seed), "a cursor of other data"
-        self.position = int(cursor["position"])
 
 
 def answers(network: Any, tokenizer: Tokenizer, config: SftConfig, context: int, dtype: Any) -> list[str]:
@@ -235,7 +212,3 @@ def describe_counts(counts: Mapping[str, int]) -> str:
     """ "12 too long, 3 without an answer" """
     words = {"too_long": "too long", "no_answer": "without an answer", "bad_messages": "refused by the chat template"}
     return ", ".join(f"{counts[key]:,} {text}" for key, text in words.items() if counts[key])
-
-
-def _micro_rows(config: SftConfig, kind: str, context: int) -> int:
-    return config.micro_batch or max(1, MICRO_TOKENS.get(kind, 4096) // context)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 DEFAULT_CONTEXT = 256
 DEFAULT_BATCH_TOKENS = 8192
 DEFAULT_LEARNING_RATE = {"muon": 6e-3, "adamw": 2e-3}
-MICRO_TOKENS = {"cpu": 4096, "cuda": 65536}  # positions in one forward pass
+MICRO_TOKENS = {"cpu": 4096, "cuda": 65536}  # positions in one forward pass where memory allows
 
 
 class OptimizerConfig(StageConfig):
@@ -123,7 +123,7 @@ def pretrain(config: PretrainConfig, run: StageRun, tokens: Artifact) -> dict[st
     optimizer = build_optimizer(model, config, learning_rate, dtype)
     batches = Batches([shard.tokens for shard in train_shards.shards], config.context, seed=config.seed)
     rows = max(1, round(batch_tokens / config.context))
-    micro_rows = config.micro_batch or max(1, MICRO_TOKENS.get(device.type, 4096) // config.context)
+    micro_rows = config.micro_batch or rows_that_fit(machine, shape, config.context)
     source = WindowSource(batches, rows, micro_rows)
 
     def validate() -> float:
@@ -230,6 +230,17 @@ def build_optimizer(model: Any, config: OptimizerConfig, learning_rate: float, d
         matrix_dtype=dtype,
         splits=model.splits,
     )
+
+
+def rows_that_fit(machine: Device, shape: ModelConfig, context: int) -> int:
+    """Rows of one forward pass that the device likes and can hold.
+
+    What a layer keeps for its backward pass is counted generously, in float32: 8 vectors of the width, 4 of the inner
+    width, the projections twice. At most a third of the memory goes to that; weights and moments need room too.
+    """
+    per_layer = 8 * shape.hidden_size + 4 * shape.intermediate_size + 2 * sum(shape.qkv_sizes)
+    fits = machine.memory_bytes / 3 / (4 * per_layer * shape.n_layers)
+    return max(1, int(min(MICRO_TOKENS.get(machine.kind, 4096), fits) // context))
 
 
 def build_schedule(config: OptimizerConfig) -> Any:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from danlu.model.attention import SegmentContext
 from danlu.model.config import ModelConfig
 from danlu.model.transformer import Transformer
-from danlu.posttrain.packing import Sample, collate, pack
+from danlu.posttrain.packing import PackedSource, Sample, collate, pack
 from danlu.train.loss import IGNORE
 
 
@@ -43,3 +43,17 @@ def test_no_cross_talk() -> None:
         for sample, start in ((first, 0), (second, 5)):
             alone = model.hidden(torch.tensor([sample.ids]))[0]
             torch.testing.assert_close(together[start : start + len(sample.ids)], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_source_visits_every_row_once_per_epoch_and_resumes() -> None:
+    samples = [Sample([i, i, i], [0, 1, 1]) for i in range(1, 11)]
+    source = PackedSource(samples, 6, batch_rows=5, micro_rows=2, seed=0)
+    assert len(source.rows) == 5
+    micros = source.next_step()
+    assert [len(m.inputs) for m in micros] == [2, 2, 1]
+    assert sorted(int(i) for m in micros for i in m.inputs[:, ::3].flatten()) == list(range(1, 11))
+    cursor = source.cursor()
+    expected = [m.inputs.tolist() for m in source.next_step()]
+    again = PackedSource(samples, 6, batch_rows=5, micro_rows=2, seed=0)
+    again.resume(cursor)
+    assert [m.inputs.tolist() for m in again.next_step()] == expected

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +111,9 @@ def test_nothing_usable(model: Artifact, tmp_path: Path) -> None:
     data = dataset(tmp_path / "data", [[{"role": "user", "content": "hello"}]] * 4)
     with pytest.raises(UserError, match="none of the 2 rows can be trained on"):
         sft(config(), StageRun.for_test(tmp_path / "run"), model, data)
+
+
+def test_planning_needs_no_torch() -> None:
+    """`danlu plan` imports every stage of a recipe and must answer at once."""
+    code = "import sys, danlu.posttrain.sft, danlu.train.pretrain; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

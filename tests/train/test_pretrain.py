@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 import torch
 
 from danlu.core.artifact import Artifact, describe_files
+from danlu.core.device import Device
 from danlu.core.errors import UserError
 from danlu.core.events import read_events
 from danlu.core.stage import StageRun
-from danlu.train.pretrain import PretrainConfig, derive, estimate, pretrain, spread
+from danlu.model.presets import resolve_model
+from danlu.train.pretrain import PretrainConfig, derive, estimate, pretrain, rows_that_fit, spread
 
 MODEL = {"preset": "nano", "hidden_size": 32, "n_layers": 1, "n_heads": 2, "head_dim": 16, "intermediate_size": 64}
 
@@ -112,6 +115,13 @@ def test_derived_defaults_are_told() -> None:
 
 def test_estimate_needs_no_torch() -> None:
     assert estimate(PretrainConfig(budget="2m"), {}).seconds == 120
+
+
+def test_rows_that_fit() -> None:
+    small = Device("cuda", "", 1, 24 * 2**30, 0, {}, 0.0, "bfloat16", ())
+    assert rows_that_fit(small, resolve_model("nano", 4096), 256) == 65536 // 256
+    assert rows_that_fit(small, resolve_model("base", 32768), 2048) < 16
+    assert rows_that_fit(dataclasses.replace(small, memory_bytes=1), resolve_model("base", 32768), 2048) == 1
 
 
 def test_spread() -> None:
