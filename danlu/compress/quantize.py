@@ -21,9 +21,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from danlu.core.artifact import Artifact, write_json
+from danlu.core.artifact import Artifact, Manifest, write_json
 from danlu.core.errors import UserError
-from danlu.core.stage import StageConfig, StageRun, stage
+from danlu.core.stage import Estimate, StageConfig, StageRun, stage
 
 if TYPE_CHECKING:
     from danlu.model.transformer import Transformer
@@ -55,7 +55,13 @@ METHODS: Mapping[str, tuple[Method, ...]] = {
 _ALIASES = {"int8": "rtn"}
 
 
-@stage("compress.quantize", makes="model", takes={"model": "model"})
+def estimate(config: QuantizeConfig, parents: Mapping[str, Manifest | None]) -> Estimate:
+    """From the size of the model: it is held once whole and once in a quarter of the bytes."""
+    model = parents.get("model")
+    return Estimate(memory_bytes=1.25 * model.size, disk_bytes=0.26 * model.size) if model else Estimate()
+
+
+@stage("compress.quantize", makes="model", takes={"model": "model"}, estimate=estimate)
 def quantize(config: QuantizeConfig, run: StageRun, model: Artifact) -> dict[str, Any]:
     """Write a model again with fewer bits per weight.
 
