@@ -77,7 +77,7 @@ def importing(config: ImportConfig, run: StageRun) -> dict[str, Any]:
         "parameters": model.n_params,
         "context": model.config.max_position,
         "vocabulary": model.config.vocab_size,
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "dtype": str(dtype or next(model.parameters()).dtype).removeprefix("torch."),
         "bytes": stored,
         "source_bytes": source_bytes,
         "chat_template": tokenizer is not None and tokenizer.chat_template is not None,

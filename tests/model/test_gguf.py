@@ -62,7 +62,7 @@ def test_truncated_at_every_offset(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match="truncated|empty"):
+        with pytest.raises(UserError, match=r"truncated|empty"):
             GGUFFile(path)
 
 
