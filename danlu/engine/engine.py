@@ -8,8 +8,9 @@ Continuous batching falls out of the loop: after every step finished sequences l
 answer never waits for a long one (Orca, Yu et al. 2022).
 
 Threads: `step` (and what drives it: `generate`, `stream`) belongs to one thread at a time. `submit`, `cancel`, `stats`
-and `has_work` may be called from any thread at any time; what they ask is put into an inbox that the next step empties.
-Within a step nothing is shared, so there is one lock and it is held for a whole step.
+and `has_work` may be called from any thread at any time: a request waits in an inbox that the next step empties, and a
+cancellation is done at once, or at the end of the step that is running. One lock is held for a whole step; nobody but
+that step waits for it.
 """
 
 from __future__ import annotations
@@ -71,12 +72,13 @@ class Engine:
 
     | argument           | meaning                                                                         |
     |--------------------|---------------------------------------------------------------------------------|
-    | `max_batch_tokens` | most tokens in one step: larger reads prompts faster, smaller answers smoother  |
+    | `max_batch_tokens` | most tokens in one step; a long prompt delays the other answers by one such     |
+    |                    | step at a time. None = 256 on a CPU, 2048 on a GPU (not tuned)                  |
     | `max_sequences`    | most answers in the making at once                                              |
     | `max_context`      | most tokens of prompt and answer; None = what the model was made for            |
     | `kv_bytes`         | memory for the KV cache; None = by need, at most a quarter of what is free      |
     | `block_size`       | tokens per block of the cache                                                   |
-    | `dtype`            | "float32", "bfloat16" or "float16"; None = bfloat16 on a GPU, float32 on a CPU             |
+    | `dtype`            | "float32", "bfloat16", "float16"; None = bfloat16 on a GPU, float32 on a CPU    |
     | `device`           | None = the accelerator if one answers, else the CPU                             |
 
     A model given as a pair is used as it is, where it is, unless `dtype` or `device` are given.
@@ -86,7 +88,7 @@ class Engine:
         self,
         source: str | Path | tuple[Transformer, Tokenizer | None],
         *,
-        max_batch_tokens: int = 512,
+        max_batch_tokens: int | None = None,
         max_sequences: int = 32,
         max_context: int | None = None,
         kv_bytes: int | None = None,
@@ -120,6 +122,8 @@ class Engine:
             free_bytes=_free_bytes(self.device),
         )
         self.cache = KVCache(shape, n_blocks, block_size, self.device)
+        if max_batch_tokens is None:
+            max_batch_tokens = 256 if self.device.type == "cpu" else 2048
         self.scheduler = Scheduler(self.cache, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences)
         self.runner = Runner(self.model, self.cache, self.device)
         self._lock = threading.RLock()  # held for a whole step
