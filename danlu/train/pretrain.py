@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 DEFAULT_CONTEXT = 256
 DEFAULT_BATCH_TOKENS = 8192
 DEFAULT_LEARNING_RATE = {"muon": 6e-3, "adamw": 2e-3}
+MUON_FACTOR = 1.5  # on the learning rate that was fitted for AdamW; not tuned
 MICRO_TOKENS = {"cpu": 4096, "cuda": 65536}  # positions in one forward pass where memory allows
 
 
@@ -178,12 +179,12 @@ def derive(
 ) -> tuple[ModelConfig, int, float, list[str]]:
     """Model shape, batch in tokens, learning rate, and a line for each number that was not in the recipe."""
     from danlu.model.presets import resolve_model
-    from danlu.train.scaling import flops_of_budget, plan
+    from danlu.train.scaling import batch_for, flops_of_budget, learning_rate_for, plan
 
     lines: list[str] = []
     spec, batch, rate = config.model, config.batch_tokens, config.learning_rate
+    flops = flops_of_budget(config.budget.kind, config.budget.amount, peak_flops=peak_flops)
     if spec == "auto":
-        flops = flops_of_budget(config.budget.kind, config.budget.amount, peak_flops=peak_flops)
         if flops is None:
             raise UserError(
                 f'model: auto cannot be derived from a budget of "{config.budget}"',
@@ -192,19 +193,24 @@ def derive(
         made = plan(flops, vocab_size=tokenizer.vocab_size, context=config.context, available_tokens=available)
         lines += made.steps
         spec, batch = made.model, batch or made.batch_tokens
-        rate = rate or (made.learning_rate * (1.5 if config.optimizer == "muon" else 1.0))
     if batch is None:
-        batch = max(config.context, DEFAULT_BATCH_TOKENS)
-        lines.append(f"batch_tokens {batch:,} (default)")
+        batch = DEFAULT_BATCH_TOKENS if flops is None else batch_for(flops, config.context)
+        batch = max(batch, config.context)
+        lines.append(f"batch_tokens {batch:,} ({_why(flops, 'B = 0.292 C^0.3271')})")
     if rate is None:
-        rate = DEFAULT_LEARNING_RATE[config.optimizer]
-        lines.append(f"learning_rate {rate:g} (default for {config.optimizer})")
+        factor = MUON_FACTOR if config.optimizer == "muon" else 1.0
+        rate = DEFAULT_LEARNING_RATE[config.optimizer] if flops is None else round(learning_rate_for(flops) * factor, 6)
+        lines.append(f"learning_rate {rate:g} ({_why(flops, f'lr = {factor:g} x 0.3118 C^-0.125')})")
     ids = {"bos_id": tokenizer.bos_id, "eos_ids": tuple(sorted(tokenizer.stop_ids)), "pad_id": tokenizer.pad_id}
     shape = resolve_model(spec, tokenizer.vocab_size)
     if config.context > shape.max_position:
         shape = shape.model_copy(update={"max_position": config.context})
         lines.append(f"max_position {config.context:,} (the context)")
     return shape.model_copy(update=ids), batch, rate, lines
+
+
+def _why(flops: float | None, formula: str) -> str:
+    return "default" if flops is None else f"{formula} for C = {flops:.2g} FLOPs"
 
 
 def choose_dtype(config: OptimizerConfig, machine: Device) -> tuple[torch.dtype, float]:

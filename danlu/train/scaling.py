@@ -83,12 +83,9 @@ def plan(flops: float, *, vocab_size: int, context: int, available_tokens: int |
     )
     told.append(f"5. tokens D = C / (6 N) = {tokens:.3g}, {tokens / size:.1f} per parameter")
 
-    # 6. Batch and learning rate: B = 0.2920 C^0.3271 tokens, lr = 0.3118 C^-0.1250 (DeepSeek LLM, arXiv:2401.02954,
-    # eq. 1, fitted for AdamW from 1e17 to 2e19). Below that range it is an extrapolation; the bounds are guesses.
-    batch = 0.2920 * flops**0.3271
-    batch = max(context, min(batch, tokens / 50))  # fewer than 50 steps teach nothing, whatever the batch
-    batch_tokens = max(1, round(batch / context)) * context
-    rate = min(max(0.3118 * flops**-0.1250, 1e-4), 1e-2)
+    # 6. Batch and learning rate; fewer than 50 steps teach nothing, whatever the batch.
+    batch_tokens = batch_for(flops, context, most=tokens / 50)
+    rate = learning_rate_for(flops)
     told.append(f"6. batch {batch_tokens:,} tokens, learning rate {rate:.2g}: {tokens / batch_tokens:.0f} steps")
 
     model = {
@@ -101,7 +98,20 @@ def plan(flops: float, *, vocab_size: int, context: int, available_tokens: int |
         "intermediate_size": inner,
         "max_position": max(context, 512),
     }
-    return Plan(flops, size, int(tokens), batch_tokens, float(f"{rate:.2g}"), model, told)
+    return Plan(flops, size, int(tokens), batch_tokens, rate, model, told)
+
+
+def batch_for(flops: float, context: int, most: float = math.inf) -> int:
+    """Tokens in one step: B = 0.2920 C^0.3271, in whole rows (DeepSeek LLM, arXiv:2401.02954, eq. 1).
+
+    Fitted from 1e17 to 2e19 FLOPs; below it is an extrapolation.
+    """
+    return max(1, round(min(0.2920 * flops**0.3271, most) / context)) * context
+
+
+def learning_rate_for(flops: float) -> float:
+    """lr = 0.3118 C^-0.1250 for AdamW (the same source and range); the bounds are guesses."""
+    return float(f"{min(max(0.3118 * flops**-0.1250, 1e-4), 1e-2):.2g}")
 
 
 def flops_of_budget(kind: str, amount: float, *, peak_flops: float, parameters: int | None = None) -> float | None:

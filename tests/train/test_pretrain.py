@@ -107,9 +107,13 @@ def test_derived_defaults_are_told() -> None:
     class Fake:
         vocab_size, bos_id, eos_id, pad_id, stop_ids = 300, None, 0, None, frozenset({0})
 
-    plain = PretrainConfig(model=MODEL, context=128)
+    plain = PretrainConfig(model=MODEL, context=128, budget="50 steps")
     shape, batch, rate, lines = derive(plain, Fake(), 10**6, 1e11)
     assert (batch, rate) == (8192, 6e-3) and shape.eos_ids == (0,)
+    timed = PretrainConfig(model=MODEL, context=128, budget="4m")
+    _, small, _, why = derive(timed, Fake(), 10**6, 1e11)
+    _, large, _, _ = derive(timed, Fake(), 10**6, 1e14)
+    assert small == pytest.approx(5000, rel=0.05) and large > 8 * small and "FLOPs" in why[0]
     assert any("batch_tokens" in line for line in lines) and shape.max_position == 512
 
 
