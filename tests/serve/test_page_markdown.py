@@ -10,33 +10,8 @@ from hypothesis import strategies as st
 
 from danlu.serve.page_markdown import render
 
-TAGS = set(
-    [
-        "p",
-        "em",
-        "strong",
-        "s",
-        "a",
-        "ul",
-        "ol",
-        "li",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "blockquote",
-        "hr",
-        "br",
-        "code",
-        "pre",
-        "div",
-        "span",
-        "button",
-    ]
-)
-TAGS |= {"table", "thead", "tbody", "tr", "th", "td"}
+TAGS = {"p", "em", "strong", "s", "a", "ul", "ol", "li", "blockquote", "hr", "br", "code", "pre", "div", "span"}
+TAGS |= {"h1", "h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td", "button"}
 ATTRIBUTES = {"href", "title", "class", "type", "aria-label", "start", "style"}
 
 
