@@ -8,9 +8,10 @@ On disk and in memory a quantised matrix is two tensors, named as the compressed
 Both have the output rows first, so whatever cuts or joins rows treats them alike: the file's q_proj, k_proj and
 v_proj become the model's one `qkv` by joining weights and joining scales, and nothing is quantised twice.
 
-`config.json` says it under `quantization_config`, as vLLM and transformers (with the compressed-tensors package)
-read it: `quant_method: compressed-tensors`, `format: int-quantized`. Both `Linear` and `Embedding` are targets here:
-in a small model the embedding is the largest matrix of all.
+`config.json` says it under `quantization_config` in the words of that format: `quant_method: compressed-tensors`,
+`format: int-quantized`. Both `Linear` and `Embedding` are targets here, because in a small model the embedding is the
+largest matrix of all. That goes further than other readers do: transformers 5.23 with compressed-tensors 0.20 does
+not open a quantised embedding that is tied to the head. For other programs export the float model.
 
 The way in is `apply_quantization`: it swaps modules of a model that has no weights yet (device "meta"), so that a
 quantised model is never held in float. The arithmetic is in `danlu.kernels.int8`.
