@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from danlu.model.config import ModelConfig
 from danlu.model.layers import Linear, RMSNorm
-from danlu.model.rope import Rotate
+from danlu.model.rope import rotate
 
 
 class Context(Protocol):
@@ -117,7 +117,9 @@ class Attention(nn.Module):
         q, k, v = qkv.split(self.heads, dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        if rotary is not None:
-            q, k = Rotate.apply(q, *rotary), Rotate.apply(k, *rotary)
+            if rotary is not None:
+                q, k = rotate(q, *rotary), rotate(k, *rotary)
+        elif rotary is not None:  # neighbours in memory, so one turn serves both
+            q, k = rotate(qkv[:, :, : -self.heads[2]], *rotary).split(self.heads[:2], dim=2)
         o = context.attend(self.layer_index, q, k, v, self.window, self.scale)  # [B, T, H, hd]
         return self.out(o.reshape(batch, length, -1))

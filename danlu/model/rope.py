@@ -91,6 +91,11 @@ class Rotate(torch.autograd.Function):
         return _turn(gradients[0], cos, -sin), None, None
 
 
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn [..., T, heads, hd] by the tables of `Rotary`."""
+    return Rotate.apply(x, cos, sin) if torch.is_grad_enabled() else _turn(x, cos, sin)  # apply has its own cost
+
+
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
