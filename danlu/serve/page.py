@@ -156,6 +156,8 @@ class Page:
             given = str(key.value or "")
             button.disable()
             await asyncio.sleep(0.5)  # makes guessing slow
+            if door.is_deleted:
+                return  # Enter twice
             button.enable()
             with client:
                 if enter(given):
@@ -164,6 +166,8 @@ class Page:
                     key.props(f'error error-message="{self.words("wrong_key")}"')
 
         async def remembered() -> None:
+            if door.is_deleted:
+                return  # a reconnection
             given = await ui.run_javascript("danlu.getKey()")
             with client.content:
                 enter(str(given))

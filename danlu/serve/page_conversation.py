@@ -257,7 +257,8 @@ class TurnView:
             self.below = ui.element("div").classes("below")
         with self.below:
             self.copy = ui.button(icon="content_copy", on_click=self._copy, color=None).props("flat data-tool=copy")
-            self.words.name(self.copy, "copy")
+            self.copied = False
+            self._name_copy = self.words.name(self.copy, lambda: "copied" if self.copied else "copy")
             self.finish = ui.label().props("data-meta=finish")
             self.tokens = ui.label().classes("dot").props("data-meta=tokens")
             self.speed = ui.label().classes("dot").props("data-meta=speed")
@@ -290,4 +291,11 @@ class TurnView:
     def _copy(self) -> None:
         text = self.turn.answer if self.chat else self.turn.prompt + self.turn.answer
         ui.run_javascript(f"danlu.copy({json.dumps(text)})")
-        ui.notify(self.words("copied"), position="bottom", timeout=1200)
+        self._show_copied(True)
+        with self.below:
+            ui.timer(1.2, lambda: self._show_copied(False), once=True)
+
+    def _show_copied(self, copied: bool) -> None:
+        self.copied = copied
+        self.copy.props(f"icon={'check' if copied else 'content_copy'}")
+        self._name_copy()
