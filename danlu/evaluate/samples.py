@@ -37,10 +37,11 @@ def training(corpus: Artifact | Path, max_bytes: int, seed: int = 0) -> list[Doc
 
 
 def take(documents: Iterable[Document], max_bytes: int, seed: int = 0) -> list[Document]:
-    """The longest run of documents, in the order of their hashes, with at most `max_bytes` together; at least one.
+    """The shortest run of documents, in the order of their hashes, that reaches `max_bytes`; all if none does.
 
-    One pass, and little more than `max_bytes` in memory: a heap keeps the documents with the smallest hashes, and
-    lets one go only when those before it fill the sample without it.
+    The last one may go beyond: stopping before it would leave a sample of one short document where a long one is
+    next. One pass: a heap keeps the documents with the smallest hashes, and lets one go when those before it fill
+    the sample without it.
     """
     heap: list[tuple[int, str, int, Document]] = []  # negated hash: the largest hash is on top
     total = 0
@@ -50,8 +51,6 @@ def take(documents: Iterable[Document], max_bytes: int, seed: int = 0) -> list[D
         total += size
         while total - heap[0][2] >= max_bytes:
             total -= heapq.heappop(heap)[2]
-    while total > max_bytes and len(heap) > 1:
-        total -= heapq.heappop(heap)[2]
     return [entry[3] for entry in sorted(heap, key=lambda entry: (-entry[0], entry[1]))]
 
 
