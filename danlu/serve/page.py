@@ -55,6 +55,7 @@ def add_page(app: FastAPI, state: ServerState) -> None:
         tailwind=False,
         show_welcome_message=False,
         reconnect_timeout=3.0,
+        binding_refresh_interval=None,  # every binding here tells of its changes; nothing has to be polled
     )
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from nicegui import background_tasks, ui
+from nicegui import background_tasks, binding, ui
 
 from danlu.serve.generation import Generation, ServedModel, encode_chat, encode_prompts, sampling_for
 from danlu.serve.page_markdown import render
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 DRAW_SECONDS = 0.06
 
 
-@dataclass
+@binding.bindable_dataclass
 class Settings:
     """What the person may turn; the defaults are what `reset` goes back to."""
 
