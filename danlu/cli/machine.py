@@ -18,7 +18,6 @@ EXTRAS = {
     "html": "trafilatura",
     "text": "charset_normalizer",
     "zh": "pypinyin",
-    "plot": "matplotlib",
     "serve": "nicegui",
 }
 

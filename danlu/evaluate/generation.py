@@ -115,7 +115,10 @@ def write(
     before = [] if opening is None else [opening]
     room = model.config.max_position - max_tokens
     encoded = [(before + tokenizer.encode(prompt))[-room:] if room > 0 else before for prompt in prompts]
-    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed, stop=tuple(stop))
+    sampling = [  # a seed for each, or equal prompts would get equal texts
+        Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed + i, stop=tuple(stop))
+        for i in range(len(prompts))
+    ]
     engine = Engine((model, tokenizer))
     written = []
     for output in engine.generate(encoded, sampling):

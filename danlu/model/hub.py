@@ -76,7 +76,7 @@ def load_model(
     """
     path = Path(path)
     raw = read_config(path)
-    config = config_from_hf(raw, str(path / "config.json"))
+    config = _with_stop_ids(config_from_hf(raw, str(path / "config.json")), path)
     with torch.device("meta"):
         model = Transformer(config)
     if raw.get("quantization_config"):
@@ -115,7 +115,8 @@ def save_model(
     path.mkdir(parents=True, exist_ok=True)
     _remove_weights(path)
     _write_weights(dict(_named_tensors(model)), path, cast, max_shard_size)
-    write_json(path / "generation_config.json", _generation_config(config, tokenizer))
+    ends = {*model.config.eos_ids, *(tokenizer.stop_ids if tokenizer is not None else ())}
+    write_json(path / "generation_config.json", _generation_config(config, sorted(ends)))
     if tokenizer is not None:
         tokenizer.save(path)
     write_json(path / "config.json", raw)
@@ -346,9 +347,19 @@ def _with_ids(config: ModelConfig, tokenizer: Tokenizer | None) -> ModelConfig:
     return config.model_copy(update={"bos_id": tokenizer.bos_id, "eos_ids": eos, "pad_id": tokenizer.pad_id})
 
 
-def _generation_config(config: ModelConfig, tokenizer: Tokenizer | None) -> dict[str, Any]:
-    """What ends a text: the tokenizer's stop ids (an instruct model has two), else the config's."""
-    eos = sorted(tokenizer.stop_ids) if tokenizer is not None else list(config.eos_ids)
+def _with_stop_ids(config: ModelConfig, path: Path) -> ModelConfig:
+    """The config with the end ids of generation_config.json, where instruct models keep their second one."""
+    try:
+        found = json.loads((path / "generation_config.json").read_text(encoding="utf-8")).get("eos_token_id")
+    except (OSError, ValueError, AttributeError):
+        return config
+    more = found if isinstance(found, list) else [found]
+    ids = {*config.eos_ids, *(i for i in more if isinstance(i, int) and 0 <= i < config.vocab_size)}
+    return config.model_copy(update={"eos_ids": tuple(sorted(ids))})
+
+
+def _generation_config(config: ModelConfig, eos: list[int]) -> dict[str, Any]:
+    """`eos` is all that ends an answer: an instruct model has two ends, that of the turn and that of the text."""
     found = {
         "bos_token_id": config.bos_id,
         "eos_token_id": None if not eos else eos[0] if len(eos) == 1 else eos,

@@ -38,6 +38,7 @@ from danlu.train.pretrain import (
 )
 
 if TYPE_CHECKING:
+    from danlu.model.transformer import Transformer
     from danlu.posttrain.packing import Sample
     from danlu.tokenizer.tokenizer import Tokenizer
 
@@ -46,7 +47,8 @@ DEFAULT_LEARNING_RATE = {"muon": 1e-3, "adamw": 3e-4}
 
 class SftConfig(OptimizerConfig):
     budget: Budget = Budget("seconds", 60)
-    context: int | None = Field(default=None, ge=8)  # row length; None: the model's own, at most 1024
+    context: int | None = Field(default=None, ge=8)  # row length; None: the model's own, at most 1024. A longer one
+    # than the model's teaches it the new positions, where they are rotary
     batch_rows: int = Field(default=16, ge=1)  # packed rows in one step
     truncate: Literal["drop_turns", "reject"] = "drop_turns"
     warmup: float = Field(default=0.05, ge=0, lt=1)
@@ -92,7 +94,7 @@ def sft(config: SftConfig, run: StageRun, model: Artifact, dataset: Artifact) ->
     if getattr(network, "quantization_config", None):
         raise UserError(f"{model.path} is quantised and cannot be trained", "fine-tune the model it was made from")
     network = network.to(device=device, dtype=torch.float32)  # trained in float32, whatever it was stored in
-    context = min(config.context or 1024, network.config.max_position)
+    context = _context(config, network)
 
     train, counts = make_samples(read_rows(dataset, "train"), tokenizer, context, config.truncate, run)
     if not train:
@@ -145,6 +147,17 @@ def sft(config: SftConfig, run: StageRun, model: Artifact, dataset: Artifact) ->
     }
     metrics = write_report(run, fitted, optimizer, facts, extra, config.reference, peak)
     return {**metrics, "rows": counts["rows"], "rows_used": counts["used"]}
+
+
+def _context(config: SftConfig, network: Transformer) -> int:
+    """The row length; a model with rotary positions grows to it. Raises UserError for learned positions."""
+    own = network.config.max_position
+    if config.context is None or config.context <= own:
+        return min(config.context or 1024, own)
+    if network.config.positions != "rope":
+        raise UserError(f"context {config.context} is longer than the model's {own} learned positions")
+    network.config = network.config.model_copy(update={"max_position": config.context})
+    return config.context
 
 
 def make_samples(

@@ -203,8 +203,8 @@ def derive(
         lines.append(f"learning_rate {rate:g} ({_why(flops, f'lr = {factor:g} x 0.3118 C^-0.125')})")
     ids = {"bos_id": tokenizer.bos_id, "eos_ids": tuple(sorted(tokenizer.stop_ids)), "pad_id": tokenizer.pad_id}
     shape = resolve_model(spec, tokenizer.vocab_size)
-    if config.context > shape.max_position:
-        shape = shape.model_copy(update={"max_position": config.context})
+    if config.context != shape.max_position and not (isinstance(config.model, dict) and "max_position" in config.model):
+        shape = shape.model_copy(update={"max_position": config.context})  # no promise beyond what it has seen
         lines.append(f"max_position {config.context:,} (the context)")
     return shape.model_copy(update=ids), batch, rate, lines
 

@@ -114,7 +114,7 @@ def test_derived_defaults_are_told() -> None:
     _, small, _, why = derive(timed, Fake(), 10**6, 1e11)
     _, large, _, _ = derive(timed, Fake(), 10**6, 1e14)
     assert small == pytest.approx(5000, rel=0.05) and large > 8 * small and "FLOPs" in why[0]
-    assert any("batch_tokens" in line for line in lines) and shape.max_position == 512
+    assert any("batch_tokens" in line for line in lines) and shape.max_position == 128
 
 
 def test_estimate_needs_no_torch() -> None:
