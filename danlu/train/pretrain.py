@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from danlu.core.artifact import Artifact, Manifest, write_json
 from danlu.core.budget import Budget
@@ -67,6 +67,19 @@ class PretrainConfig(OptimizerConfig):
     validation_tokens: int = Field(default=16384, ge=1)  # at most so many are looked at each time
     sample_prompts: list[str] = [""]
     reference: str = ""  # the name in recipes/bands.json that the final loss is held against
+
+    @field_validator("model")
+    @classmethod
+    def _model_is_known(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+        """A wrong preset or shape is found while the recipe is read; the vocabulary is not known yet."""
+        if value != "auto":
+            from danlu.model.presets import resolve_model
+
+            try:
+                resolve_model(value, 1)
+            except UserError as error:
+                raise ValueError(str(error).rstrip(".")) from None
+        return value
 
 
 def estimate(config: PretrainConfig, parents: Mapping[str, Manifest | None]) -> Estimate:

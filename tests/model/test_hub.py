@@ -107,7 +107,7 @@ def test_the_ids_that_end_a_text_are_written(make_model: Make, tmp_path: Path) -
     generation = json.loads((tmp_path / "generation_config.json").read_text())
     assert generation == {"bos_token_id": 1, "eos_token_id": [2, 7]}
     assert (tmp_path / "tokenizer.json").exists()
-    assert load_model(tmp_path).config.eos_ids == (2,)
+    assert load_model(tmp_path).config.eos_ids == (2, 7)
 
 
 def test_old_checkpoints_without_prefix_and_with_leftovers_load(tmp_path: Path) -> None:
