@@ -18,6 +18,10 @@ BLOCK = re.compile(r"(<!-- bench:(\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
 WORDS = {
     "en": {
+        "quickstart": ("stage", "took", "made"),
+        "of peak": "of the measured matrix peak",
+        "smaller": "smaller than float32",
+        "total": "Machine: {machine}; {total} in all, after installation.",
         "train": ("trainer", "tokens/s (low to high)", "share of the measured matrix peak"),
         "engine": ("engine", "bits per weight", "decode tok/s", "of bandwidth", "prefill tok/s", "of matrix peak"),
         "machine": "Machine: {machine}; {detail}. Medians of {rounds} interleaved runs.",
@@ -25,6 +29,10 @@ WORDS = {
         "memory": "memory {bandwidth:.1f} GB/s, float32 matrix peak {peak:.0f} GFLOP/s",
     },
     "zh": {
+        "quickstart": ("阶段", "用时", "产物"),
+        "of peak": "的实测矩阵峰值",
+        "smaller": "小于 float32",
+        "total": "机器：{machine}；安装之后共 {total}。",
         "train": ("训练程序", "tokens/s（最低到最高）", "占实测矩阵峰值"),
         "engine": ("引擎", "每权重比特", "解码 tok/s", "占带宽上限", "预填充 tok/s", "占矩阵上限"),
         "machine": "机器：{machine}；{detail}。{rounds} 轮交替运行的中位数。",
@@ -63,6 +71,29 @@ def engine_table(data: dict[str, Any], words: dict[str, Any]) -> str:
     return table(words["engine"], rows) + note(data, words, detail)
 
 
+def quickstart_table(data: dict[str, Any], words: dict[str, Any]) -> str:
+    from danlu.core.progress import human_bytes, human_seconds
+
+    m = data["metrics"]
+    rows = {
+        "corpus": f"{m['corpus']['documents']:,} documents, {human_bytes(m['corpus']['bytes'])}",
+        "tokenizer": f"{m['tokenizer']['vocab_size']:,} tokens, {m['tokenizer']['bytes_per_token']:.2f} bytes/token",
+        "tokens": f"{m['tokens']['train_tokens']:,} tokens",
+        "base": f"{m['base']['parameters']:,} parameters, {m['base']['tokens']:,} tokens, "
+        f"{m['base']['share_of_peak']:.0%} {words['of peak']}",
+        "instructions": f"{m['instructions']['rows']:,} rows",
+        "chat": f"{m['chat']['tokens']:,} tokens, loss {m['chat']['validation_loss']:.2f}",
+        "int8": f"{human_bytes(m['int8']['bytes_in_float32'])} → {human_bytes(m['int8']['bytes_after'])}",
+        "report": f"{m['report']['bits_per_byte']:.3f} bits/byte; `xz -9e` {m['report']['xz_bits_per_byte']:.3f}, "
+        f"n-gram {m['report']['ngram_bits_per_byte']:.3f}",
+        "comparison": f"{m['comparison']['before_bits_per_byte']:.3f} → {m['comparison']['after_bits_per_byte']:.3f} "
+        f"bits/byte, {m['comparison']['smaller']:.1%} {words['smaller']}",
+    }
+    lines = [(f"`{name}`", human_seconds(data["stages"][name]), text) for name, text in rows.items()]
+    total = words["total"].format(machine=data["machine"], total=human_seconds(data["seconds"]))
+    return table(words["quickstart"], lines) + f"\n{total}\n"
+
+
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [columns, tuple("---" for _ in columns), *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
@@ -72,7 +103,7 @@ def note(data: dict[str, Any], words: dict[str, Any], detail: str) -> str:
     return "\n" + words["machine"].format(machine=data["machine"], rounds=data["rounds"], detail=detail) + "\n"
 
 
-TABLES = {"train": train_table, "engine": engine_table}
+TABLES = {"quickstart": quickstart_table, "train": train_table, "engine": engine_table}
 
 
 def render(text: str, language: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import contest
 
 SHAPE = {"vocab": 4096, "hidden": 256, "layers": 4, "heads": 4, "kv_heads": 2, "inner": 640}
-BATCH_TOKENS, CONTEXT, MICRO_TOKENS = 8192, 256, 4096
+BATCH_TOKENS, CONTEXT, MICRO_TOKENS = 2048, 256, 2048
 
 
 def danlu_worker(optimizer_name: str) -> None:
@@ -157,7 +157,7 @@ def referee(rounds: int, steps: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=4, help="optimiser steps of one run")
+    parser.add_argument("--steps", type=int, default=16, help="optimiser steps of one run")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     kind, _, detail = (arguments.worker or "").partition(":")
