@@ -27,6 +27,9 @@ SMALL = {
     "base.checkpoint_every": "2 steps",
     "instructions.max_rows": "40",
     "chat.checkpoint_every": "2 steps",
+    "chat.context": "128",
+    "chat.batch_rows": "2",
+    "chat.validation_rows": "4",
     "report.cases": "4",
     "report.max_bytes": "20000",
     "comparison.max_bytes": "20000",
@@ -39,7 +42,7 @@ TRAINING = ("base", "chat")
 def command(store: Path) -> list[str]:
     settings = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
     danlu = [sys.executable, "-m", "danlu.cli.main"]
-    return [*danlu, "run", "quickstart", "--no-serve", "--budget", "10 steps", "--store", str(store), *settings]
+    return [*danlu, "run", "quickstart", "--no-serve", "--budget", "20 steps", "--store", str(store), *settings]
 
 
 def finish(store: Path) -> None:
