@@ -28,6 +28,9 @@ def register(main: click.Group) -> None:
         from danlu.core.progress import human_bytes, human_seconds
 
         manifests = store.manifests(kind)
+        damaged = store.damaged()
+        for sentence in damaged:
+            click.echo(f"{click.style('warning', fg='yellow')}: {sentence}", err=True)
         names = _names_by_id(store)
         if not as_json:
             rows = [
@@ -43,7 +46,10 @@ def register(main: click.Group) -> None:
             ]
             print_table(("artifact", "names", "stage", "size", "took", "made (UTC)"), rows, right=(3, 4))
         return {
-            "artifacts": [{"id": m.id, "kind": m.kind, "names": names.get(m.id, []), "size": m.size} for m in manifests]
+            "artifacts": [
+                {"id": m.id, "kind": m.kind, "names": names.get(m.id, []), "size": m.size} for m in manifests
+            ],
+            "damaged": damaged,
         }
 
     @command(main)
@@ -107,7 +113,7 @@ def register(main: click.Group) -> None:
         problems = find_problems(found)
         if problems:
             raise StageFailed(
-                f"{found.id} is damaged: {'; '.join(problems)}", "remove it with danlu gc and build it again"
+                f"{found.id} is damaged: {'; '.join(problems)}", f"remove {found.path} and run again what made it"
             )
         if not as_json:
             click.echo(f"{found.id}: {len(found.manifest.files)} files are what the manifest says")

@@ -82,7 +82,7 @@ class Manifest:
         path = directory / MANIFEST
         try:
             return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error})", "remove that directory and run the recipe again") from None
 
 
@@ -147,7 +147,7 @@ def artifact_id(kind: str, stage: str, version: str, config: Mapping[str, Any], 
 
 def describe_files(path: Path) -> dict[str, dict[str, Any]]:
     """Size and sha256 of every payload file below `path`, by relative path, sorted."""
-    paths = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.name != MANIFEST)
+    paths = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p != path / MANIFEST)
     root = path.parent if path.is_file() else path
     return {p.relative_to(root).as_posix(): {"size": p.stat().st_size, "sha256": sha256_file(p)} for p in paths}
 

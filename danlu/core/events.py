@@ -42,15 +42,17 @@ class Events:
         return bound
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Write one event. Fields must be JSON; NaN and infinity become strings, since JSON has none."""
+        """Write one event. Fields must be JSON; see `finite` for NaN."""
         record = {"t": round(time.time(), 3), "event": event, **self._common, **fields}
-        record = {key: _finite(value) for key, value in record.items()}
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "ab", buffering=0) as handle:
-                handle.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-        for reader in self._readers:
-            reader(record)
+        record = finite(record)
+        try:
+            if self.path is not None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with open(self.path, "ab", buffering=0) as handle:
+                    handle.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        finally:  # a disk too full for the line does not keep it from the terminal
+            for reader in self._readers:
+                reader(record)
 
 
 def read_events(path: Path) -> Iterator[Event]:
@@ -65,5 +67,14 @@ def read_events(path: Path) -> Iterator[Event]:
                 continue
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same value with NaN and infinity as strings, at any depth, since JSON has neither.
+
+    >>> finite({"loss": [1.0, float("nan")]})
+    {'loss': [1.0, 'nan']}
+    """
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(inner) for inner in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

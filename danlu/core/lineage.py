@@ -6,7 +6,6 @@ database has to be kept in step with it.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import time
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from danlu.core.artifact import Artifact, Manifest, sha256_file
 from danlu.core.errors import UserError
-from danlu.core.store import Store
+from danlu.core.store import Store, is_locked
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def lineage(store: Store, artifact: Artifact) -> Ancestor:
 
 
 def verify(artifact: Artifact) -> list[str]:
-    """Hash every payload file again; returns one sentence for each that is missing, changed or extra."""
+    """Hash every payload file again; returns one sentence for each that is missing or changed."""
     problems = []
     for name, info in sorted(artifact.manifest.files.items()):
         path = artifact.path / name if artifact.path.is_dir() else artifact.path
@@ -76,10 +75,14 @@ class Garbage:
 def find_garbage(store: Store, keep: Iterable[str] = (), checkpoints: bool = False) -> Garbage:
     """Everything that neither a name, an alias, nor an ancestor of a named artifact holds on to.
 
-    Checkpoints of unfinished stages are kept unless `checkpoints` is set: they are what a resume needs.
+    What a run in progress needs is held on to as well. Checkpoints of unfinished stages are kept unless
+    `checkpoints` is set: they are what a resume needs. Raises UserError when a manifest cannot be read, since nobody
+    knows then what that artifact was made from.
     """
+    for sentence in store.damaged():
+        raise UserError(sentence, "remove that directory by hand first; nothing was removed")
     manifests = {m.id: m for m in store.manifests()}
-    wanted = set(keep) | {i for ids in store.names().values() for i in ids.values()}
+    wanted = set(keep) | store.in_use() | {i for ids in store.names().values() for i in ids.values()}
     reached: set[str] = set()
     while wanted:
         artifact_id = wanted.pop()
@@ -87,19 +90,25 @@ def find_garbage(store: Store, keep: Iterable[str] = (), checkpoints: bool = Fal
             reached.add(artifact_id)
             wanted |= set(manifests[artifact_id].parents.values()) if artifact_id in manifests else set()
     unreached = [m for i, m in manifests.items() if i not in reached]
-    scraps = [p for p in store.root.glob("*/.*.tmp") if _abandoned(p)] + list(store.root.glob("*/.*.old"))
+    scraps = [p for p in store.root.glob("*/.*.tmp") if _abandoned(store, p)] + list(store.root.glob("*/.*.old"))
+    scraps += [p for p in store.root.glob("work/*.uses") if not is_locked(p)]
     for work in store.root.glob("work/*"):
-        if work.is_dir() and (checkpoints or work.name in manifests) and not _locked(store, work.name):
+        if work.is_dir() and (checkpoints or work.name in manifests) and not _being_built(store, work.name):
             scraps.append(work)
     return Garbage(unreached, scraps)
 
 
 def collect_garbage(store: Store, garbage: Garbage) -> None:
     """Remove what `find_garbage` found, children before parents."""
+    used = store.in_use()  # a run may have begun since the garbage was found
     for manifest in reversed(garbage.artifacts):
-        store.remove(manifest.id)
+        if manifest.id not in used:
+            store.remove(manifest.id)
     for path in garbage.scraps:
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def lineage_of(store: Store, spec: str) -> Ancestor:
@@ -112,23 +121,20 @@ def lineage_of(store: Store, spec: str) -> Ancestor:
     return lineage(store, artifact)
 
 
-def _abandoned(path: Path) -> bool:
-    """True for a temporary directory of a process that is gone (its name carries the pid)."""
-    pid = path.name.split(".")[-2]
-    return (pid.isdigit() and not Path(f"/proc/{pid}").exists()) or time.time() - path.stat().st_mtime > 7 * 86400
+def _abandoned(store: Store, path: Path) -> bool:
+    """True for what a process left that is gone: the name carries the artifact's id and the process's pid.
+
+    A pid means nothing in another container, the lock of the id does; so one held lock is enough to keep it.
+    """
+    name, pid = path.name.removeprefix(".").removesuffix(".tmp").rpartition(".")[::2]
+    gone = (pid.isdigit() and not Path(f"/proc/{pid}").exists()) or time.time() - path.stat().st_mtime > 7 * 86400
+    return gone and not _being_built(store, name)
 
 
-def _locked(store: Store, artifact_id: str) -> bool:
-    path = store.root / "work" / f"{artifact_id}.lock"
-    if not path.exists():
-        return False
-    with open(path) as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+def _being_built(store: Store, artifact_id: str) -> bool:
+    return is_locked(store.root / "work" / f"{artifact_id}.lock")
 
 
 def _size(path: Path) -> int:
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(p.stat().st_size for p in files if p.is_file())

@@ -82,8 +82,7 @@ def canonical_config(node: Node) -> dict[str, Any]:
 def _manifest(store: Store, artifact_id: str, external: Artifact | None) -> Manifest | None:
     if external is not None:
         return external.manifest
-    found = store.get(artifact_id)
-    return found.manifest if found else None
+    return store.manifest(artifact_id)
 
 
 def _decide(
@@ -95,16 +94,16 @@ def _decide(
     store: Store,
     newest: dict[str, str],
 ) -> tuple[Action, str]:
-    if store.get(new_id) is not None:
+    if store.manifest(new_id) is not None:
         return "cached", ""
     work = store.work(new_id)
     if work.is_dir() and any(work.iterdir()):
         return "resume", "an earlier run of it was interrupted"
     previous_id = newest.get(f"{recipe.name}.{node.name}")
-    previous = store.get(previous_id) if previous_id else None
+    previous = store.manifest(previous_id) if previous_id else None
     if previous is None:
         return "build", "not built yet"
-    return "build", _difference(previous.manifest, node, config, parents)
+    return "build", _difference(previous, node, config, parents)
 
 
 def _difference(old: Manifest, node: Node, config: dict[str, Any], parents: dict[str, str]) -> str:
@@ -136,9 +135,11 @@ def disk_needed(steps: Iterable[Step]) -> float:
 
 def check_disk(steps: list[Step], free_bytes: float) -> None:
     """Refuse a plan that cannot fit. Raises UserError."""
+    from danlu.core.progress import human_bytes
+
     needed = disk_needed(steps)
     if needed > free_bytes:
         raise UserError(
-            f"this plan writes about {needed / 2**30:.1f} GiB, and the disk has {free_bytes / 2**30:.1f} GiB free",
+            f"this plan writes about {human_bytes(needed)}, and the disk has {human_bytes(free_bytes)} free",
             "free some space or choose another --store",
         )

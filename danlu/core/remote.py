@@ -20,7 +20,7 @@ from pathlib import Path
 
 from danlu.core.artifact import MANIFEST, Artifact, Manifest, atomic_directory
 from danlu.core.errors import UserError
-from danlu.core.store import Store, kind_of
+from danlu.core.store import Store, kind_of, read_name
 
 
 class RemoteStore(Store):
@@ -45,7 +45,7 @@ class RemoteStore(Store):
 
     def get(self, artifact_id: str) -> Artifact | None:
         remote = self._remote(kind_of(artifact_id), artifact_id)
-        manifest = self._manifest(remote)
+        manifest = self._read(remote)
         if manifest is None:
             return None
         local = self.path(artifact_id)
@@ -53,10 +53,11 @@ class RemoteStore(Store):
             self._fetch(remote, manifest, local)
         return Artifact.open(local)
 
-    def manifests(self, kind: str | None = None) -> list[Manifest]:
-        paths = self.fs.glob(self._remote(kind or "*", "*", MANIFEST))
-        found = [self._manifest(str(path).rsplit("/", 1)[0]) for path in paths]
-        return sorted((m for m in found if m is not None), key=lambda m: (m.created, m.id))
+    def manifest(self, artifact_id: str) -> Manifest | None:
+        return self._read(self._remote(kind_of(artifact_id), artifact_id))
+
+    def _places(self, kind: str | None) -> list[str]:
+        return [str(path).rsplit("/", 1)[0] for path in self.fs.glob(self._remote(kind or "*", "*", MANIFEST))]
 
     def publish(self, directory: Path, manifest: Manifest) -> Artifact:
         artifact = super().publish(directory, manifest)
@@ -71,14 +72,14 @@ class RemoteStore(Store):
         remote = self._remote(kind_of(artifact_id), artifact_id)
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(f"{remote}/{MANIFEST}")
+        with contextlib.suppress(FileNotFoundError):
             self.fs.rm(remote, recursive=True)
         super().remove(artifact_id)
 
     def names(self) -> dict[str, dict[str, str]]:
         found = {}
         for path in sorted(self.fs.glob(self._remote("names", "*.json"))):
-            entry = json.loads(self.fs.cat_file(path))
-            found[Path(path).stem] = {"": entry["newest"], **entry["aliases"]}
+            found[Path(path).stem] = read_name(self.fs.cat_file(path), str(path))
         return found
 
     def _write_name(self, path: Path, data: bytes) -> None:
@@ -86,11 +87,13 @@ class RemoteStore(Store):
         self.fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
         self.fs.pipe_file(target, data)
 
-    def _manifest(self, remote: str) -> Manifest | None:
+    def _read(self, place: str) -> Manifest | None:
         try:
-            return Manifest.from_json(json.loads(self.fs.cat_file(f"{remote}/{MANIFEST}")))
+            return Manifest.from_json(json.loads(self.fs.cat_file(f"{place}/{MANIFEST}")))
         except FileNotFoundError:
             return None
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{place}/{MANIFEST} is damaged ({error})", "remove that directory there") from None
 
     def _fetch(self, remote: str, manifest: Manifest, local: Path) -> None:
         with atomic_directory(local) as directory:

@@ -13,6 +13,7 @@ running the same command again.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import os
@@ -30,12 +31,13 @@ from typing import Any
 from danlu.core.artifact import Artifact, Manifest, describe_files
 from danlu.core.device import cpu_name
 from danlu.core.errors import DanluError, Interrupted, StageFailed
-from danlu.core.events import Events
+from danlu.core.events import Events, finite
 from danlu.core.plan import Step, plan
 from danlu.core.recipe import Recipe, build_recipe
 from danlu.core.stage import StageRun, get_stage
-from danlu.core.store import Store
+from danlu.core.store import Store, check_name, explain_disk_errors
 
+RESUME = "the same command, run again, goes on from here"
 _RUNS = itertools.count(1)  # runs of this process, so that two in one second have two logs
 
 
@@ -55,12 +57,13 @@ def run_recipe(recipe: Recipe, store: Store, only: Iterable[str] | None = None, 
     steps = plan(recipe, store, only)
     events = events or new_run_log(store, recipe.name)
     artifacts: dict[str, Artifact] = {}
-    for step in steps:
-        log = events.bind(stage=step.node.name)
-        artifacts[step.node.name] = artifact = run_step(step, store, log, artifacts, recipe.name)
-        for name in (step.node.name, f"{recipe.name}.{step.node.name}"):
-            if store.names().get(name, {}).get("") != artifact.id:
-                store.set_name(name, artifact.id)
+    with store.using(needed_ids(steps)):
+        for step in steps:
+            log = events.bind(stage=step.node.name)
+            artifacts[step.node.name] = artifact = run_step(step, store, log, artifacts)
+            for name in (step.node.name, f"{recipe.name}.{step.node.name}"):
+                if store.names().get(name, {}).get("") != artifact.id:
+                    store.set_name(name, artifact.id)
     assert events.path is not None
     return Result(artifacts, events.path)
 
@@ -76,29 +79,40 @@ def run_stage(
 ) -> Artifact:
     """Run one stage without a recipe; `values` holds config and inputs as a recipe would write them."""
     stage = get_stage(name)
-    label = save_as or name.rpartition(".")[2].rpartition(":")[2]
+    save_as = save_as or name.rpartition(".")[2].rpartition(":")[2]
+    check_name(save_as)
+    label = save_as.partition("@")[0]
     recipe = build_recipe({"name": "stage", "stages": {label: {"use": name, **values}}}, {(): stage.name})
-    step = plan(recipe, store)[0]
+    steps = plan(recipe, store)
     log = (events or new_run_log(store, label)).bind(stage=label)
-    artifact = run_step(step, store, log, {}, "stage")
-    store.set_name(label, artifact.id)
+    with store.using(needed_ids(steps)):
+        artifact = run_step(steps[0], store, log, {})
+        store.set_name(save_as, artifact.id)
     return artifact
 
 
-def run_step(step: Step, store: Store, log: Events, built: dict[str, Artifact], recipe_name: str) -> Artifact:
+def needed_ids(steps: Iterable[Step]) -> set[str]:
+    """What a run of these steps makes or reads."""
+    return {i for step in steps for i in (step.id, *step.parents.values())}
+
+
+def run_step(step: Step, store: Store, log: Events, built: dict[str, Artifact]) -> Artifact:
     """Take one stage's artifact from the store or build it."""
-    cached = store.get(step.id)
-    if cached is not None:
-        log.emit("cached", id=step.id)
-        return cached
     inputs: dict[str, Artifact | None] = dict.fromkeys(step.node.stage.optional)
     for role, spec in step.node.inputs.items():
         inputs[role] = step.external[role] if role in step.external else built[spec[1:]]
-    with store.lock(step.id):
-        return _build(step, store, log, inputs, recipe_name)
+    with explain_disk_errors(store.root):
+        cached = store.get(step.id)
+        if cached is None:
+            with store.lock(step.id):
+                cached = store.get(step.id)  # another process may have finished it a moment ago
+                if cached is None:
+                    return _build(step, store, log, inputs)
+        log.emit("cached", id=step.id)
+        return cached
 
 
-def _build(step: Step, store: Store, log: Events, inputs: dict[str, Artifact | None], recipe_name: str) -> Artifact:
+def _build(step: Step, store: Store, log: Events, inputs: dict[str, Artifact | None]) -> Artifact:
     work = store.work(step.id)
     work.mkdir(parents=True, exist_ok=True)
     log.emit("started", id=step.id, use=step.node.stage.name, config=step.config, parents=step.parents)
@@ -109,21 +123,21 @@ def _build(step: Step, store: Store, log: Events, inputs: dict[str, Artifact | N
             manifest = _manifest(step, out, metrics, time.time() - begin)
             artifact = store.publish(out, manifest)
     except KeyboardInterrupt:
-        log.emit("interrupted", seconds=round(time.time() - begin, 3))
-        raise Interrupted(f'stopped in stage "{step.node.name}"', _how_to_resume(recipe_name)) from None
+        _last_word(log, "interrupted", seconds=round(time.time() - begin, 3))
+        raise Interrupted(f'stopped in stage "{step.node.name}"', RESUME) from None
     except Interrupted as error:
-        log.emit("interrupted", seconds=round(time.time() - begin, 3), message=error.message)
-        raise Interrupted(error.message, error.hint or _how_to_resume(recipe_name)) from None
+        _last_word(log, "interrupted", seconds=round(time.time() - begin, 3), message=error.message)
+        raise Interrupted(error.message, error.hint or RESUME) from None
     except DanluError as error:
-        log.emit("failed", message=str(error))
+        _last_word(log, "failed", message=str(error))
         raise
     except MemoryError:
-        log.emit("failed", message="out of memory")
+        _last_word(log, "failed", message="out of memory")
         raise StageFailed(
             f'stage "{step.node.name}" ran out of memory', "make the model, batch or corpus smaller"
         ) from None
     except Exception as error:
-        log.emit("failed", message=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+        _last_word(log, "failed", message=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
         raise
     shutil.rmtree(work, ignore_errors=True)
     log.emit("finished", id=artifact.id, seconds=round(manifest.seconds, 3), size=manifest.size, metrics=metrics)
@@ -142,7 +156,7 @@ def _manifest(step: Step, out: Path, metrics: dict[str, Any], seconds: float) ->
         config=step.config,
         parents=step.parents,
         files=files,
-        metrics=metrics,
+        metrics=finite(metrics),
         name=step.node.name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         seconds=round(seconds, 3),
@@ -152,12 +166,10 @@ def _manifest(step: Step, out: Path, metrics: dict[str, Any], seconds: float) ->
     )
 
 
-def _how_to_resume(recipe_name: str) -> str:
-    return (
-        "run the same command again to go on"
-        if recipe_name == "stage"
-        else f"danlu run {recipe_name} goes on from here"
-    )
+def _last_word(log: Events, event: str, **fields: Any) -> None:
+    """Log how a stage ended. A disk too full for this line must not hide the reason itself."""
+    with contextlib.suppress(OSError):
+        log.emit(event, **fields)
 
 
 @lru_cache(maxsize=1)

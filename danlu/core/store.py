@@ -3,6 +3,7 @@
     STORE/<kind>/<id>/           an artifact (core.artifact)
     STORE/names/<name>.json      {"newest": id, "aliases": {"prod": id}}
     STORE/work/<id>/             scratch of a stage in progress; outlives a killed process
+    STORE/work/*.uses            ids that a run in progress needs, locked for as long as it lives
     STORE/runs/<run>/            events.jsonl and the resolved recipe of each run
 
 Publishing is one rename, so readers see a whole artifact or none, and a process killed at any moment leaves
@@ -14,13 +15,15 @@ A store may also live behind any fsspec URL (`s3://bucket/path`, `memory://x`): 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,7 +38,7 @@ from danlu.core.artifact import (
 )
 from danlu.core.errors import StageFailed, UserError, suggest
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"[^\W_][\w.-]*")  # letters of any script: 诗人 is a name
 
 
 class Store:
@@ -56,11 +59,42 @@ class Store:
         path = self.path(artifact_id)
         return Artifact.open(path) if (path / MANIFEST).exists() else None
 
+    def manifest(self, artifact_id: str) -> Manifest | None:
+        """The manifest of exactly this id, or None; the payload is not touched."""
+        found = self.get(artifact_id)
+        return found.manifest if found else None
+
     def manifests(self, kind: str | None = None) -> list[Manifest]:
-        """All manifests, oldest first."""
-        pattern = f"{kind or '*'}/*/{MANIFEST}"
-        found = [Manifest.read(p.parent) for p in self.root.glob(pattern) if not p.parent.name.startswith(".")]
-        return sorted(found, key=lambda m: (m.created, m.id))
+        """All manifests, oldest first. A damaged one is passed over here; `damaged` names it."""
+        return sorted(self._read_all(kind)[0], key=lambda m: (m.created, m.id))
+
+    def damaged(self) -> list[str]:
+        """One sentence for each manifest that cannot be read."""
+        return self._read_all(None)[1]
+
+    def _read_all(self, kind: str | None) -> tuple[list[Manifest], list[str]]:
+        """Every manifest that can be read, and what is wrong with the others."""
+        found, damaged = [], []
+        for place in self._places(kind):
+            try:
+                manifest = self._read(place)
+            except UserError as error:
+                damaged.append(error.message)
+            else:
+                found += [manifest] if manifest else []
+        return found, damaged
+
+    def _places(self, kind: str | None) -> list[str]:
+        """The directories of all artifacts."""
+        paths = self.root.glob(f"{kind or '*'}/*/{MANIFEST}")
+        return [str(p.parent) for p in paths if p.parent.parent.name in KINDS and not p.parent.name.startswith(".")]
+
+    def _read(self, place: str) -> Manifest | None:
+        """One manifest; None when it went away meanwhile. Raises UserError when it is damaged."""
+        try:
+            return Manifest.read(Path(place))
+        except FileNotFoundError:
+            return None
 
     @contextmanager
     def new_directory(self, artifact_id: str) -> Iterator[Path]:
@@ -84,7 +118,8 @@ class Store:
     def remove(self, artifact_id: str) -> None:
         """Delete an artifact, manifest first, so that a half-deleted one is none."""
         path = self.path(artifact_id)
-        (path / MANIFEST).unlink(missing_ok=True)
+        with explain_disk_errors(self.root):
+            (path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
 
     # ---- names -----------------------------------------------------------------------------------------------
@@ -93,18 +128,14 @@ class Store:
         """{"base": {"": newest id, "prod": id of the alias}} for every name."""
         found = {}
         for path in sorted(self.root.glob("names/*.json")):
-            entry = json.loads(path.read_text(encoding="utf-8"))
-            found[path.stem] = {"": entry["newest"], **entry["aliases"]}
+            found[path.stem] = read_name(path.read_bytes(), str(path))
         return found
 
     def set_name(self, name: str, artifact_id: str) -> None:
         """Let `NAME` (newest) or `NAME@ALIAS` mean this artifact. Raises UserError on a name that cannot be one."""
+        check_name(name)
         base, _, alias = name.partition("@")
-        for part in (base, alias) if "@" in name else (base,):
-            if not NAME.fullmatch(part):
-                raise UserError(f'"{name}" cannot be a name', "use letters, digits, dot, dash and underscore")
         path = self.root / "names" / f"{base}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         known = self.names().get(base, {})
         newest = artifact_id if not alias or "" not in known else known[""]
         aliases = {key: value for key, value in known.items() if key} | ({alias: artifact_id} if alias else {})
@@ -112,6 +143,7 @@ class Store:
 
     def _write_name(self, path: Path, data: bytes) -> None:
         with explain_disk_errors(self.root):
+            path.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(path, data)
 
     def resolve(self, spec: str, kind: str | tuple[str, ...] | None = None) -> Artifact:
@@ -182,6 +214,62 @@ class Store:
                 ) from None
             yield  # the file stays: removing it would let a third process lock a name that is gone
 
+    @contextmanager
+    def using(self, artifact_ids: Iterable[str]) -> Iterator[None]:
+        """Tell `gc` to leave these artifacts alone while the block runs, whether or not a name leads to them yet.
+
+        The promise is a file that this process holds locked; one whose holder died binds nobody.
+        """
+        path = self.root / "work" / f"{uuid.uuid4().hex}.uses"
+        with explain_disk_errors(self.root):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = open(path, "wb", buffering=0)  # noqa: SIM115 - held open for as long as the promise
+        with handle:
+            try:
+                with explain_disk_errors(self.root):
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+                    handle.write(json.dumps(sorted(artifact_ids)).encode())
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+
+    def in_use(self) -> set[str]:
+        """Ids that runs in progress on this machine need."""
+        found: set[str] = set()
+        for path in self.root.glob("work/*.uses"):
+            with contextlib.suppress(FileNotFoundError):
+                if is_locked(path):
+                    found |= set(json.loads(path.read_text() or "[]"))
+        return found
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living process holds the lock of this file."""
+    if not path.exists():
+        return False
+    with open(path) as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def check_name(name: str) -> None:
+    """Raises UserError unless `name` is NAME or NAME@ALIAS as the store can keep it."""
+    for part in name.split("@", 1):
+        if not NAME.fullmatch(part):
+            raise UserError(f'"{name}" cannot be a name', "use letters, digits, dot, dash and underscore")
+
+
+def read_name(data: bytes, place: str) -> dict[str, str]:
+    """What `names/NAME.json` says. Raises UserError when it is damaged: gc must not think that nothing is named."""
+    try:
+        entry = json.loads(data)
+        return {"": entry["newest"], **entry["aliases"]}
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{place} is damaged", "remove that file; the next run of its recipe names it again") from None
+
 
 def kind_of(artifact_id: str) -> str:
     """The kind an id begins with.
@@ -209,7 +297,10 @@ def open_store(url: str | None = None) -> Store:
         from danlu.core.remote import RemoteStore
 
         return RemoteStore(url)
-    return Store(Path(url).expanduser())
+    path = Path(url).expanduser()
+    if path.exists() and not path.is_dir():
+        raise UserError(f"the store {url} is a file", "a store is a directory; choose another --store")
+    return Store(path)
 
 
 def default_store() -> Store:
@@ -219,17 +310,26 @@ def default_store() -> Store:
 
 @contextmanager
 def explain_disk_errors(root: Path) -> Iterator[None]:
-    """Say in one sentence what a full or read-only disk did."""
+    """Say in one sentence what a full or read-only disk did. Errors about files elsewhere pass through."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if _disk_is_full(error):
             raise StageFailed(
                 f"the disk that holds {root} is full; nothing half-written was kept",
                 "free some space (danlu gc removes what nothing uses) or choose another --store, then run again",
             ) from None
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise UserError(
-                f"the store {root} cannot be written ({error.strerror})", "choose another --store"
-            ) from None
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+            name = error.filename
+            if name is None or Path(os.fsdecode(name)).absolute().is_relative_to(root.absolute()):
+                raise UserError(
+                    f"the store {root} cannot be written ({error.strerror})", "choose another --store"
+                ) from None
         raise
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """Rust libraries (safetensors, tokenizers) tell the system's error only in words."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "No space left on device" in str(error)

@@ -156,4 +156,22 @@ def test_an_interrupt_outside_a_graceful_block_is_130(tmp_path: Path, monkeypatc
     monkeypatch.setattr(toys, "write_json", interrupt)
     with pytest.raises(Interrupted) as caught:
         run_recipe(toy(), Store(tmp_path))
-    assert caught.value.exit_code == 130 and "danlu run toy" in caught.value.hint
+    assert caught.value.exit_code == 130 and "goes on from here" in caught.value.hint
+
+
+def test_what_another_process_finished_meanwhile_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = run_stage("tests.core.toys:source", {}, Store(tmp_path))
+    store = Store(tmp_path)
+    answers = iter([None, made])  # it is not there before the lock is ours, and it is there afterwards
+    monkeypatch.setattr(store, "get", lambda artifact_id: next(answers))
+    monkeypatch.setattr(store, "manifest", lambda artifact_id: None)
+    again = run_stage("tests.core.toys:source", {}, store)
+    assert again.manifest.created == made.manifest.created
+
+
+def test_a_name_that_cannot_be_is_found_before_anything_is_built(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be a name"):
+        run_stage("tests.core.toys:source", {}, Store(tmp_path), save_as="two words")
+    assert Store(tmp_path).manifests() == []
+    made = run_stage("tests.core.toys:source", {}, Store(tmp_path), save_as="text@v1")
+    assert Store(tmp_path).resolve("text@v1").id == made.id

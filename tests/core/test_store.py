@@ -191,3 +191,91 @@ def test_where_the_store_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert open_store("elsewhere").root == Path("elsewhere")
     with pytest.raises(UserError, match="cannot be opened"):
         open_store("nosuchprotocol://x")
+
+
+def test_a_store_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        open_store(str(tmp_path / "file"))
+
+
+def test_disk_errors_about_other_places_are_not_blamed_on_the_store(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), explain_disk_errors(tmp_path / "s"):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "input.txt"))
+    with pytest.raises(UserError, match="cannot be written"), explain_disk_errors(tmp_path / "s"):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "s" / "model"))
+    with pytest.raises(StageFailed, match="is full"), explain_disk_errors(tmp_path):
+        raise RuntimeError("I/O error: No space left on device (os error 28)")  # how safetensors says it
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"kind": '])
+def test_one_damaged_manifest_does_not_stop_everything(tmp_path: Path, damage: str) -> None:
+    store = Store(tmp_path)
+    put(store, A)
+    (put(store, B).path / MANIFEST).write_text(damage)
+    assert [m.id for m in store.manifests()] == [A] and store.resolve("corpus-aa").id == A
+    assert len(store.damaged()) == 1 and B in store.damaged()[0]
+    with pytest.raises(UserError, match="is damaged"):
+        store.get(B)
+    with pytest.raises(UserError, match="is damaged"):  # its parents are not known, so nothing is sure to be garbage
+        find_garbage(store)
+    assert store.get(A) is not None
+
+
+def test_a_damaged_name_is_said(store: Store) -> None:
+    put(store, A)
+    store.set_name("base", A)
+    store._write_name(store.root / "names" / "base.json", b"{}")
+    with pytest.raises(UserError, match=r"base[.]json is damaged"):
+        store.names()
+
+
+def test_gc_leaves_what_a_run_needs(store: Store) -> None:
+    put(store, A)
+    put(store, B)
+    with store.using([B]):
+        garbage = find_garbage(store)
+        assert [m.id for m in garbage.artifacts] == [A] and garbage.scraps == []
+        with store.using([A]):  # began after the garbage was found
+            collect_garbage(store, garbage)
+        assert store.get(A) is not None
+    assert {m.id for m in find_garbage(store).artifacts} == {A, B}
+
+
+def test_gc_removes_torn_files_and_asks_the_lock_of_a_build(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    torn = tmp_path / "names" / f".base.json.{dead.pid}.tmp"
+    building = tmp_path / "corpus" / f".{A}.{dead.pid}.tmp"  # a process of another container: its pid means nothing
+    torn.parent.mkdir()
+    torn.write_text("{")
+    building.mkdir(parents=True)
+    with store.lock(A):
+        collect_garbage(store, find_garbage(store))
+        assert building.exists() and not torn.exists()
+    collect_garbage(store, find_garbage(store))
+    assert not building.exists()
+
+
+def test_names_of_any_script(store: Store) -> None:
+    put(store, A)
+    store.set_name("诗人@一", A)
+    assert store.resolve("诗人").id == store.resolve("诗人@一").id == A
+
+
+def test_the_manifest_of_a_remote_artifact_does_not_fetch_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"memory://{uuid.uuid4().hex}"
+    monkeypatch.setenv("DANLU_CACHE", str(tmp_path / "one"))
+    put(open_store(url), A)
+    monkeypatch.setenv("DANLU_CACHE", str(tmp_path / "two"))
+    found = open_store(url).manifest(A)
+    assert found is not None and found.id == A and open_store(url).manifest(B) is None
+    assert not (tmp_path / "two").exists()
+
+
+def test_a_payload_file_may_be_called_like_a_manifest(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for path in (tmp_path / MANIFEST, tmp_path / "sub" / MANIFEST):
+        path.write_text("{}")
+    assert list(describe_files(tmp_path)) == [f"sub/{MANIFEST}"]

@@ -58,6 +58,24 @@ def count(config: CountConfig, run: StageRun, corpus: Artifact, extra: Artifact 
     return {"steps": done, "resumed_from": resumed}
 
 
+class FillConfig(StageConfig):
+    size: int
+    how: str = "python"
+
+
+@stage("toys.fill", makes="report", takes={"corpus": "corpus"})
+def fill(config: FillConfig, run: StageRun, corpus: Artifact) -> dict[str, Any]:
+    """Write `size` bytes, as Python or as safetensors does."""
+    if config.how == "python":
+        (run.out / "bytes.bin").write_bytes(bytes(config.size))
+    else:
+        import numpy
+        from safetensors.numpy import save_file
+
+        save_file({"x": numpy.zeros(config.size, numpy.uint8)}, run.out / "x.safetensors")
+    return {}
+
+
 class EmptyConfig(StageConfig):
     pass
 
