@@ -33,6 +33,7 @@ from pydantic import ValidationError
 from danlu.core.budget import Budget
 from danlu.core.errors import UserError, suggest
 from danlu.core.stage import Stage, StageConfig, get_stage
+from danlu.core.store import NAME
 
 TOP_KEYS = ("name", "description", "extends", "budget", "stages", "serve")
 Where = dict[tuple[str, ...], str]  # path of a value in the recipe -> "quickstart.yaml:12"
@@ -46,6 +47,7 @@ class Node:
     stage: Stage
     config: StageConfig
     inputs: dict[str, str]
+    takes_share: bool = False  # of the recipe's budget
 
     @property
     def depends_on(self) -> list[str]:
@@ -114,29 +116,39 @@ def load_recipe(
         raw["budget"], where[("budget",)] = budget, "--budget"
     if size is not None:
         _set_size(raw, where, size)
-    return build_recipe(raw, where)
+    recipe = build_recipe(raw, where)
+    if budget is not None and not any(node.takes_share for node in recipe.nodes.values()):
+        raise UserError(
+            f'--budget: no stage of "{recipe.name}" takes a share of it', "set one stage's: --set STAGE.budget=BUDGET"
+        )
+    return recipe
 
 
 def build_recipe(raw: dict[str, Any], where: Where) -> Recipe:
     """Check a raw recipe and order its stages."""
     for key in raw:
         if key not in TOP_KEYS:
-            raise UserError(f'{_at(where, key)}unknown key "{key}"', suggest(key, TOP_KEYS))
+            raise UserError(f'{_at(where, str(key))}unknown key "{key}"', suggest(str(key), TOP_KEYS))
     stages = raw.get("stages")
     if not isinstance(stages, dict) or not stages:
         raise UserError(f"{_at(where)}a recipe needs stages", 'write "stages:" and below it one mapping for each stage')
+    name = _read_name(raw.get("name", "recipe"), _at(where, "name"))
     whole = _read_budget(raw, where)
-    nodes = {name: _read_node(str(name), body, where, whole) for name, body in stages.items()}
+    nodes = {}
+    for key, body in stages.items():
+        label = _read_name(key, _at(where, "stages", str(key)))
+        nodes[label] = _read_node(label, body, where, whole)
     for node in nodes.values():
         _check_inputs(node, nodes, where)
     serve = raw.get("serve") or []
-    serve = [serve] if isinstance(serve, str) else serve
-    names = [str(name).removeprefix("$") for name in serve]
-    for name in names:
-        if name not in nodes:
-            raise UserError(f'{_at(where, "serve")}serve: there is no stage "{name}"', suggest(name, nodes))
+    served = [str(one).removeprefix("$") for one in (serve if isinstance(serve, list) else [serve])]
+    for one in served:
+        if one not in nodes:
+            raise UserError(f'{_at(where, "serve")}serve: there is no stage "{one}"', suggest(one, nodes))
+        if nodes[one].stage.makes != "model":
+            raise UserError(f'{_at(where, "serve")}serve: "{one}" is a {nodes[one].stage.makes}, and a model is needed')
     ordered = {name: nodes[name] for name in _order(nodes, where)}
-    return Recipe(str(raw.get("name", "recipe")), str(raw.get("description", "")), whole, ordered, names, raw)
+    return Recipe(name, str(raw.get("description", "")), whole, ordered, served, raw)
 
 
 # ---- reading -------------------------------------------------------------------------------------------------
@@ -152,7 +164,11 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any]
     if base is None:
         return raw, where
     beside = path.parent / str(base)
-    base_raw, base_where = _read_with_bases(beside if beside.is_file() else find_recipe(str(base)), (*seen, path))
+    try:
+        base_path = beside if beside.is_file() else find_recipe(str(base))
+    except UserError as error:
+        raise UserError(f"{_at(where, 'extends')}extends: {error.message}", error.hint) from None
+    base_raw, base_where = _read_with_bases(base_path, (*seen, path))
     return _merge(base_raw, raw), {**base_where, **where}
 
 
@@ -215,7 +231,8 @@ def _override(raw: dict[str, Any], where: Where, key: str, value: Any) -> None:
     if parts[0] in ("name", "description", "budget", "serve") and len(parts) == 1:
         raw[parts[0]] = value
     else:
-        stages = raw.get("stages") or {}
+        stages = raw.get("stages")
+        stages = stages if isinstance(stages, dict) else {}
         if parts[0] not in stages:
             raise UserError(f'--set {key}: the recipe has no stage "{parts[0]}"', suggest(parts[0], stages))
         if len(parts) == 1:
@@ -224,7 +241,9 @@ def _override(raw: dict[str, Any], where: Where, key: str, value: Any) -> None:
         target = raw
         for part in parts[:-1]:
             inner = target.get(part)
-            target[part] = dict(inner) if isinstance(inner, dict) else {}
+            if inner is not None and not isinstance(inner, dict):
+                raise UserError(f'--set {key}: {part} is "{inner}", not a mapping', f"--set {parts[1]}.{part}=VALUE")
+            target[part] = dict(inner or {})
             target = target[part]
         target[parts[-1]] = value
     where[parts] = f"--set {key}"
@@ -233,7 +252,8 @@ def _override(raw: dict[str, Any], where: Where, key: str, value: Any) -> None:
 def _set_size(raw: dict[str, Any], where: Where, size: str) -> None:
     """Give every stage that describes a model (and does not take one as input) the preset `size`."""
     changed = False
-    for name, body in (raw.get("stages") or {}).items():
+    stages = raw.get("stages")
+    for name, body in (stages if isinstance(stages, dict) else {}).items():
         stage = get_stage(str(body.get("use"))) if isinstance(body, dict) and body.get("use") else None
         if stage and "model" in stage.config.model_fields:
             body["model"], where[("stages", name, "model")] = size, "--size"
@@ -243,6 +263,13 @@ def _set_size(raw: dict[str, Any], where: Where, size: str) -> None:
 
 
 # ---- checking ------------------------------------------------------------------------------------------------
+
+
+def _read_name(name: Any, at: str) -> str:
+    """A name that artifacts can be filed under; found here, not after the stage was built."""
+    if NAME.fullmatch(str(name)):
+        return str(name)
+    raise UserError(f'{at}"{name}" cannot be a name', "use letters, digits, dot, dash and underscore")
 
 
 def _read_budget(raw: dict[str, Any], where: Where) -> Budget | None:
@@ -269,12 +296,15 @@ def _read_node(name: str, body: Any, where: Where, whole: Budget | None) -> Node
     for key, value in body.items():
         if key == "use":
             continue
+        if key in stage.optional and value is None:
+            continue
         if key in stage.takes:
             inputs[key] = _input(name, key, value, where)
         else:
             values[key] = value
     config = _read_config(name, stage, values, where)
-    return Node(name, stage, _resolve_shares(name, config, whole, where), inputs)
+    resolved = _resolve_shares(name, config, whole, where)
+    return Node(name, stage, resolved, inputs, takes_share=resolved is not config)
 
 
 def _input(stage: str, role: str, value: Any, where: Where) -> str:

@@ -138,7 +138,7 @@ def _foreign_stage(name: str) -> Stage:
     module_name, _, attribute = name.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f'the stage "{name}" cannot be imported ({error})', "use: package.module:function") from None
     for registered in _REGISTRY.values():
         if registered.function is function:

@@ -54,6 +54,13 @@ def test_stages_are_ordered_and_shares_resolved(tmp_path: Path) -> None:
         ("use: tests.core.toys:source", "use: no.such:thing", "cannot be imported"),
         ("    use: tests.core.toys:source\n", "", 'stage "text" needs "use:"'),
         ("stages:", "stages: [", "this is not YAML"),
+        ("use: tests.core.toys:source", 'use: ":source"', "toy.yaml:9: the stage"),
+        ("  text:\n", "  two words:\n", 'toy.yaml:8: "two words" cannot be a name'),
+        ("name: toy", "name: a/b", 'toy.yaml:1: "a/b" cannot be a name'),
+        ("budget: 100 steps", "5: 100 steps", 'toy.yaml:2: unknown key "5"'),
+        ("budget: 100 steps", "budget: 100 steps\nserve: 5", 'toy.yaml:3: serve: there is no stage "5"'),
+        ("budget: 100 steps", "budget: 100 steps\nserve: text", 'serve: "text" is a corpus, and a model is needed'),
+        ("budget: 100 steps", "budget: 1m\nextends: no.yaml", "toy.yaml:3: extends: there is no recipe file no.yaml"),
         ("lines: 4", "lines: 4\n    lines: 5", 'toy.yaml:11: "lines" is there twice'),
     ],
 )
@@ -74,6 +81,7 @@ def test_overrides(tmp_path: Path) -> None:
         ({"txt.lines": "1"}, 'no stage "txt". did you mean "text"'),
         ({"text.lnes": "1"}, '--set text.lnes: stage "text" has no key "lnes"'),
         ({"text": "1"}, "which key of the stage"),
+        ({"text.lines.more": "1"}, '--set text.lines.more: lines is "4", not a mapping'),
     ):
         with pytest.raises(UserError) as caught:
             load_recipe(path, overrides)
@@ -152,3 +160,28 @@ def test_an_input_from_the_store(tmp_path: Path) -> None:
     assert result.artifacts["again"].manifest.parents == {"corpus": store.resolve("toy.text").id}
     with pytest.raises(UserError, match="is a report, and a corpus is needed"):
         plan(load_recipe(tmp_path / "next.yaml", {"again.corpus": "toy.report"}), store)
+
+
+def test_names_may_be_chinese_or_numbers(tmp_path: Path) -> None:
+    text = GOOD.replace("name: toy", "name: 诗").replace("  text:", "  7:").replace("$text", "$7")
+    path = write(tmp_path, text.replace("  report:", "  报告:"))
+    made = run_recipe(load_recipe(path, {"报告.steps": "1"}), Store(tmp_path / "s")).artifacts
+    assert list(made) == ["7", "报告"] and Store(tmp_path / "s").resolve("诗.报告").id == made["报告"].id
+
+
+def test_null_leaves_an_optional_input_out(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, GOOD), {"report.extra": None})
+    assert recipe.nodes["report"].inputs == {"corpus": "$text"}
+
+
+def test_a_budget_that_would_change_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no stage of .toy. takes a share"):
+        load_recipe(write(tmp_path, GOOD.replace("40%", "5 steps")), budget="1m")
+
+
+def test_overrides_of_a_recipe_without_stages(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: x\nstages: [a]\n")
+    with pytest.raises(UserError, match=r"no stage .a."):
+        load_recipe(path, {"a.b": "1"})
+    with pytest.raises(UserError, match="--size"):
+        load_recipe(path, size="nano")
