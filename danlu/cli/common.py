@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,7 +28,7 @@ def command(
 ) -> Callable[[Callable[..., Any]], click.Command]:
     """Register a command on `group` with the common options `--store`, `--json` and `--debug`.
 
-    The function gets `store` (an opened Store) and returns the JSON object of the result, or None; text for
+    The function gets `store` (an opened Store) and returns the JSON object of the result, or an `AndThen`; text for
     people it prints itself when `as_json` is false.
     """
 
@@ -51,12 +52,23 @@ def command(
     return wrap
 
 
+@dataclass(frozen=True)
+class AndThen:
+    """The result of a command that goes on after it is printed: a server runs until it is stopped."""
+
+    result: dict[str, Any]
+    action: Callable[[], None]
+
+
 def _call(function: Callable[..., Any], store_url: str | None, as_json: bool, arguments: dict[str, Any]) -> int:
+    from danlu.core.events import finite
     from danlu.core.store import open_store
 
     result = function(store=open_store(store_url), as_json=as_json, **arguments)
+    last = result if isinstance(result, AndThen) else AndThen(result, lambda: None)
     if as_json:
-        click.echo(json.dumps(result, ensure_ascii=False, default=str))
+        click.echo(json.dumps(finite(last.result), ensure_ascii=False, default=str))
+    last.action()
     return 0
 
 

@@ -33,7 +33,7 @@ def register(main: click.Group) -> None:
         """Continue a text."""
         from danlu.engine import Sampling
 
-        text = prompt if prompt is not None else _read_standard_input()
+        text = _checked(prompt if prompt is not None else _read_standard_input())
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=list(stop))
         engine = engine_for(store, model)
         parts, last = [], None
@@ -76,8 +76,15 @@ def register(main: click.Group) -> None:
             if line == "/new":
                 messages = list(opening)
                 continue
-            messages.append({"role": "user", "content": line})
-            answer = _answer(engine, messages, sampling)
+            messages.append({"role": "user", "content": _checked(line)})
+            try:
+                answer = _answer(engine, messages, sampling)
+            except UserError as error:  # too long for the context: no reason to leave the table
+                if not sys.stdin.isatty():
+                    raise
+                messages.pop()
+                click.echo(f"{error} /new forgets what was said.\n", err=True)
+                continue
             messages.append({"role": "assistant", "content": answer})
         return {"messages": messages}
 
@@ -145,7 +152,17 @@ def register(main: click.Group) -> None:
 def _read_standard_input() -> str:
     if sys.stdin.isatty():
         raise UserError("there is no prompt", 'write --prompt "TEXT" or pipe a text in')
-    return sys.stdin.read()
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is not UTF-8 text (byte {error.start})", "convert it first") from None
+
+
+def _checked(text: str) -> str:
+    """`text` itself. Bytes that were no UTF-8 reach us as lone surrogates, which no tokenizer takes: UserError."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError("the text is not UTF-8", "convert it first")
+    return text
 
 
 def _lines() -> Any:

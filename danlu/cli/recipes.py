@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from danlu.cli.common import command, parse_settings, print_table
+from danlu.cli.common import AndThen, command, parse_settings, print_table
 from danlu.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def register(main: click.Group) -> None:
     def run(
         store: Store, as_json: bool, recipe: str, settings: tuple[str, ...], only: tuple[str, ...],
         budget: str | None, size: str | None, no_serve: bool, host: str, port: int,
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> dict[str, Any] | AndThen:  # fmt: skip
         """Build a recipe, then serve its models.
 
         Only what is out of date is built, and what was interrupted goes on where it stopped.
@@ -48,6 +48,9 @@ def register(main: click.Group) -> None:
 
         loaded = load_recipe(recipe, parse_settings(settings), budget, size)
         steps = _plan_that_fits(loaded, store, only)
+        serving = bool(loaded.serve) and not no_serve and not only
+        if serving:
+            _check_server(host, port)
         _print_plan(steps, err=True)
         events = new_run_log(store, loaded.name)
         with TerminalView() as view:
@@ -56,12 +59,14 @@ def register(main: click.Group) -> None:
         artifacts = {name: artifact.id for name, artifact in result.artifacts.items()}
         if not as_json:
             _print_artifacts(store, result.artifacts)
-        if loaded.serve and not no_serve and not only:
-            from danlu.serve.server import serve_models
-
-            serve_models({name: result.artifacts[name].path for name in loaded.serve}, host=host, port=port)
         metrics = {name: artifact.manifest.metrics for name, artifact in result.artifacts.items()}
-        return {"recipe": loaded.name, "artifacts": artifacts, "metrics": metrics, "events": str(result.events)}
+        made = {"recipe": loaded.name, "artifacts": artifacts, "metrics": metrics, "events": str(result.events)}
+        if not serving:
+            return made
+        from danlu.serve.server import serve_models
+
+        paths = {name: result.artifacts[name].path for name in loaded.serve}
+        return AndThen(made, lambda: serve_models(paths, host=host, port=port))
 
     @command(main)
     @click.argument("recipe")
@@ -130,6 +135,16 @@ def _plan_that_fits(recipe: Recipe, store: Store, only: tuple[str, ...]) -> list
     if here is not None:
         check_disk(steps, shutil.disk_usage(here).free)
     return steps
+
+
+def _check_server(host: str, port: int) -> None:
+    """A taken port or a missing package is told before the models are built, not after."""
+    from danlu.core.errors import need
+    from danlu.serve.server import bind
+
+    need("fastapi", "serve")
+    need("uvicorn", "serve")
+    bind(host, port).close()
 
 
 def _print_plan(steps: list[Step], err: bool) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
+from danlu.cli.common import AndThen, command
 from danlu.cli.main import main
 
 RECIPE = """\
@@ -167,3 +170,73 @@ def test_a_reader_that_goes_away_is_no_error(here: Path) -> None:
     command = f"{sys.executable} -m danlu.cli.main show report | head -c 10; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=here)
     assert "Traceback" not in done.stderr
+
+
+def test_one_damaged_manifest_is_a_warning_of_ls(here: Path) -> None:
+    danlu("run", "toy.yaml")
+    next((here / ".danlu" / "report").glob("*/artifact.json")).write_text("{")
+    listed = danlu("ls", "--json")
+    assert [a["kind"] for a in last_json(listed)["artifacts"]] == ["corpus"]  # type: ignore[attr-defined]
+    assert "warning" in listed.stderr and "is damaged" in listed.stderr
+    assert danlu("run", "toy.yaml").exit_code == danlu("gc").exit_code == 2
+    assert danlu("ls", "--store", "toy.yaml").exit_code == 2
+
+
+def test_json_holds_no_nan(here: Path) -> None:
+    group = click.Group()
+
+    @command(group)
+    def odd(store: object, as_json: bool) -> dict[str, object]:
+        return {"metrics": {"loss": float("nan")}}
+
+    assert last_json(CliRunner().invoke(group, ["odd", "--json"])) == {"metrics": {"loss": "nan"}}
+
+
+def test_the_result_is_printed_before_a_server_begins(here: Path) -> None:
+    group = click.Group()
+
+    @command(group)
+    def work(store: object, as_json: bool) -> AndThen:
+        def until_stopped() -> None:
+            raise KeyboardInterrupt
+
+        return AndThen({"done": True}, until_stopped)
+
+    result = CliRunner().invoke(group, ["work", "--json"])
+    assert result.exit_code == 130 and json.loads(result.stdout.splitlines()[-1]) == {"done": True}
+
+
+def test_a_taken_port_is_told_before_anything_is_built(here: Path) -> None:
+    (here / "served.yaml").write_text(RECIPE.replace("source", "modelling").split("  report:")[0] + "serve: text\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = danlu("run", "served.yaml", "--port", str(taken.getsockname()[1]))
+    assert result.exit_code == 2 and "is taken" in result.stderr
+    assert not (here / ".danlu").exists()
+
+
+@pytest.mark.parametrize("name", ["two words", "x@", "@v1", "a/b"])
+def test_a_name_that_cannot_be_is_found_first(here: Path, name: str) -> None:
+    for arguments in (["import", "nothing", "--name", name], ["stage", "tests.core.toys:source", "--name", name]):
+        result = danlu(*arguments)
+        assert result.exit_code == 2 and f'"{name}" cannot be a name' in result.stderr
+    assert not (here / ".danlu").exists()
+
+
+def test_a_prompt_that_is_not_text(here: Path) -> None:
+    for arguments, given in ((["--prompt", "\udcff"], None), ([], b"\xff\xfe")):
+        result = CliRunner().invoke(main, ["generate", "nothing", *arguments], input=given)
+        assert result.exit_code == 2 and "UTF-8" in result.stderr
+
+
+def test_an_export_into_the_working_directory(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    from tests.serve.tiny import write_model
+
+    model = tmp_path_factory.mktemp("model")
+    write_model(model)
+    empty = here / "out"
+    empty.mkdir()
+    made = subprocess.run(
+        [sys.executable, "-m", "danlu.cli.main", "export", str(model), "."], capture_output=True, text=True, cwd=empty
+    )
+    assert made.returncode == 0, made.stderr
+    assert (empty / "config.json").exists()

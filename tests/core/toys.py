@@ -58,6 +58,13 @@ def count(config: CountConfig, run: StageRun, corpus: Artifact, extra: Artifact 
     return {"steps": done, "resumed_from": resumed}
 
 
+@stage("toys.modelling", makes="model")
+def modelling(config: SourceConfig, run: StageRun) -> dict[str, Any]:
+    """Write something that stands for a model."""
+    (run.out / "config.json").write_text("{}")
+    return {}
+
+
 class FillConfig(StageConfig):
     size: int
     how: str = "python"
