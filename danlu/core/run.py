@@ -19,13 +19,17 @@ import itertools
 import os
 import platform
 import shutil
+import signal
 import subprocess
+import threading
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from danlu.core.artifact import Artifact, Manifest, describe_files
@@ -107,7 +111,8 @@ def run_step(step: Step, store: Store, log: Events, built: dict[str, Artifact]) 
             with store.lock(step.id):
                 cached = store.get(step.id)  # another process may have finished it a moment ago
                 if cached is None:
-                    return _build(step, store, log, inputs)
+                    with _terminated_is_interrupted():
+                        return _build(step, store, log, inputs)
         log.emit("cached", id=step.id)
         return cached
 
@@ -164,6 +169,23 @@ def _manifest(step: Step, out: Path, metrics: dict[str, Any], seconds: float) ->
         revision=git_revision(),
         machine=machine_name(),
     )
+
+
+@contextmanager
+def _terminated_is_interrupted() -> Iterator[None]:
+    """Let SIGTERM end a stage as Ctrl-C does; a stage with a `graceful` block handles both itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _last_word(log: Events, event: str, **fields: Any) -> None:

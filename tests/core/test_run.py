@@ -175,3 +175,12 @@ def test_a_name_that_cannot_be_is_found_before_anything_is_built(tmp_path: Path)
     assert Store(tmp_path).manifests() == []
     made = run_stage("tests.core.toys:source", {}, Store(tmp_path), save_as="text@v1")
     assert Store(tmp_path).resolve("text@v1").id == made.id
+
+
+def test_sigterm_outside_a_graceful_block_is_130_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toys, "write_json", lambda *arguments: signal.raise_signal(signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="stopped in stage"):
+        run_recipe(toy(), Store(tmp_path))
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert list(tmp_path.glob("*/.*")) == [] and Store(tmp_path).in_use() == set()
