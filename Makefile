@@ -25,6 +25,7 @@ lint: install-dev
 	$(BIN)/ruff format --check danlu tests bench
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python bench/render.py --check
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from danlu.core.artifact import MANIFEST, Manifest
 from danlu.core.errors import DanluError, UserError
 from danlu.engine.detokenize import TextStream
 from danlu.engine.kv_cache import CacheShape, KVCache, plan_blocks
@@ -106,6 +107,7 @@ class Engine:
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise UserError(f"{name} is {value!r}", "it must be a whole number of at least 1")
         self.model, self.tokenizer = _load(source, dtype, device)
+        self.artifact_id = _artifact_id(source)
         weights = next(p for p in self.model.parameters() if p.is_floating_point())
         self.device, self.dtype = weights.device, weights.dtype
         config = self.model.config
@@ -435,6 +437,13 @@ def _load(
     if dtype is not None or device is not None:
         model = model.to(device=device, dtype=dtype)
     return model.eval(), tokenizer
+
+
+def _artifact_id(source: object) -> str | None:
+    """The id of the artifact a model was loaded from, when it lies in a store: what `danlu lineage` can trace."""
+    if not isinstance(source, str | Path) or not (Path(source) / MANIFEST).is_file():
+        return None
+    return Manifest.read(Path(source)).id
 
 
 def _free_bytes(device: torch.device) -> int:

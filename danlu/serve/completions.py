@@ -121,6 +121,7 @@ class ChatAnswer(Answer):
             id=self.id,
             created=self.created,
             model=self.served.name,
+            system_fingerprint=self.served.engine.artifact_id,
             choices=[
                 ChatChoice(
                     index=index,
@@ -134,7 +135,14 @@ class ChatAnswer(Answer):
         )
 
     def _chunk(self, choices: list[ChatChunkChoice], usage: Usage | None = None) -> ChatChunk:
-        return ChatChunk(id=self.id, created=self.created, model=self.served.name, choices=choices, usage=usage)
+        return ChatChunk(
+            id=self.id,
+            created=self.created,
+            model=self.served.name,
+            system_fingerprint=self.served.engine.artifact_id,
+            choices=choices,
+            usage=usage,
+        )
 
     def _logprobs(self, scored: Iterable[ScoredToken]) -> ChatLogprobs:
         return ChatLogprobs(
@@ -178,7 +186,14 @@ class CompletionAnswer(Answer):
         )
 
     def _completion(self, choices: list[CompletionChoice], usage: Usage | None = None) -> Completion:
-        return Completion(id=self.id, created=self.created, model=self.served.name, choices=choices, usage=usage)
+        return Completion(
+            id=self.id,
+            created=self.created,
+            model=self.served.name,
+            system_fingerprint=self.served.engine.artifact_id,
+            choices=choices,
+            usage=usage,
+        )
 
     def _choice(
         self, index: int, text: str, scored: Iterable[ScoredToken], finish: FinishReason | None, offset: int

@@ -388,6 +388,7 @@ class Completion(BaseModel):
     object: Literal["text_completion"] = "text_completion"
     created: int
     model: str
+    system_fingerprint: str | None = None  # id of the model artifact: `danlu lineage` leads on to the sources
     choices: list[CompletionChoice]
     usage: Usage | None = None
 
@@ -410,6 +411,7 @@ class ChatCompletion(BaseModel):
     object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
+    system_fingerprint: str | None = None  # id of the model artifact: `danlu lineage` leads on to the sources
     choices: list[ChatChoice]
     usage: Usage
 
@@ -437,6 +439,7 @@ class ChatChunk(BaseModel):
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     created: int
     model: str
+    system_fingerprint: str | None = None  # id of the model artifact: `danlu lineage` leads on to the sources
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx
 import pytest
 from openai import OpenAI
 
+from danlu.core.artifact import Manifest, describe_files
+from danlu.core.store import Store
+from danlu.engine import Engine
 from tests.serve import tiny
 
 MESSAGES = [{"role": "system", "content": "Answer."}, {"role": "user", "content": "Where is the moon? 明月"}]
@@ -218,3 +223,19 @@ def test_special_tokens_in_a_message_stay_text(client: OpenAI) -> None:
     ids = tokenizer.encode_chat([{"role": "user", "content": text}], add_generation_prompt=True)
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == len(ids) > len(tokenizer.encode(text, special=True)) + 4
+
+
+def test_an_answer_names_the_artifact_it_came_from(tmp_path: Path, client: OpenAI) -> None:
+    store = Store(tmp_path)
+    identity = "model-0123456789abcdef"
+    with store.new_directory(identity) as directory:
+        tiny.write_model(directory)
+        manifest = Manifest("model", identity, "toys.x", "1", {}, {}, describe_files(directory))
+        artifact = store.publish(directory, manifest)
+    with tiny.in_thread({"kept": Engine(artifact.path)}) as url:
+        mine = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
+        answer = mine.chat.completions.create(model="kept", messages=MESSAGES, max_tokens=2)  # type: ignore[arg-type]
+        assert answer.system_fingerprint == identity
+        text = mine.completions.create(model="kept", prompt="a", max_tokens=2, stream=True)
+        assert {chunk.system_fingerprint for chunk in text} == {identity}
+    assert client.completions.create(model="tiny", prompt="a", max_tokens=1).system_fingerprint is None
