@@ -166,6 +166,8 @@ def _serve(app: FastAPI, listener: socket.socket, drain_seconds: float, ready: s
     )
     server: Server = Server(config)
     server.run(sockets=[listener])
+    for served in app.state.danlu.models.values():
+        served.worker.close()  # a second signal skips the orderly end; a thread inside torch would abort the exit
     if not server.started:
         raise UserError("the server could not start", "see the lines above")
     return 130 if server.received == signal.SIGINT else 0
