@@ -1,10 +1,11 @@
 """The store: artifacts by id, names for people.
 
-    STORE/<kind>/<id>/           an artifact (core.artifact)
-    STORE/names/<name>.json      {"newest": id, "aliases": {"prod": id}}
-    STORE/work/<id>/             scratch of a stage in progress; outlives a killed process
-    STORE/work/*.uses            ids that a run in progress needs, locked for as long as it lives
-    STORE/runs/<run>/            events.jsonl and the resolved recipe of each run
+    STORE/
+      <kind>/<id>/           an artifact (core.artifact)
+      names/<name>.json      {"newest": id, "aliases": {"prod": id}}
+      work/<id>/             scratch of a stage in progress; outlives a killed process
+      work/*.uses            ids that a run in progress needs, locked for as long as it lives
+      runs/<run>/            events.jsonl of each run
 
 Publishing is one rename, so readers see a whole artifact or none, and a process killed at any moment leaves
 only a hidden temporary directory behind, which `gc` sweeps up. Two processes that build the same artifact are
