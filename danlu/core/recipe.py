@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,6 @@ class Recipe:
     budget: Budget | None
     nodes: dict[str, Node]
     serve: list[str]
-    raw: dict[str, Any] = field(repr=False)
 
     def needed_for(self, targets: Iterable[str]) -> list[str]:
         """The nodes that the targets need, themselves included, in running order."""
@@ -148,7 +147,7 @@ def build_recipe(raw: dict[str, Any], where: Where) -> Recipe:
         if nodes[one].stage.makes != "model":
             raise UserError(f'{_at(where, "serve")}serve: "{one}" is a {nodes[one].stage.makes}, and a model is needed')
     ordered = {name: nodes[name] for name in _order(nodes, where)}
-    return Recipe(name, str(raw.get("description", "")), whole, ordered, served, raw)
+    return Recipe(name, str(raw.get("description", "")), whole, ordered, served)
 
 
 # ---- reading -------------------------------------------------------------------------------------------------
