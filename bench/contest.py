@@ -66,6 +66,30 @@ class Contestant:
         self.process.wait(timeout=30)
 
 
+def matrix_worker(dtype_name: str) -> None:
+    """A contestant that does nothing but multiply square matrices, for as long as it is asked to: the limit.
+
+    The probe of danlu reports the best rate that one product ever reached; what a machine keeps up for seconds, beside
+    the same neighbours as the other contestants, is lower, and is what their medians are to be held against.
+    """
+    import time
+
+    import torch
+
+    a, b = (torch.randn(1024, 1024).to(getattr(torch, dtype_name)) for _ in range(2))
+    out = torch.empty_like(a)
+
+    def handle(request: dict[str, Any]) -> dict[str, Any]:
+        begin, count, best = time.perf_counter(), 0, float("inf")
+        while (now := time.perf_counter()) - begin < request["seconds"]:
+            torch.mm(a, b, out=out)
+            count += 1
+            best = min(best, time.perf_counter() - now)
+        return {"flops": count * 2 * 1024**3 / (now - begin), "best_flops": 2 * 1024**3 / best}
+
+    serve(handle)
+
+
 def environment(name: str, requirements: list[str]) -> str:
     """The Python of an environment of its own with `requirements` installed; made once."""
     folder = ENVS / name

@@ -28,14 +28,7 @@ from danlu.core.artifact import Artifact, Manifest
 from danlu.core.budget import Budget
 from danlu.core.errors import UserError
 from danlu.core.stage import Estimate, StageRun, stage
-from danlu.train.pretrain import (
-    OptimizerConfig,
-    build_optimizer,
-    build_schedule,
-    choose_dtype,
-    rows_that_fit,
-    write_report,
-)
+from danlu.train.training import TrainingConfig, choose_dtype, rows_that_fit, train_model
 
 if TYPE_CHECKING:
     from danlu.model.transformer import Transformer
@@ -45,7 +38,7 @@ if TYPE_CHECKING:
 DEFAULT_LEARNING_RATE = {"muon": 1e-3, "adamw": 3e-4}
 
 
-class SftConfig(OptimizerConfig):
+class SftConfig(TrainingConfig):
     budget: Budget = Budget("seconds", 60)
     context: int | None = Field(default=None, ge=8)  # row length; None: the model's own, at most 1024. A longer one
     # than the model's teaches it the new positions, where they are rotary
@@ -55,7 +48,6 @@ class SftConfig(OptimizerConfig):
     weight_decay: float = Field(default=0.0, ge=0)
     validation_rows: int = Field(default=64, ge=1)  # packed rows looked at each time
     sample_prompts: list[str] = []  # user messages; each is answered now and then while it trains
-    reference: str = ""
 
 
 def estimate(config: SftConfig, parents: Mapping[str, Manifest | None]) -> Estimate:
@@ -79,9 +71,8 @@ def sft(config: SftConfig, run: StageRun, model: Artifact, dataset: Artifact) ->
 
     from danlu.core.device import probe, torch_device
     from danlu.data.dataset import read_rows
-    from danlu.model.hub import load, save_model
+    from danlu.model.hub import load
     from danlu.posttrain.packing import PackedSource, collate, pack
-    from danlu.train.fit import fit
     from danlu.train.loop import mean_loss
 
     device, machine = torch_device(), probe()
@@ -114,7 +105,6 @@ def sft(config: SftConfig, run: StageRun, model: Artifact, dataset: Artifact) ->
 
     rate = config.learning_rate or DEFAULT_LEARNING_RATE[config.optimizer]
     torch.manual_seed(config.seed)
-    optimizer = build_optimizer(network, config, rate, dtype)
     checks = [[held_out[i] for i in row] for row in pack([len(s.ids) for s in held_out], context)]
     checks = checks[: config.validation_rows]
 
@@ -126,26 +116,19 @@ def sft(config: SftConfig, run: StageRun, model: Artifact, dataset: Artifact) ->
     def sample() -> list[str]:
         return answers(network, tokenizer, config, context, dtype)
 
-    fitted = fit(
-        network, source, optimizer, run,
-        schedule=build_schedule(config), budget=config.budget, clip=config.clip, dtype=dtype, peak_flops=peak,
-        checkpoint_every=config.checkpoint_every,
-        validate=validate if checks else None, validate_every=config.validate_every,
-        sample=sample if config.sample_prompts else None, sample_every=config.sample_every,
+    def extra() -> dict[str, Any]:
+        return {
+            "rows": counts,
+            "packed_rows": len(source.rows),
+            "packed_share": round(sum(len(s.ids) for s in train) / (len(source.rows) * context), 4),
+            "epochs": round(source.position / len(source.rows), 4),
+        }
+
+    metrics = train_model(
+        network, tokenizer, source, config, run,
+        learning_rate=rate, context=context, dtype=dtype, peak_flops=peak,
+        validate=validate if checks else None, sample=sample if config.sample_prompts else None, extra=extra,
     )  # fmt: skip
-    save_model(network, run.out, tokenizer)
-    facts = {
-        "vocab_size": network.config.vocab_size,
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "context": context,
-    }
-    extra = {
-        "rows": counts,
-        "packed_rows": len(source.rows),
-        "packed_share": round(sum(len(s.ids) for s in train) / (len(source.rows) * context), 4),
-        "epochs": round(source.position / len(source.rows), 4),
-    }
-    metrics = write_report(run, fitted, optimizer, facts, extra, config.reference, peak)
     return {**metrics, "rows": counts["rows"], "rows_used": counts["used"]}
 
 

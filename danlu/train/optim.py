@@ -18,9 +18,9 @@ share one learning rate and one decay (Liu et al., "Muon is Scalable for LLM Tra
 A weight that holds several matrices (query, key and value in one; gate and up in one) is cut at its seams before it
 is orthogonalised: the seams are a matter of storage, not of mathematics.
 
-What it costs. One matrix [m, n], m <= n, takes 5 (4 m^2 n + 2 m^3) floating-point operations, whatever the batch; the
-training step itself takes 6 m n per token. For square matrices the ratio is 5 m / tokens: at width 256 it is 8 % of a
-step of 16,384 tokens and 31 % of one of 4,096. ``Optimizer.flops`` reports it and the stage writes it in its report.
+What it costs. One matrix [m, n], m <= n, takes 3 (4 m^2 n + 2 m^3) floating-point operations, whatever the batch; the
+training step itself takes 6 m n per token. For square matrices the ratio is 3 m / tokens: at width 256 it is 5 % of a
+step of 16,384 tokens and 37 % of one of 2,048. ``Optimizer.flops`` reports it and the stage writes it in its report.
 """
 
 from __future__ import annotations
@@ -33,30 +33,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Jordan's quintic: steepest at zero, so small singular values grow fast; it settles in [0.68, 1.13], not at 1."""
+NEWTON_SCHULZ = (
+    (8.4703, -25.1081, 18.6293),
+    (4.1828, -3.1087, 0.5806),
+    (3.9619, -2.9541, 0.5630),
+)
+"""One odd polynomial a s + b s^3 + c s^5 an iteration, each the one that comes nearest to 1 (in the largest error) on
+the interval where the one before left the singular values, beginning with [0.001, 1]: they end in [0.14, 1.86]. The
+greedy choice is the best possible one (Amsel et al., "The Polar Express", arXiv:2505.16932, theorem 3.1). Looser than
+the five equal iterations of the original, and enough: docs/decisions/0007."""
 
 
-def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """The orthogonal factor of each matrix, roughly: U S V^T -> U S' V^T with every S' in about [0.7, 1.2].
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """The orthogonal factor of each matrix, roughly: U S V^T -> U S' V^T with every S' between 0.14 and 1.86.
 
     matrices ``[N, m, n]``; returns the same shape and dtype. Newton-Schulz: with X scaled to norm <= 1, repeat
     X <- a X + b (X X^T) X + c (X X^T)^2 X, which applies the odd polynomial a s + b s^3 + c s^5 to each singular value.
     """
-    a, b, c = NEWTON_SCHULZ
     wide = matrices.shape[-2] <= matrices.shape[-1]
     x = matrices if wide else matrices.mT  # X X^T on the short side
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(iterations):
+    for a, b, c in NEWTON_SCHULZ:
         gram = x @ x.mT  # [N, m, m]
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x if wide else x.mT
 
 
-def newton_schulz_flops(rows: int, cols: int, iterations: int = 5) -> float:
+def newton_schulz_flops(rows: int, cols: int) -> float:
     """Operations of ``orthogonalise`` on one matrix."""
     m, n = min(rows, cols), max(rows, cols)
-    return iterations * (4.0 * m * m * n + 2.0 * m**3)
+    return len(NEWTON_SCHULZ) * (4.0 * m * m * n + 2.0 * m**3)
 
 
 @dataclass

@@ -12,61 +12,32 @@ manifest and never part of the payload.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
-from danlu.core.artifact import Artifact, Manifest, write_json
-from danlu.core.budget import Budget
+from danlu.core.artifact import Artifact, Manifest
 from danlu.core.errors import UserError
-from danlu.core.stage import Estimate, StageConfig, StageRun, stage
+from danlu.core.stage import Estimate, StageRun, stage
+from danlu.train.training import TrainingConfig, choose_dtype, rows_that_fit, train_model
 
 if TYPE_CHECKING:
-    import torch
-
-    from danlu.core.device import Device
     from danlu.model.config import ModelConfig
     from danlu.train.batches import Batches
-    from danlu.train.fit import Fitted, History
     from danlu.train.loop import Micro
-    from danlu.train.optim import Optimizer
 
 DEFAULT_CONTEXT = 256
 DEFAULT_BATCH_TOKENS = 8192
 DEFAULT_LEARNING_RATE = {"muon": 6e-3, "adamw": 2e-3}
 MUON_FACTOR = 1.5  # on the learning rate that was fitted for AdamW; not tuned
-MICRO_TOKENS = {"cpu": 4096, "cuda": 65536}  # positions in one forward pass where memory allows
 
 
-class OptimizerConfig(StageConfig):
-    """Keys that every training stage has."""
-
-    optimizer: Literal["muon", "adamw"] = "muon"
-    learning_rate: float | None = Field(default=None, gt=0)  # of the matrices; None: derived
-    vector_learning_rate: float | None = Field(default=None, gt=0)  # of embeddings and norms; None: the same
-    weight_decay: float = Field(default=0.1, ge=0)
-    schedule: Literal["cosine", "wsd", "constant"] = "wsd"
-    warmup: float = Field(default=0.02, ge=0, lt=1)  # share of the budget
-    decay: float = Field(default=0.5, gt=0, le=1)  # share of the budget, schedule wsd
-    final: float = Field(default=0.0, ge=0, le=1)  # factor of the learning rate at the end
-    clip: float = Field(default=1.0, ge=0)  # gradient norm; 0 does not clip
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the multiplications; auto: whichever is faster here
-    seed: int = 0
-    micro_batch: int | None = Field(default=None, ge=1)  # rows of one forward pass; None: what suits the device
-    checkpoint_every: Budget = Budget("seconds", 60)
-    validate_every: Budget = Budget("share", 0.2)
-    sample_every: Budget = Budget("share", 0.2)
-    sample_tokens: int = Field(default=48, ge=1)
-
-
-class PretrainConfig(OptimizerConfig):
+class PretrainConfig(TrainingConfig):
     model: str | dict[str, Any] = "nano"  # a preset, a mapping of shapes, or "auto": derived from the budget
-    budget: Budget = Budget("seconds", 180)
     context: int = Field(default=DEFAULT_CONTEXT, ge=2)
     batch_tokens: int | None = Field(default=None, ge=2)
     validation_tokens: int = Field(default=16384, ge=1)  # at most so many are looked at each time
     sample_prompts: list[str] = [""]
-    reference: str = ""  # the name in recipes/bands.json that the final loss is held against
 
     @field_validator("model")
     @classmethod
@@ -106,12 +77,10 @@ def pretrain(config: PretrainConfig, run: StageRun, tokens: Artifact) -> dict[st
     import torch
 
     from danlu.core.device import probe, torch_device
-    from danlu.model.hub import save_model
     from danlu.model.transformer import Transformer
     from danlu.tokenizer.shards import TokenShards
     from danlu.tokenizer.tokenizer import Tokenizer
     from danlu.train.batches import Batches, Windows
-    from danlu.train.fit import fit
     from danlu.train.loop import Micro, mean_loss
     from danlu.train.sample import sample_texts
 
@@ -134,7 +103,6 @@ def pretrain(config: PretrainConfig, run: StageRun, tokens: Artifact) -> dict[st
 
     torch.manual_seed(config.seed)  # initialised on the CPU, so that every device starts from the same weights
     model = Transformer(shape).to(device)
-    optimizer = build_optimizer(model, config, learning_rate, dtype)
     batches = Batches([shard.tokens for shard in train_shards.shards], config.context, seed=config.seed)
     rows = max(1, round(batch_tokens / config.context))
     micro_rows = config.micro_batch or rows_that_fit(machine, shape, config.context)
@@ -151,21 +119,14 @@ def pretrain(config: PretrainConfig, run: StageRun, tokens: Artifact) -> dict[st
             seed=config.seed, dtype=dtype,
         )  # fmt: skip
 
-    fitted = fit(
-        model, source, optimizer, run,
-        schedule=build_schedule(config), budget=config.budget, clip=config.clip, dtype=dtype, peak_flops=peak,
-        checkpoint_every=config.checkpoint_every,
-        validate=validate if looked_at else None, validate_every=config.validate_every,
-        sample=sample if config.sample_prompts else None, sample_every=config.sample_every,
+    def extra() -> dict[str, Any]:
+        return {"batch_tokens": rows * config.context, "epochs": round(batches.epoch, 4), "derived": derived}
+
+    return train_model(
+        model, tokenizer, source, config, run,
+        learning_rate=learning_rate, context=config.context, dtype=dtype, peak_flops=peak,
+        validate=validate if looked_at else None, sample=sample if config.sample_prompts else None, extra=extra,
     )  # fmt: skip
-    save_model(model, run.out, tokenizer)
-    facts = {
-        "vocab_size": shape.vocab_size,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "context": config.context,
-    }
-    extra = {"batch_tokens": rows * config.context, "epochs": round(batches.epoch, 4), "derived": derived}
-    return write_report(run, fitted, optimizer, facts, extra, config.reference, peak)
 
 
 class WindowSource:
@@ -226,92 +187,6 @@ def _why(flops: float | None, formula: str) -> str:
     return "default" if flops is None else f"{formula} for C = {flops:.2g} FLOPs"
 
 
-def choose_dtype(config: OptimizerConfig, machine: Device) -> tuple[torch.dtype, float]:
-    """The dtype of the multiplications, the recipe's or the faster one as measured, and its measured matrix peak."""
-    import torch
-
-    name = machine.dtype if config.dtype == "auto" else config.dtype
-    if name not in machine.matmul_flops:
-        raise UserError(f"{machine.name} cannot multiply in {name}", "leave dtype out, or write float32")
-    return getattr(torch, name), machine.matmul_flops[name]
-
-
-def build_optimizer(model: Any, config: OptimizerConfig, learning_rate: float, dtype: torch.dtype) -> Optimizer:
-    """The optimiser a config asks for, fused projections cut at the seams that the model tells."""
-    from danlu.train.optim import make_optimizer
-
-    return make_optimizer(
-        model,
-        name=config.optimizer,
-        learning_rate=learning_rate,
-        vector_learning_rate=config.vector_learning_rate,
-        weight_decay=config.weight_decay,
-        matrix_dtype=dtype,
-        splits=model.splits,
-    )
-
-
-def rows_that_fit(machine: Device, shape: ModelConfig, context: int) -> int:
-    """Rows of one forward pass that the device likes and can hold.
-
-    What a layer keeps for its backward pass is counted generously, in float32: 8 vectors of the width, 4 of the inner
-    width, the projections twice. At most a third of the memory goes to that; weights and moments need room too.
-    """
-    per_layer = 8 * shape.hidden_size + 4 * shape.intermediate_size + 2 * sum(shape.qkv_sizes)
-    fits = machine.memory_bytes / 3 / (4 * per_layer * shape.n_layers)
-    return max(1, int(min(MICRO_TOKENS.get(machine.kind, 4096), fits) // context))
-
-
-def build_schedule(config: OptimizerConfig) -> Any:
-    from danlu.train.schedule import Schedule
-
-    return Schedule(config.schedule, config.warmup, config.decay, config.final)
-
-
 def spread(total: int, limit: int) -> list[int]:
     """At most ``limit`` of range(total), evenly spaced: the same ones at every look."""
     return [i * total // min(total, limit) for i in range(min(total, limit))]
-
-
-def write_report(
-    run: StageRun, fitted: Fitted, optimizer: Optimizer, facts: dict[str, Any], extra: dict[str, Any],
-    reference: str, peak: float,
-) -> dict[str, Any]:  # fmt: skip
-    """Write report.json and loss.svg into the payload; returns the metrics of the stage."""
-    from danlu.train.curve import loss_curve, thin
-    from danlu.train.fit import summary
-    from danlu.train.optim import describe
-    from danlu.train.reference import compare
-
-    history: History = fitted.history
-    spent = fitted.spent
-    verdict = compare(reference, history.final_validation, spent.tokens, facts)
-    band = None if verdict.low is None or verdict.high is None else (verdict.low, verdict.high)
-    result = {
-        "steps": spent.steps,
-        "tokens": spent.tokens,
-        "loss": history.final_loss,
-        "validation_loss": history.final_validation,
-        "parameters": facts["parameters"],
-        "reference": verdict.verdict,
-    }
-    write_json(
-        run.out / "report.json",
-        {
-            **result,
-            **facts,
-            **extra,
-            "flops": spent.flops,
-            "reference": verdict.to_json(),
-            "optimizer": describe(optimizer),
-            "optimizer_flops_per_step": optimizer.flops,
-            "optimizer_share_of_flops": optimizer.flops * spent.steps / max(spent.flops, 1.0),
-            "best_validation": history.best_validation,
-            "curve": thin(history.steps, 1000),
-            "validation_curve": history.validation,
-        },
-    )
-    title = f"{facts['parameters'] / 1e6:.2f}M parameters, {spent.tokens / 1e6:.2f}M tokens"
-    svg = loss_curve(history.steps, history.validation, title=title, band=band)
-    (run.out / "loss.svg").write_text(svg, encoding="utf-8")
-    return {**result, **summary(fitted, peak)}

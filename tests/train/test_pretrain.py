@@ -16,7 +16,8 @@ from danlu.core.errors import UserError
 from danlu.core.events import read_events
 from danlu.core.stage import StageRun
 from danlu.model.presets import resolve_model
-from danlu.train.pretrain import PretrainConfig, derive, estimate, pretrain, rows_that_fit, spread
+from danlu.train.pretrain import PretrainConfig, derive, estimate, pretrain, spread
+from danlu.train.training import rows_that_fit
 
 MODEL = {"preset": "nano", "hidden_size": 32, "n_layers": 1, "n_heads": 2, "head_dim": 16, "intermediate_size": 64}
 
