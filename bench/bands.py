@@ -1,6 +1,6 @@
 """Measure the band of losses that runs of a recipe's training stage end in, and write it into recipes/bands.json.
 
-    python bench/bands.py --tokens TOKENS_ARTIFACT --name quickstart.base --set model=nano --at 400000 --at 1600000
+    python bench/bands.py --tokens TOKENS_ARTIFACT --name quickstart.base --set model=pico --at 400000 --at 1600000
 
 For each number of tokens the stage is run from scratch with several seeds, as ``train.pretrain`` runs it in a recipe;
 a point of the band is the lowest and the highest final validation loss. Nothing else writes that file: a band is what

@@ -1,6 +1,6 @@
 """How well must Muon orthogonalise? The quickstart's model trained with several Newton-Schulz polynomials.
 
-    python bench/muon.py --tokens TOKENS_ARTIFACT          (a quickstart's; about 5 minutes a run on one core)
+    python bench/muon.py --tokens TOKENS_ARTIFACT          (a quickstart's; a few minutes a run on one core)
 
 Every run spends the same model FLOPs with the settings of the recipe, so the losses are comparable; what the iterations
 cost beside that is the last column. Several seeds, because one says little.
@@ -58,7 +58,7 @@ def run(variant: str, seed: int, flops: float, tokens: Path) -> tuple[float, flo
     with tempfile.TemporaryDirectory() as folder:
         trial = StageRun.for_test(Path(folder))
         config = PretrainConfig(
-            model="nano", batch_tokens=2048, optimizer=name, learning_rate=0.01 if name == "muon" else 0.004,
+            model="pico", batch_tokens=2048, optimizer=name, learning_rate=0.02 if name == "muon" else 0.004,
             budget=Budget("flops", flops), seed=seed, sample_prompts=[],
         )  # fmt: skip
         metrics = pretrain(config, trial, Artifact.from_path(tokens, "tokens"))
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", required=True, type=Path, help="directory of a quickstart's tokens artifact")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--flops", type=float, default=1e13, help="model FLOPs of one run")
+    parser.add_argument("--flops", type=float, default=5e12, help="model FLOPs of one run")
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="only these")
     args = parser.parse_args()
 

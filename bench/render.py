@@ -21,7 +21,7 @@ WORDS = {
         "quickstart": ("stage", "took", "made"),
         "of peak": "of the measured matrix peak",
         "smaller": "smaller than float32",
-        "total": "Machine: {machine}; {total} in all, after installation.",
+        "total": "Machine: {machine}; {total} in all, after {install} of installation.",
         "train": ("trainer", "tokens/s (low to high)", "of sustained matrix products", "of the best product"),
         "engine": ("engine", "bits per weight", "decode tok/s", "of bandwidth", "prefill tok/s", "of matrix peak"),
         "machine": "Machine: {machine}; {detail}. Medians of {rounds} interleaved runs.",
@@ -32,7 +32,7 @@ WORDS = {
         "quickstart": ("阶段", "用时", "产物"),
         "of peak": "的实测矩阵峰值",
         "smaller": "小于 float32",
-        "total": "机器：{machine}；安装之后共 {total}。",
+        "total": "机器：{machine}；安装 {install}，之后共 {total}。",
         "train": ("训练程序", "tokens/s（最低到最高）", "占持续矩阵乘法", "占单次最快乘法"),
         "engine": ("引擎", "每权重比特", "解码 tok/s", "占带宽上限", "预填充 tok/s", "占矩阵上限"),
         "machine": "机器：{machine}；{detail}。{rounds} 轮交替运行的中位数。",
@@ -92,7 +92,9 @@ def quickstart_table(data: dict[str, Any], words: dict[str, Any]) -> str:
         f"bits/byte, {m['comparison']['smaller']:.1%} {words['smaller']}",
     }
     lines = [(f"`{name}`", human_seconds(data["stages"][name]), text) for name, text in rows.items()]
-    total = words["total"].format(machine=data["machine"], total=human_seconds(data["seconds"]))
+    total = words["total"].format(
+        machine=data["machine"], total=human_seconds(data["seconds"]), install=human_seconds(data["install_seconds"])
+    )
     return table(words["quickstart"], lines) + f"\n{total}\n"
 
 

@@ -1,6 +1,6 @@
 """How fast training is, and what share of the machine it uses.
 
-The quickstart's model (preset `nano`) is trained on random tokens by danlu's loop, and a `LlamaForCausalLM` of the
+The quickstart's model (preset `pico`) is trained on random tokens by danlu's loop, and a `LlamaForCausalLM` of the
 same shape by the usual loop around transformers, in the dtype that is faster on this machine. Both count the same
 operations (6 per parameter and token plus attention, `Transformer.flops_per_token`), so tokens/s and the share of the
 matrix peak say the same thing in two units. danlu is shown with Muon, which it uses, and with AdamW, which the peer
@@ -20,7 +20,7 @@ from typing import Any
 
 import contest
 
-SHAPE = {"vocab": 4096, "hidden": 256, "layers": 4, "heads": 4, "kv_heads": 2, "inner": 640}
+SHAPE = {"vocab": 4096, "hidden": 128, "layers": 4, "heads": 2, "kv_heads": 1, "inner": 320}
 BATCH_TOKENS, CONTEXT, MICRO_TOKENS = 2048, 256, 2048
 
 
@@ -35,7 +35,7 @@ def danlu_worker(optimizer_name: str) -> None:
     from danlu.train.schedule import Horizon, Schedule, Spent
 
     torch.manual_seed(0)
-    config = resolve_model("nano", SHAPE["vocab"])
+    config = resolve_model("pico", SHAPE["vocab"])
     for key, value in (("hidden", config.hidden_size), ("layers", config.n_layers), ("heads", config.n_heads),
                        ("kv_heads", config.n_kv_heads), ("inner", config.intermediate_size)):  # fmt: skip
         assert SHAPE[key] == value, f"the preset has {key} {value}"
@@ -143,7 +143,7 @@ def referee(rounds: int, steps: int) -> None:
         for name, v in speeds.items()
     ]
     result = {
-        "what": f"tokens/s of training the nano preset, batches of {BATCH_TOKENS} tokens in rows of {CONTEXT}",
+        "what": f"tokens/s of training the pico preset, batches of {BATCH_TOKENS} tokens in rows of {CONTEXT}",
         "dtype": device.dtype,
         "peak_flops": contest.spread(peaks),
         "best_product_flops": best,

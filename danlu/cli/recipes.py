@@ -18,7 +18,7 @@ SET = click.option(
     "--set", "settings", multiple=True, metavar="STAGE.KEY=VALUE", help="Override one value; repeatable."
 )
 BUDGET = click.option("--budget", metavar="BUDGET", help='The whole recipe\'s budget: "2m", "200 steps", "20M tokens".')
-SIZE = click.option("--size", metavar="PRESET", help="Size of the model: nano, micro, small, base, or auto.")
+SIZE = click.option("--size", metavar="PRESET", help="Size of the model: pico, nano, micro, small, base, or auto.")
 ONLY = click.option("--only", multiple=True, metavar="STAGE", help="Build this stage and what it needs; repeatable.")
 
 

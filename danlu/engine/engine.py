@@ -30,12 +30,14 @@ import torch
 
 from danlu.core.artifact import MANIFEST, Manifest
 from danlu.core.errors import DanluError, UserError
+from danlu.engine.compiled import CompiledRunner, compile_model
 from danlu.engine.detokenize import TextStream
 from danlu.engine.kv_cache import CacheShape, KVCache, plan_blocks
 from danlu.engine.request import Delta, Output, Request, Sampling, Sequence, TokenLogprob
 from danlu.engine.runner import Runner
 from danlu.engine.sampling import sample
 from danlu.engine.scheduler import Scheduler
+from danlu.kernels.decoder import PAGE
 
 if TYPE_CHECKING:
     from danlu.model.transformer import Transformer
@@ -127,7 +129,7 @@ class Engine:
         if max_batch_tokens is None:
             max_batch_tokens = 256 if self.device.type == "cpu" else 2048
         self.scheduler = Scheduler(self.cache, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences)
-        self.runner = Runner(self.model, self.cache, self.device)
+        self.runner = self._make_runner(max_batch_tokens)
         self._lock = threading.RLock()  # held for a whole step
         self._inbox: deque[tuple[str, Request | str]] = deque()  # ("submit", request) or ("cancel", request id)
         self._requests: dict[str, Request] = {}
@@ -137,6 +139,16 @@ class Engine:
         self._step_seconds = self._last_step_seconds = 0.0
         self._finished: Counter[str] = Counter()
         self._recent: deque[tuple[float, int]] = deque()  # (when, tokens) of the last steps
+
+    def _make_runner(self, max_batch_tokens: int) -> Runner | CompiledRunner:
+        """The compiled kernels where they can compute this model, else torch."""
+        if self.device.type == "cpu" and self.cache.block_size == PAGE and self.dtype != torch.float16:
+            decoder = compile_model(
+                self.model, max_tokens=max_batch_tokens, max_context=self.max_context, kv_dtype=self.dtype
+            )
+            if decoder is not None:
+                return CompiledRunner(decoder, self.cache)
+        return Runner(self.model, self.cache, self.device)
 
     # --- the comfortable door -------------------------------------------------------------------------------------
 

@@ -13,6 +13,9 @@ gather then copies whole blocks, and because neighbouring blocks are one stretch
 be read in place, without a copy (`KVCache.contiguous`). To make that the common case, a growing sequence first asks
 for the block right behind its last one.
 
+The compiled kernels keep the same memory in an order of their own inside a block (kernels/cpu/attention.h); whoever
+writes a block also reads it, so nobody else needs to know.
+
 The memory is asked for once, zeroed, and the operating system hands over its pages when they are first written: an
 idle engine with a large pool costs nothing. Zeroed matters: attention over a padded batch multiplies the rows behind
 a sequence's end by zero, and zero times an accidental NaN would be NaN.
@@ -97,7 +100,7 @@ class KVCache:
         self.shape, self.block_size, self.n_blocks = shape, block_size, n_blocks
         self.pool = BlockPool(n_blocks)
         size = (shape.n_layers, 2, n_blocks, block_size, shape.n_kv_heads, shape.head_dim)
-        memory = torch.zeros(size, dtype=shape.dtype, device=device)
+        self.memory = memory = torch.zeros(size, dtype=shape.dtype, device=device)
         self.keys = [memory[layer, 0] for layer in range(shape.n_layers)]  # each [n_blocks, block_size, Hkv, hd]
         self.values = [memory[layer, 1] for layer in range(shape.n_layers)]
         # The same memory without the border between blocks, [n_blocks * block_size, Hkv, hd]: row `slot` is one token.

@@ -1,6 +1,9 @@
 """kernels: the hot loops, each beside a plain reference that says what it must compute.
 
-    int8    weights as signed bytes with one scale per output channel: linear layer and embedding table
+    int8.py      weights as signed bytes with one scale per output channel: linear layer and embedding table
+    int4.py      weights in four bits, in groups of 32
+    decoder.py   a whole decoder in compiled C++ (cpu/): one call a step
+    build.py     compiles it for this machine, once
 
 A kernel is a function of tensors and knows nothing of models, files or configs. For every kernel there is a
 reference in a few lines of ordinary torch, and a test that holds the two together; which of several routes a call
@@ -14,12 +17,16 @@ from typing import Any
 
 STAGES: tuple[str, ...] = ()
 
-_EXPORTS = ("int8_linear", "int8_embedding", "quantize_rows", "dequantize_rows")
+_EXPORTS = {
+    "int8_linear": "int8", "int8_embedding": "int8", "quantize_rows": "int8", "dequantize_rows": "int8",
+    "int4_linear": "int4", "int4_embedding": "int4", "quantize_groups": "int4", "dequantize_groups": "int4",
+    "Decoder": "decoder", "library": "build",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
-        from danlu.kernels import int8
+        from importlib import import_module
 
-        return getattr(int8, name)
+        return getattr(import_module(f"danlu.kernels.{_EXPORTS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ One door: `load_model(path)` gives a `Transformer`, `load(path_or_id)` gives it 
     transformer.py   the decoder, all of initialisation, the count of parameters and FLOPs
     families.py      GPT-2, Llama, Mistral, Qwen2, Qwen3 as tables of names and config keys
     hub.py           the Hugging Face directory layout, in and out
-    presets.py       nano, micro, small, base: shapes to train from scratch
+    presets.py       pico, nano, micro, small, base: shapes to train from scratch
     gguf.py, importing.py, quantized.py   GGUF files, the import stage, int8 modules
 
 The room knows nothing about training, serving or caches: those hand a *context* to the forward pass

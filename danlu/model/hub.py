@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+SHAPE_OF_PACKED = ".weight_shape"  # beside each .weight_packed: other readers want the unpacked shape
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -107,7 +108,7 @@ def save_model(
     config = _with_ids(model.config, tokenizer)
     raw = config_to_hf(config)
     cast = _parse_dtype(dtype) if dtype is not None else None
-    stored = cast or next(tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point())
+    stored = cast or next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
     raw["torch_dtype"] = str(stored).removeprefix("torch.")
     quantization = getattr(model, "quantization_config", None)
     if quantization:
@@ -275,7 +276,8 @@ def _compare(
     wrong = [f"{n} is {list(source.shape(n))}, not {list(s)}" for n, s in expected.items() if source.shape(n) != s]
     if wrong:
         raise UserError(f"{path}: {_list(wrong)}", "config.json and the weights do not belong together")
-    left = [name for name in source.file_of if name not in expected and not name.endswith(family.ignored or ("\0",))]
+    ignored = (*family.ignored, SHAPE_OF_PACKED)
+    left = [name for name in source.file_of if name not in expected and not name.endswith(ignored)]
     if config.tie_embeddings:  # some savers write the tied head as well
         left = [name for name in left if name != "lm_head.weight"]
     if left:
@@ -297,11 +299,13 @@ def _named_tensors(model: Transformer) -> Iterator[tuple[str, Tensor]]:
     """(checkpoint name, tensor) of a model: views of its memory, cut and turned as the family wants them."""
     for name, tensor in model.state_dict().items():
         names, turned = hf_parts(model.config, name)
-        if len(names) == 1:
-            yield names[0], tensor.t() if turned else tensor
-            continue
-        rows = _part_rows(model.config, name, len(names), tensor.shape[0])
-        yield from zip(names, tensor.split(rows), strict=True)
+        rows = _part_rows(model.config, name, len(names), tensor.shape[0] if tensor.dim() else 1)
+        parts = tensor.split(rows) if len(names) > 1 else [tensor.t() if turned else tensor]
+        for part, piece in zip(names, parts, strict=True):
+            yield part, piece
+            if part.endswith(".weight_packed"):
+                shape = torch.tensor([piece.shape[0], 8 * piece.shape[1]])
+                yield part.removesuffix(".weight_packed") + SHAPE_OF_PACKED, shape
 
 
 def _write_weights(tensors: dict[str, Tensor], path: Path, cast: torch.dtype | None, limit: int) -> None:

@@ -20,7 +20,17 @@ from danlu.model.families import FAMILIES, config_to_hf, validated
 _QWEN3 = {"family": "qwen3", "qk_norm": True, "tie_embeddings": True, "head_dim": 64}
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # With a vocabulary of 4096: about 3.5 million parameters, a few minutes on two CPU cores.
+    # With a vocabulary of 4096: 1.2 million parameters, a few minutes on two CPU cores (docs/decisions/0007).
+    "pico": _QWEN3
+    | {
+        "hidden_size": 128,
+        "n_layers": 4,
+        "n_heads": 2,
+        "n_kv_heads": 1,
+        "intermediate_size": 320,
+        "max_position": 512,
+    },
+    # 3.8 million: half an hour.
     "nano": _QWEN3
     | {
         "hidden_size": 256,

@@ -47,6 +47,19 @@ def test_int8_of_nano(nano: Artifact, tmp_path: Path) -> None:
     assert (after - before).norm() / before.norm() < 0.05
 
 
+def test_int4_of_nano(nano: Artifact, tmp_path: Path) -> None:
+    run = StageRun.for_test(tmp_path)
+    metrics = quantize(QuantizeConfig(method="rtn", bits=4), run, nano)
+    assert metrics["smaller_than_float32"] >= 0.83
+    assert 0.03 < metrics["mean_error"] < 0.12
+    config = json.loads((run.out / "config.json").read_text())["quantization_config"]
+    assert config["format"] == "pack-quantized"
+    ids = torch.arange(60).view(1, 60)
+    with torch.no_grad():
+        before, after = load_model(nano.path)(ids), load_model(run.out)(ids)
+    assert (after - before).norm() / before.norm() < 0.5  # random weights have no structure that rounding could spare
+
+
 def test_the_same_model_gives_the_same_bytes(nano: Artifact, tmp_path: Path) -> None:
     runs = [StageRun.for_test(tmp_path / name) for name in ("a", "b")]
     for run in runs:
@@ -65,6 +78,6 @@ def test_twice_is_a_mistake(nano: Artifact, tmp_path: Path) -> None:
 
 def test_unknown_methods_list_what_there_is() -> None:
     assert choose("rtn", 8) is choose("int8", 8) is METHODS["rtn"][0]
-    for name, bits in (("gptq", 8), ("rtn", 4)):
-        with pytest.raises(UserError, match="available: rtn with 8 bits"):
+    for name, bits in (("gptq", 8), ("rtn", 3)):
+        with pytest.raises(UserError, match="available: rtn with 8 bits, rtn with 4 bits"):
             choose(name, bits)

@@ -24,5 +24,5 @@ def test_recipes_and_assets_travel_with_the_wheel(tmp_path: Path) -> None:
     assert {f"danlu/recipes/{name}.yaml" for name in bundled_recipes()} <= names
     assets = {p.relative_to(ROOT).as_posix() for p in (ROOT / "danlu" / "serve" / "assets").iterdir() if p.is_file()}
     assert assets and assets <= names
-    assert "danlu/py.typed" in names
+    assert {"danlu/py.typed", "danlu/kernels/cpu/step.cpp", "danlu/kernels/cpu/matrix.h"} <= names
     assert not [name for name in names if name.startswith("tests/")]

@@ -1,4 +1,4 @@
-"""Int8 modules: the same decoder in every family, tied and untied, through a file and back."""
+"""Quantised modules: the same decoder in every family, tied and untied, through a file and back."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from danlu.core.errors import UserError
+from danlu.kernels.int4 import dequantize_groups, unpack_nibbles
 from danlu.kernels.int8 import dequantize_rows
 from danlu.model.config import ModelConfig
 from danlu.model.hub import load_model, save_model
-from danlu.model.quantized import Int8Embedding, Int8Linear, apply_quantization, int8_config, quantize_
+from danlu.model.quantized import QuantizedEmbedding, QuantizedLinear, apply_quantization, quantize_, scheme_config
 from danlu.model.transformer import Transformer
 
 SHAPE: dict[str, Any] = {
@@ -61,12 +63,49 @@ def test_int8_equals_the_dequantised_float_model(model: Transformer, tmp_path: P
 
 
 @torch.no_grad()
+def test_int4_equals_the_dequantised_float_model(model: Transformer, tmp_path: Path) -> None:
+    save_model(model, tmp_path / "float")
+    plain = load_model(tmp_path / "float")
+    ids = torch.randint(0, 128, (2, 40))
+    errors = quantize_(model, 4)
+    assert 0.02 < errors["mean_error"] <= errors["max_error"] < 0.12
+    state = dict(model.state_dict())
+    for name in list(state):
+        if name.endswith("weight_packed"):
+            stem = name.removesuffix("_packed")
+            state[stem] = dequantize_groups(unpack_nibbles(state.pop(name)), state.pop(f"{stem}_scale"))
+    plain.load_state_dict(state)
+    torch.testing.assert_close(model(ids), plain(ids), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_int4_through_a_file(model: Transformer, tmp_path: Path) -> None:
+    quantize_(model, 4)
+    save_model(model, tmp_path)
+    again = load_model(tmp_path)
+    assert again.embedding.weight_packed.dtype == torch.int32 and again.embedding.weight_scale.dtype == torch.float16
+    ids = torch.randint(0, 128, (1, 40))
+    assert torch.equal(again(ids), model(ids))
+    scales = again.embedding.weight_scale.clone()
+    assert torch.equal(again.to(torch.bfloat16).embedding.weight_scale, scales)  # rounding them would move weights
+    tensors = load_file(tmp_path / "model.safetensors")
+    packed = next(name for name in tensors if name.endswith("weight_packed"))
+    shape = tensors[packed.removesuffix("packed") + "shape"].tolist()
+    assert shape == [tensors[packed].shape[0], 8 * tensors[packed].shape[1]]
+
+
+def test_int4_of_a_width_that_does_not_divide() -> None:
+    with pytest.raises(UserError, match="multiple of 32"):
+        quantize_(Transformer(ModelConfig(**SHAPE | {"intermediate_size": 100})), 4)
+
+
+@torch.no_grad()
 def test_a_saved_model_opens_as_it_was(model: Transformer, tmp_path: Path) -> None:
     quantize_(model)
     save_model(model, tmp_path)
     again = load_model(tmp_path)
-    assert isinstance(again.embedding, Int8Embedding)
-    assert isinstance(again.blocks[0].attention.qkv, Int8Linear)
+    assert isinstance(again.embedding, QuantizedEmbedding)
+    assert isinstance(again.blocks[0].attention.qkv, QuantizedLinear)
     ids = torch.randint(0, 128, (1, 40))
     assert torch.equal(again(ids), model(ids))
     assert load_model(tmp_path, dtype="bfloat16")(ids).dtype == torch.bfloat16
@@ -76,8 +115,8 @@ def test_a_saved_model_opens_as_it_was(model: Transformer, tmp_path: Path) -> No
     ("change", "message"),
     [
         ({"quant_method": "gptq"}, 'quantised with "gptq"'),
-        ({"format": "pack-quantized"}, "pack-quantized"),
-        ({"config_groups": {"g": {"targets": ["Linear"], "weights": {"num_bits": 4}}}}, "symmetric int8 per channel"),
+        ({"format": "float-quantized"}, "float-quantized"),
+        ({"config_groups": {"g": {"targets": ["Linear"], "weights": {"num_bits": 4}}}}, "danlu reads"),
         ({"ignore": ["model.layers.0.mlp.up_proj"]}, "can leave out only"),
         ({"config_groups": {}}, "targets"),
     ],
@@ -85,21 +124,21 @@ def test_a_saved_model_opens_as_it_was(model: Transformer, tmp_path: Path) -> No
 def test_other_schemes_are_refused_by_name(change: dict[str, Any], message: str) -> None:
     model = Transformer(ModelConfig(**SHAPE))
     with pytest.raises(UserError, match=message):
-        apply_quantization(model, int8_config() | change)
+        apply_quantization(model, scheme_config(8) | change)
 
 
 def test_activation_quantisation_is_refused() -> None:
-    config = int8_config()
+    config = scheme_config(8)
     config["config_groups"]["group_0"]["input_activations"] = {"num_bits": 8}
     with pytest.raises(UserError, match="activations"):
         apply_quantization(Transformer(ModelConfig(**SHAPE)), config)
 
 
 def test_linear_only_and_a_head_left_out() -> None:
-    config = int8_config() | {"ignore": ["lm_head"]}
+    config = scheme_config(8) | {"ignore": ["lm_head"]}
     config["config_groups"]["group_0"]["targets"] = ["Linear"]
     with torch.device("meta"):
         model = Transformer(ModelConfig(**SHAPE, tie_embeddings=False))
     apply_quantization(model, config)
-    assert not isinstance(model.embedding, Int8Embedding) and not isinstance(model.lm_head, Int8Linear)
-    assert isinstance(model.blocks[1].mlp.down, Int8Linear)
+    assert not isinstance(model.embedding, QuantizedEmbedding) and not isinstance(model.lm_head, QuantizedLinear)
+    assert isinstance(model.blocks[1].mlp.down, QuantizedLinear)

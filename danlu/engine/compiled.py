@@ -1,0 +1,111 @@
+"""A step through the compiled kernels: the same `run` as runner.py, in one call of C++.
+
+What is here is the way of the weights: each module of the model, float or quantised, becomes a matrix of the library.
+`compile_model` says None where the library cannot compute a model (dynamic rotary scaling, a head width that is not a
+multiple of 16, no compiler); the engine then runs on torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from danlu.engine.kv_cache import KVCache
+from danlu.engine.request import Sequence
+from danlu.engine.scheduler import Step
+from danlu.kernels.decoder import Decoder, KernelError, Shape
+from danlu.model.quantized import QuantizedEmbedding, QuantizedLinear
+
+if TYPE_CHECKING:
+    from danlu.model.transformer import Transformer
+
+
+class CompiledRunner:
+    """Runs steps of a compiled model over a cache."""
+
+    def __init__(self, decoder: Decoder, cache: KVCache) -> None:
+        self.decoder, self.cache = decoder, cache
+
+    def run(self, step: Step) -> tuple[Tensor, list[Sequence]]:
+        """Compute a step: fills the cache, returns logits [S, V] and the S sequences that get a token from them."""
+        ids: list[int] = []
+        positions: list[int] = []
+        spans: list[tuple[int, int, int]] = []
+        tables: list[list[int]] = []
+        rows: list[int] = []
+        sampled: list[Sequence] = []
+        for sequence, n in step:
+            start, end = sequence.computed, sequence.computed + n
+            spans.append((len(ids), n, end))
+            tables.append(sequence.table)
+            ids += sequence.tokens[start:end]
+            positions += range(start, end)
+            if end == len(sequence.tokens):
+                rows.append(len(ids) - 1)
+                sampled.append(sequence)
+        logits, _ = self.decoder.step(ids, positions, spans, tables, self.cache.memory, rows)
+        assert logits is not None
+        return logits, sampled
+
+
+def compile_model(model: Transformer, *, max_tokens: int, max_context: int, kv_dtype: torch.dtype) -> Decoder | None:
+    """The model in the library, or None where it cannot be computed there."""
+    config = model.config
+    if model.rotary is not None and config.rope_scaling is not None and config.rope_scaling.type == "dynamic":
+        return None  # its tables depend on the length of the sequence
+    mlp = "swiglu" if config.mlp == "swiglu" else "gelu_tanh" if config.gelu_tanh else "gelu_erf"
+    shape = Shape(
+        layers=config.n_layers, hidden=config.hidden_size, heads=config.n_heads, kv_heads=config.n_kv_heads,
+        head_dim=config.head_dim, inner=config.intermediate_size, vocab=config.vocab_size, max_position=max_context,
+        norm="rms" if config.norm == "rms" else "layer", mlp=mlp, eps=config.norm_eps, scale=config.head_dim**-0.5,
+        threads=torch.get_num_threads(), max_tokens=max_tokens, kv_bfloat16=kv_dtype == torch.bfloat16,
+    )  # fmt: skip
+    try:
+        decoder = Decoder(shape)
+        _fill(decoder, model, max_context)
+    except KernelError:
+        return None
+    return decoder
+
+
+def _fill(decoder: Decoder, model: Transformer, max_context: int) -> None:
+    def matrix(layer: int, which: str, module: Any) -> None:
+        bias = getattr(module, "bias", None)
+        if isinstance(module, QuantizedLinear | QuantizedEmbedding):
+            scale = module.weight_scale if module.scheme.group else module.weight_scale[:, 0]
+            decoder.matrix(layer, which, module.values(), scale, bias)
+        else:
+            decoder.matrix(layer, which, module.weight, bias=bias)
+
+    def norm(layer: int, which: str, module: Any) -> None:
+        decoder.vector(layer, which, module.weight)
+        if getattr(module, "bias", None) is not None:
+            decoder.vector(layer, f"{which}_bias", module.bias)
+
+    blocks: Any = model.blocks
+    for index, block in enumerate(blocks):
+        attention, mlp = block.attention, block.mlp
+        norm(index, "attention_norm", block.attention_norm)
+        norm(index, "mlp_norm", block.mlp_norm)
+        matrix(index, "qkv", attention.qkv)
+        matrix(index, "out", attention.out)
+        matrix(index, "gate_up", mlp.gate_up if hasattr(mlp, "gate_up") else mlp.up)
+        matrix(index, "down", mlp.down)
+        if attention.q_norm is not None:
+            decoder.vector(index, "q_norm", attention.q_norm.weight)
+            decoder.vector(index, "k_norm", attention.k_norm.weight)
+        decoder.window(index, attention.window)
+    norm(0, "final_norm", model.norm)
+    if model.lm_head is None:
+        matrix(0, "head", model.embedding)
+    else:
+        matrix(0, "head", model.lm_head)
+        matrix(0, "embedding", model.embedding)
+    if model.rotary is not None:
+        cos, sin = model.rotary.tables(torch.arange(max_context), max_context, torch.device("cpu"))
+        decoder.vector(0, "cos", cos)
+        decoder.vector(0, "sin", sin)
+    elif model.position_embedding is not None:
+        decoder.vector(0, "positions", model.position_embedding.weight[:max_context])

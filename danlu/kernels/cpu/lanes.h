@@ -1,0 +1,171 @@
+// One vector of LANES floats, and the little arithmetic on it that the kernels need.
+//
+// The compiler's own vector types do nearly everything: `a * b` on them is one AVX-512, AVX2 or NEON instruction, or a
+// few scalar ones where there is none of these. Written by hand are only fused multiply-add (so that no compiler may
+// decide it one way here and another way there: results must not depend on the shape of a tile), the conversions from
+// 16-bit floats, and, in matrix.h, the dot products of bytes.
+//
+//     LANES   16 with AVX-512, else 8; -DDANLU_LANES=16 forces it, which lets any machine test the wide layout
+
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#ifndef DANLU_LANES
+#if defined(__AVX512F__)
+#define DANLU_LANES 16
+#else
+#define DANLU_LANES 8
+#endif
+#endif
+
+namespace danlu {
+
+constexpr int LANES = DANLU_LANES;
+constexpr int GROUP = 32;  // numbers that share one scale
+
+typedef float Floats __attribute__((vector_size(LANES * 4)));
+typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
+
+#if defined(__AVX512F__) && DANLU_LANES == 16
+constexpr int REGISTERS = 32;
+#else
+constexpr int REGISTERS = 16;
+#endif
+
+inline Floats all(float x) { return x - Floats{}; }
+
+inline Floats load(const float* p) {
+    Floats v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+
+inline void store(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
+
+inline Floats fma(Floats a, Floats b, Floats c) {
+#if defined(__AVX512F__) && DANLU_LANES == 16
+    return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__) && DANLU_LANES == 8
+    return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    Floats r;
+    for (int i = 0; i < LANES; i++) r[i] = std::fma(a[i], b[i], c[i]);
+    return r;
+#endif
+}
+
+inline Floats to_floats(Ints v) { return __builtin_convertvector(v, Floats); }
+
+// bfloat16 is the upper half of a float32.
+inline Floats load_bf16(const uint16_t* p) {
+    typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
+    typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
+    Halves h;
+    std::memcpy(&h, p, sizeof h);
+    return (Floats)(__builtin_convertvector(h, Words) << 16);
+}
+
+inline float bf16_to_float(uint16_t h) {
+    uint32_t bits = uint32_t(h) << 16;
+    float f;
+    std::memcpy(&f, &bits, 4);
+    return f;
+}
+
+// Round to nearest, ties to even. A NaN stays one.
+inline uint16_t float_to_bf16(float f) {
+    uint32_t bits;
+    std::memcpy(&bits, &f, 4);
+    if ((bits & 0x7fffffff) > 0x7f800000) return uint16_t(bits >> 16 | 0x40);
+    return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+inline float half_to_float(uint16_t h) {
+    uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 0x3ff;
+    float f;
+    if (exponent == 0) {
+        f = float(mantissa) * 0x1p-24f;
+        return sign ? -f : f;
+    }
+    uint32_t bits = sign | (exponent == 31 ? 0x7f800000 : (exponent + 112) << 23) | mantissa << 13;
+    std::memcpy(&f, &bits, 4);
+    return f;
+}
+
+inline uint16_t float_to_half(float f) {
+#if defined(__F16C__)
+    return uint16_t(_cvtss_sh(f, 0));
+#else
+    uint32_t bits;
+    std::memcpy(&bits, &f, 4);
+    uint16_t sign = uint16_t(bits >> 16 & 0x8000);
+    float a = std::fabs(f);
+    if (!(a < 65520.0f)) return uint16_t(sign | (a != a ? 0x7e00 : 0x7c00));
+    if (a < 0x1p-14f) return uint16_t(sign | uint16_t(std::nearbyint(a * 0x1p24f)));
+    std::memcpy(&bits, &a, 4);
+    bits += 0xfff + (bits >> 13 & 1);
+    return uint16_t(sign | ((bits >> 13) - (112 << 10)));
+#endif
+}
+
+inline Floats load_half(const uint16_t* p) {
+#if defined(__AVX512F__) && DANLU_LANES == 16
+    return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(__F16C__) && DANLU_LANES == 8
+    return (Floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#else
+    Floats v;
+    for (int i = 0; i < LANES; i++) v[i] = half_to_float(p[i]);
+    return v;
+#endif
+}
+
+inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+
+inline float sum(Floats v) {
+    float s = 0;
+    for (int i = 0; i < LANES; i++) s += v[i];
+    return s;
+}
+
+inline float largest(Floats v) {
+    float m = v[0];
+    for (int i = 1; i < LANES; i++) m = v[i] > m ? v[i] : m;
+    return m;
+}
+
+// e^x to about 2 units in the last place. x = n ln 2 + r with |r| <= ln 2 / 2; e^r by a Taylor polynomial of degree 7;
+// times 2^n by writing n into the exponent. Below -87 (and for -infinity) the result is 0, above 88 it is held there.
+inline Floats exp(Floats x) {
+    const Floats low = all(-87.0f), high = all(88.0f);
+    Ints tiny = x < low;
+    x = tiny ? low : x;
+    x = x > high ? high : x;
+    const Floats magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest whole number
+    Floats shifted = fma(x, all(1.44269504088896341f), magic);
+    Floats n = shifted - magic;
+    Floats r = fma(n, all(-0.693359375f), x);  // ln 2 in two parts, so that n ln 2 is exact enough
+    r = fma(n, all(2.12194440054690583e-4f), r);
+    Floats p = all(1.0f / 5040);
+    p = fma(p, r, all(1.0f / 720));
+    p = fma(p, r, all(1.0f / 120));
+    p = fma(p, r, all(1.0f / 24));
+    p = fma(p, r, all(1.0f / 6));
+    p = fma(p, r, all(0.5f));
+    p = fma(p, r, all(1.0f));
+    p = fma(p, r, all(1.0f));
+    Ints power = ((Ints)shifted << 23) + (Ints)all(1.0f);  // the low bits of `shifted` are n; the magic's shift out
+    Floats result = p * (Floats)power;
+    return tiny ? Floats{} : result;
+}
+
+inline Floats silu(Floats x) { return x / (all(1.0f) + exp(-x)); }
+
+}  // namespace danlu

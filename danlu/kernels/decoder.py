@@ -1,0 +1,215 @@
+"""A decoder in the compiled library: weights go in once, then each step is one call.
+
+This is the Python side of `cpu/step.cpp`: it owns the handle, turns tensors into pointers and error codes into
+exceptions. It knows shapes and numbers, no model files and no requests.
+
+    decoder = Decoder(Shape(...))
+    decoder.matrix(0, "qkv", weight)                          float32 or bfloat16 [N, K]
+    decoder.matrix(0, "out", q, scale)                        int8 [N, K], scale [N] or, for 4 bits, [N, K / 32]
+    logits, hidden = decoder.step(ids, positions, spans, tables, cache, rows)
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from danlu.kernels.build import library
+
+PAGE = 16  # tokens of a block of the cache: fixed in attention.h
+GROUP = 32  # weights that share a scale in 4 bits
+KINDS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
+MATRICES = {"qkv": 0, "out": 1, "gate_up": 2, "down": 3, "head": 4, "embedding": 5}
+VECTORS = (
+    "attention_norm", "attention_norm_bias", "mlp_norm", "mlp_norm_bias", "q_norm", "k_norm",
+    "final_norm", "final_norm_bias", "positions", "cos", "sin",
+)  # fmt: skip
+
+
+class KernelError(Exception):
+    """The library refused: sizes that do not fit, or no memory."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the library needs to know before it sees a weight. norm: rms, layer. mlp: swiglu, gelu_tanh, gelu_erf."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    inner: int
+    vocab: int
+    max_position: int
+    norm: str
+    mlp: str
+    eps: float
+    scale: float  # of the scores, 1 / sqrt(head_dim)
+    threads: int
+    max_tokens: int  # of one step
+    kv_bfloat16: bool = False
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in (
+            "layers", "hidden", "heads", "kv_heads", "head_dim", "inner", "vocab", "max_position",
+            "norm", "mlp", "threads", "max_tokens", "kv_bfloat16",
+        )),
+        ("eps", ctypes.c_float),
+        ("scale", ctypes.c_float),
+    ]  # fmt: skip
+
+
+class Decoder:
+    """One model in the library. Raises KernelError where there is no library or it does not compute the shape.
+
+    Not for two threads at once.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        found = library()
+        if found is None:
+            raise KernelError("there is no compiled library")
+        self.shape, self._library = shape, _declare(found)
+        norm = ("rms", "layer").index(shape.norm)
+        mlp = ("swiglu", "gelu_tanh", "gelu_erf").index(shape.mlp)
+        raw = _Shape(
+            shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, shape.inner, shape.vocab,
+            shape.max_position, norm, mlp, shape.threads, shape.max_tokens, shape.kv_bfloat16, shape.eps, shape.scale,
+        )  # fmt: skip
+        self._handle = self._library.danlu_new(ctypes.byref(raw))
+        if not self._handle:
+            raise KernelError(self._why())
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self._library.danlu_free(self._handle)
+            self._handle = None
+
+    @property
+    def instructions(self) -> str:
+        """The instructions the library was compiled for: avx512-vnni, avx2, neon, plain."""
+        return str(self._library.danlu_instructions().decode())
+
+    def matrix(
+        self, layer: int, which: str, weight: Tensor, scale: Tensor | None = None, bias: Tensor | None = None
+    ) -> None:
+        """Copy a weight [N, K] into the library's layout.
+
+        Floats stay what they are (bfloat16, else float32). int8 with scale [N] has 8 bits; with scale [N, K / 32] its
+        values are -8 to 7 and it is stored in 4 bits.
+        """
+        weight, kind = weight.detach(), "float32"
+        if weight.dtype == torch.int8:
+            assert scale is not None, "bytes mean nothing without their scale"
+            kind = "int4" if scale.dim() == 2 else "int8"
+        elif weight.dtype == torch.bfloat16:
+            kind = "bfloat16"
+        data = weight.contiguous() if weight.dtype == torch.int8 else weight.float().contiguous()
+        scales = None if scale is None else scale.detach().float().contiguous()
+        rows, columns = data.shape
+        if scales is not None and scales.numel() != rows * (columns // GROUP if kind == "int4" else 1):
+            raise KernelError(f"{tuple(scales.shape)} scales for a matrix {tuple(data.shape)}")
+        biases = None if bias is None else bias.detach().float().contiguous()
+        if biases is not None and biases.numel() != rows:
+            raise KernelError(f"a bias of {biases.numel()} for {rows} rows")
+        self._check(
+            self._library.danlu_matrix(
+                self._handle, layer, MATRICES[which], KINDS[kind], rows, columns, data.data_ptr(),
+                _pointer(scales), _pointer(biases),
+            )
+        )  # fmt: skip
+
+    def vector(self, layer: int, which: str, values: Tensor) -> None:
+        """Norm weights [D] or [hd], learned positions [max_position, D], cos and sin [max_position, hd / 2]."""
+        data = values.detach().float().contiguous()
+        self._check(
+            self._library.danlu_vector(self._handle, layer, VECTORS.index(which), data.numel(), data.data_ptr())
+        )
+
+    def window(self, layer: int, window: int | None) -> None:
+        """How many tokens back, itself included, a layer sees; None for all."""
+        self._check(self._library.danlu_window(self._handle, layer, window or 0))
+
+    def step(
+        self,
+        ids: Sequence[int],
+        positions: Sequence[int],
+        spans: Sequence[tuple[int, int, int]],
+        tables: Sequence[Sequence[int]],
+        cache: Tensor,
+        rows: Sequence[int],
+        *,
+        want_logits: bool = True,
+        want_hidden: bool = False,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Compute one step; the cache is mutated.
+
+        spans: (first row, tokens, length after the step) of each sequence, in the order of the rows; tables: its
+        blocks, one for every 16 tokens of that length. cache [layers, 2, n_blocks, 16 * kv_heads * head_dim], float32
+        or bfloat16 as the shape says. Returns logits [S, V] and hidden states [S, D] after the last norm, of `rows`.
+        """
+        shape = self.shape
+        expected = torch.bfloat16 if shape.kv_bfloat16 else torch.float32
+        width = PAGE * shape.kv_heads * shape.head_dim
+        if cache.dtype != expected or not cache.is_contiguous() or cache.numel() % (2 * shape.layers * width):
+            raise KernelError("a cache of another shape or dtype")
+        pages = cache.numel() // (2 * shape.layers * width)
+        needed = [-(-length // PAGE) for _, _, length in spans]
+        if len(tables) != len(spans) or any(len(t) < n for t, n in zip(tables, needed, strict=True)):
+            raise KernelError("a block table is too short for its sequence")
+        flat = [page for table, n in zip(tables, needed, strict=True) for page in table[:n]]
+        logits = torch.empty(len(rows), shape.vocab) if want_logits else None
+        hidden = torch.empty(len(rows), shape.hidden) if want_hidden else None
+        self._check(
+            self._library.danlu_step(
+                self._handle, len(ids), _ints(ids), _ints(positions), len(spans),
+                _ints([number for span in spans for number in span]), _ints(flat), cache.data_ptr(), pages,
+                len(rows), _ints(rows), _pointer(logits), _pointer(hidden),
+            )
+        )  # fmt: skip
+        return logits, hidden
+
+    def read_rate(self, size: int = 256 << 20) -> float:
+        """Bytes per second that the team reads from memory: the limit of decoding."""
+        data = torch.ones(size, dtype=torch.uint8)
+        check = ctypes.c_uint64()
+        return float(self._library.danlu_read_rate(self._handle, data.data_ptr(), size, ctypes.byref(check)))
+
+    def _check(self, code: int) -> None:
+        if code:
+            raise KernelError(self._why())
+
+    def _why(self) -> str:
+        return str(self._library.danlu_error().decode())
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _ints(values: Sequence[int]) -> ctypes.Array[ctypes.c_int32]:
+    return (ctypes.c_int32 * max(len(values), 1))(*values)
+
+
+def _declare(found: ctypes.CDLL) -> ctypes.CDLL:
+    pointer, number = ctypes.c_void_p, ctypes.c_int
+    found.danlu_error.restype = found.danlu_instructions.restype = ctypes.c_char_p
+    found.danlu_new.restype, found.danlu_new.argtypes = pointer, [pointer]
+    found.danlu_free.restype, found.danlu_free.argtypes = None, [pointer]
+    found.danlu_matrix.argtypes = [pointer, *[number] * 5, pointer, pointer, pointer]
+    found.danlu_vector.argtypes = [pointer, number, number, ctypes.c_int64, pointer]
+    found.danlu_window.argtypes = [pointer, number, number]
+    found.danlu_step.argtypes = [
+        pointer, number, pointer, pointer, number, pointer, pointer, pointer, ctypes.c_int64, number, pointer,
+        pointer, pointer,
+    ]  # fmt: skip
+    found.danlu_read_rate.restype = ctypes.c_double
+    found.danlu_read_rate.argtypes = [pointer, pointer, ctypes.c_int64, pointer]
+    return found

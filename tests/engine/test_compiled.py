@@ -1,0 +1,90 @@
+"""The engine on the compiled kernels: the same answers as on torch, whatever else runs."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from danlu.engine import Engine, Sampling
+from danlu.engine.compiled import CompiledRunner, compile_model
+from danlu.kernels.build import library
+from danlu.model.quantized import quantize_
+from danlu.model.transformer import Transformer
+from tests.engine.models import greedy, make_model, random_prompt
+
+pytestmark = pytest.mark.skipif(library() is None, reason="no compiled kernels here")
+
+SIZES = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 96}
+SHAPES = ("gqa", "mqa", "mha", "window", "some_windows", "qk_norm", "learned")
+
+
+def model_of(shape: str) -> Transformer:
+    return make_model(shape, **SIZES | ({"head_dim": 32} if shape == "mha" else {}))
+
+
+def engine(model: Transformer, **limits: int) -> Engine:
+    e = Engine((model, None), **limits)  # type: ignore[arg-type]
+    assert isinstance(e.runner, CompiledRunner)
+    return e
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_greedy_tokens_equal_the_oracle_in_any_company(shape: str) -> None:
+    model = model_of(shape)
+    prompts = [random_prompt(n, seed=n) for n in (1, 5, 19, 33, 2, 8)]
+    wanted = [greedy(model, p, 12) for p in prompts]
+    e = engine(model, max_batch_tokens=11, max_sequences=3)
+    got = [list(o.token_ids) for o in e.generate(prompts, Sampling(temperature=0, max_tokens=12))]
+    assert got == wanted
+    e.cache.check([])
+
+
+@pytest.mark.parametrize("bits", [0, 8, 4])
+def test_bits_do_not_depend_on_batches_chunks_and_preemption(bits: int) -> None:
+    """Sampled answers with log-probabilities: equal to the last bit however they were computed."""
+    model = model_of("gqa")
+    if bits:
+        quantize_(model, bits)
+    prompts = [random_prompt(n, seed=n) for n in (30, 12, 25, 17)]
+    settings = [Sampling(temperature=0.9, seed=i, max_tokens=24, logprobs=2) for i in range(4)]
+    alone = [next(engine(model).generate(p, s)) for p, s in zip(prompts, settings, strict=True)]
+    tight = engine(model, kv_bytes=9 * 16 * engine(model).cache.shape.bytes_per_token, max_batch_tokens=7)
+    together = list(tight.generate(prompts, settings))
+    assert tight.stats.preemptions > 0
+    for a, b in zip(alone, together, strict=True):
+        assert a.token_ids == b.token_ids and a.logprobs == b.logprobs
+
+
+def test_quantised_answers_are_near_those_of_torch() -> None:
+    model = model_of("qk_norm")
+    quantize_(model)
+    ids = random_prompt(40)
+    compiled = next(engine(model).generate(ids, Sampling(temperature=0, max_tokens=1, logprobs=101)))
+    on_torch = next(
+        Engine((model, None), block_size=8).generate(ids, Sampling(temperature=0, max_tokens=1, logprobs=101))
+    )
+    a, b = (dict(o.logprobs[0].top) for o in (compiled, on_torch))  # type: ignore[index]
+    assert max(abs(a[token] - b[token]) for token in a if b[token] > -8) < 0.3
+
+
+@pytest.mark.parametrize("bits", [0, 8, 4])
+def test_nan_ends_the_request_and_not_the_engine(bits: int) -> None:
+    model = copy.deepcopy(model_of("gqa"))
+    if bits:
+        quantize_(model, bits)
+    with torch.no_grad():
+        model.blocks[1].mlp_norm.weight[3] = float("nan")
+    e = engine(model)
+    request = e.submit([1, 2, 3], Sampling(max_tokens=4))
+    while not request.finished:
+        e.step()
+    assert request.outputs()[0].finish_reason == "error"
+    e.cache.check([])
+
+
+def test_what_the_kernels_do_not_compute_runs_on_torch() -> None:
+    narrow = make_model("gqa")  # heads of 8
+    assert compile_model(narrow, max_tokens=8, max_context=64, kv_dtype=torch.float32) is None
+    assert not isinstance(Engine((narrow, None)).runner, CompiledRunner)

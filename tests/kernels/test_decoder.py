@@ -1,0 +1,179 @@
+"""The compiled decoder against the model it was made from, and against itself in other company."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from danlu.engine.compiled import compile_model
+from danlu.kernels.build import library
+from danlu.kernels.decoder import PAGE, Decoder, KernelError, Shape
+from danlu.model.config import ModelConfig
+from danlu.model.quantized import quantize_
+from danlu.model.transformer import Transformer
+
+pytestmark = pytest.mark.skipif(library() is None, reason="no compiled kernels here")
+
+CONTEXT = 700
+SHAPES: dict[str, dict[str, Any]] = {
+    "gqa": {"n_heads": 4, "n_kv_heads": 2},
+    "mqa": {"n_heads": 6, "n_kv_heads": 1, "head_dim": 16},
+    "mha": {"n_heads": 4, "qkv_bias": True, "mlp_bias": True, "output_bias": True, "tie_embeddings": False},
+    "window": {"n_heads": 4, "n_kv_heads": 2, "sliding_window": 70},
+    "some_windows": {"n_heads": 4, "n_kv_heads": 2, "sliding_window": 9, "sliding_layers": (1,)},
+    "qk_norm": {"n_heads": 4, "n_kv_heads": 2, "qk_norm": True, "head_dim": 32},
+    "learned": {"n_heads": 4, "positions": "learned", "norm": "layer", "mlp": "gelu"},
+    "erf": {"n_heads": 4, "positions": "learned", "norm": "layer", "mlp": "gelu", "gelu_tanh": False},
+}  # fmt: skip
+
+
+def make(shape: str, **changes: Any) -> Transformer:
+    torch.manual_seed(3)
+    config = ModelConfig(
+        **{"vocab_size": 101, "hidden_size": 64, "n_layers": 2, "intermediate_size": 96, "max_position": CONTEXT}
+        | SHAPES[shape]
+        | changes
+    )
+    model = Transformer(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(2)
+            elif name.endswith("bias"):
+                parameter.normal_(std=0.3)
+    return model.eval()
+
+
+class Runs:
+    """A compiled model with a cache, fed in any cuts."""
+
+    def __init__(self, model: Transformer, max_tokens: int = 512, kv_dtype: torch.dtype = torch.float32) -> None:
+        decoder = compile_model(model, max_tokens=max_tokens, max_context=CONTEXT, kv_dtype=kv_dtype)
+        assert decoder is not None
+        self.decoder, c = decoder, model.config
+        self.pages = 4 * -(-CONTEXT // PAGE)
+        self.cache = torch.zeros(c.n_layers, 2, self.pages, PAGE * c.n_kv_heads * c.head_dim, dtype=kv_dtype)
+        self.order = torch.randperm(self.pages, generator=torch.Generator().manual_seed(1)).tolist()
+
+    def table(self, sequence: int) -> list[int]:
+        """Pages scattered over the pool, others for each sequence."""
+        each = -(-CONTEXT // PAGE)
+        return self.order[sequence * each : (sequence + 1) * each]
+
+    def __call__(self, parts: list[tuple[int, list[int], int]]) -> torch.Tensor:
+        """parts: (sequence, tokens, position of the first) -> logits of every token, in order."""
+        ids = [token for _, tokens, _ in parts for token in tokens]
+        positions = [start + i for _, tokens, start in parts for i in range(len(tokens))]
+        spans, row = [], 0
+        for _, tokens, start in parts:
+            spans.append((row, len(tokens), start + len(tokens)))
+            row += len(tokens)
+        tables = [self.table(sequence) for sequence, _, _ in parts]
+        logits, _ = self.decoder.step(ids, positions, spans, tables, self.cache, range(len(ids)))
+        assert logits is not None
+        return logits
+
+
+def tokens(n: int, seed: int = 0) -> list[int]:
+    return torch.randint(0, 101, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits_equal_the_model(shape: str, dtype: str) -> None:
+    model = make(shape).to(getattr(torch, dtype)).float()  # weights that both dtypes hold exactly
+    ids = tokens(330)
+    with torch.inference_mode():
+        expected = model(torch.tensor([ids]))[0]
+    run = Runs(model.to(getattr(torch, dtype)))
+    torch.testing.assert_close(run([(0, ids, 0)]), expected, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["gqa", "mha", "qk_norm"])
+def test_int8_is_close_and_keeps_the_order(shape: str) -> None:
+    model = make(shape)
+    quantize_(model)
+    ids = tokens(120)
+    with torch.inference_mode():
+        expected = model(torch.tensor([ids]))[0]
+    ours = Runs(model)([(0, ids, 0)])
+    error = (ours - expected).norm() / expected.norm()
+    assert error < 0.05  # activations are rounded to bytes too
+    assert (ours.argmax(-1) == expected.argmax(-1)).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("quantised", [False, True])
+@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.bfloat16])
+def test_bits_do_not_depend_on_company(shape: str, quantised: bool, kv_dtype: torch.dtype) -> None:
+    """One pass, any cuts, one by one, beside others: the same logits to the bit."""
+    model = make(shape)
+    if quantised:
+        quantize_(model)
+    ids, other = tokens(300), tokens(300, seed=9)
+    whole = Runs(model, kv_dtype=kv_dtype)([(0, ids, 0)])
+    cut = Runs(model, kv_dtype=kv_dtype)
+    pieces, at = [], 0
+    for n in (1, 63, 2, 100, 17, 1, 80, 30, 1, 5):
+        pieces.append(cut([(0, ids[at : at + n], at)]))
+        at += n
+    assert at == 300 and torch.equal(torch.cat(pieces), whole)
+    company = Runs(model, kv_dtype=kv_dtype)
+    company([(1, other[:250], 0)])
+    company([(2, other[:3], 0)])
+    company([(0, ids[:290], 0)])
+    for i in range(290, 300):
+        parts = [(1, other[i - 40 : i - 39], i - 40), (0, ids[i : i + 1], i), (2, other[:7], 3 + 7 * (i - 290))]
+        assert torch.equal(company(parts)[1], whole[i])
+
+
+def test_every_wrong_size_is_refused() -> None:
+    shape = Shape(1, 32, 2, 1, 16, 32, 50, 64, "rms", "swiglu", 1e-6, 0.25, 2, 8)
+    decoder = Decoder(shape)
+    cache = torch.zeros(1, 2, 4, PAGE * 16)
+    with pytest.raises(KernelError, match="no weights"):
+        decoder.step([1], [0], [(0, 1, 1)], [[0]], cache, [0])
+    with pytest.raises(KernelError, match="another shape"):
+        decoder.matrix(0, "qkv", torch.zeros(63, 32))
+    with pytest.raises(KernelError, match="no such matrix"):
+        decoder.matrix(7, "qkv", torch.zeros(64, 32))
+    with pytest.raises(KernelError, match="another length"):
+        decoder.vector(0, "attention_norm", torch.zeros(31))
+    with pytest.raises(KernelError, match="scales"):
+        decoder.matrix(0, "qkv", torch.zeros(64, 32, dtype=torch.int8), torch.ones(63))
+    for changes in ({"head_dim": 17}, {"heads": 3, "kv_heads": 2}, {"layers": 0}, {"max_tokens": 0}):
+        with pytest.raises(KernelError):
+            Decoder(Shape(**{**shape.__dict__, **changes}))
+
+
+def test_a_step_that_does_not_fit_is_refused() -> None:
+    model = make("gqa")
+    run = Runs(model, max_tokens=8)
+    good: dict[str, Any] = {
+        "ids": [1, 2], "positions": [0, 1], "spans": [(0, 2, 2)], "tables": [[0]], "cache": run.cache, "rows": [1],
+    }  # fmt: skip
+    run.decoder.step(**good)
+    for changes in (
+        {"ids": [1, 101]},
+        {"ids": [1, -1]},
+        {"positions": [0, CONTEXT]},
+        {"rows": [2]},
+        {"rows": [-1]},
+        {"spans": [(0, 1, 1)]},
+        {"spans": [(0, 3, 3)]},
+        {"spans": [(0, 2, 1)]},
+        {"spans": [(1, 1, 1)]},
+        {"spans": [(0, 2, CONTEXT + 1)], "tables": [list(range(60))]},
+        {"tables": [[run.pages]]},
+        {"tables": [[-1]]},
+        {"tables": [[]]},
+        {"tables": []},
+        {"ids": list(range(9)), "positions": list(range(9)), "spans": [(0, 9, 9)]},
+        {"cache": run.cache.double()},
+        {"cache": run.cache[:, :, :, ::2]},
+    ):
+        with pytest.raises(KernelError):
+            run.decoder.step(**{**good, **changes})
+    run.decoder.step(**good)  # and it goes on
