@@ -50,7 +50,10 @@ RATE_SECONDS = 5.0  # tokens per second are counted over this long
 
 @dataclass(frozen=True)
 class Stats:
-    """A moment of the engine. Counters (`*_tokens`, `steps`, `step_seconds`, `preemptions`, `finished`) only grow."""
+    """A moment of the engine.
+
+    Counters (`*_tokens`, `prefix_hits`, `steps`, `step_seconds`, `preemptions`, `finished`) only grow.
+    """
 
     running: int
     waiting: int
@@ -64,6 +67,8 @@ class Stats:
     last_step_seconds: float
     tokens_per_second: float  # generated, over the last RATE_SECONDS
     preemptions: int
+    prefix_tokens: int  # tokens of sequences that began, and of these the ones found in the cache
+    prefix_hits: int
     finished: dict[str, int]  # answers by finish reason
 
 
@@ -81,6 +86,7 @@ class Engine:
     | `max_context`      | most tokens of prompt and answer; None = what the model was made for            |
     | `kv_bytes`         | memory for the KV cache; None = by need, at most a quarter of what is free      |
     | `block_size`       | tokens per block of the cache                                                   |
+    | `prefix_cache`     | prompts that begin like earlier ones are not computed again                     |
     | `dtype`            | "float32", "bfloat16", "float16"; None = bfloat16 on a GPU, float32 on a CPU    |
     | `device`           | None = the accelerator if one answers, else the CPU                             |
 
@@ -96,6 +102,7 @@ class Engine:
         max_context: int | None = None,
         kv_bytes: int | None = None,
         block_size: int = 16,
+        prefix_cache: bool = True,
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
     ) -> None:
@@ -128,7 +135,9 @@ class Engine:
         self.cache = KVCache(shape, n_blocks, block_size, self.device)
         if max_batch_tokens is None:
             max_batch_tokens = 256 if self.device.type == "cpu" else 2048
-        self.scheduler = Scheduler(self.cache, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences)
+        self.scheduler = Scheduler(
+            self.cache, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences, prefix_cache=prefix_cache
+        )
         self.runner = self._make_runner(max_batch_tokens)
         self._lock = threading.RLock()  # held for a whole step
         self._inbox: deque[tuple[str, Request | str]] = deque()  # ("submit", request) or ("cancel", request id)
@@ -256,6 +265,8 @@ class Engine:
             last_step_seconds=self._last_step_seconds,
             tokens_per_second=sum(n for _, n in recent) / RATE_SECONDS,
             preemptions=self.scheduler.n_preemptions,
+            prefix_tokens=self.scheduler.prefix_tokens,
+            prefix_hits=self.scheduler.prefix_hits,
             finished=dict(self._finished),
         )
 

@@ -13,6 +13,15 @@ gather then copies whole blocks, and because neighbouring blocks are one stretch
 be read in place, without a copy (`KVCache.contiguous`). To make that the common case, a growing sequence first asks
 for the block right behind its last one.
 
+A full block is worth keeping after its sequence is gone: the next request with the same beginning (a system prompt, a
+conversation so far) need not compute it. What a block holds is decided by its own tokens and by everything before
+them, so it is known by a pair, checked token by token:
+
+    (content number of the block before it, its tokens)  ->  block         content number 0: the beginning
+
+Blocks are shared by counting who uses them. One that nobody uses is free, and still found, until `take` needs it: free
+blocks wait in a line, those without content in front, then those unused for longest.
+
 The compiled kernels keep the same memory in an order of their own inside a block (kernels/cpu/attention.h); whoever
 writes a block also reads it, so nobody else needs to know.
 
@@ -23,19 +32,27 @@ a sequence's end by zero, and zero times an accidental NaN would be NaN.
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from danlu.core.errors import UserError
 
+Key = tuple[int, tuple[int, ...]]  # content number of the block before, tokens
+
 
 class BlockPool:
-    """Which blocks are free: a doubly linked list in two arrays, so that taking any given block is O(1).
+    """Who uses which block, what unused ones still hold, and in which order they are taken.
 
-    Entry `n_blocks` is the sentinel: `_next[n_blocks]` is the first free block.
+    Free blocks are a doubly linked list in two arrays, so that taking any given one is O(1). Entry `n_blocks` is the
+    sentinel: `_next[n_blocks]` is the first free block.
     """
 
     def __init__(self, n_blocks: int) -> None:
@@ -43,40 +60,86 @@ class BlockPool:
         ring = n_blocks + 1
         self._next = [(i + 1) % ring for i in range(ring)]
         self._previous = [(i - 1) % ring for i in range(ring)]
-        self._free = bytearray(b"\x01" * n_blocks)
+        self._users = [0] * n_blocks
+        self._key: list[Key | None] = [None] * n_blocks  # of blocks that can be found
+        self._content = [0] * n_blocks  # their content numbers
+        self._found: dict[Key, int] = {}
+        self._numbers = itertools.count(1)
         self.n_free = n_blocks
 
     def take(self, wanted: int = -1) -> int:
-        """Take block `wanted` if it is free, else the first free one. The pool must not be empty."""
+        """Take block `wanted` if it is free and empty, else the first free one. The pool must not be empty."""
         assert self.n_free, "take from an empty pool"
-        block = wanted if 0 <= wanted < self.n_blocks and self._free[wanted] else self._next[self.n_blocks]
-        before, after = self._previous[block], self._next[block]
-        self._next[before], self._previous[after] = after, before
-        self._free[block] = 0
-        self.n_free -= 1
+        fits = 0 <= wanted < self.n_blocks and not self._users[wanted] and self._key[wanted] is None
+        block = wanted if fits else self._next[self.n_blocks]
+        self._unlink(block)
+        self._users[block] = 1
+        self._forget(block)
         return block
 
+    def share(self, block: int) -> None:
+        """Use a block that was found, beside whoever uses it."""
+        if not self._users[block]:
+            self._unlink(block)
+        self._users[block] += 1
+
     def give(self, block: int) -> None:
-        """Put a block back, at the front: the block used last is the one most likely still in the CPU's cache."""
-        assert not self._free[block], f"block {block} was given back twice"
-        head = self.n_blocks
-        after = self._next[head]
-        self._next[head], self._previous[block] = block, head
+        """One user less. Unused, it waits at the end of the line if it holds something, else at the front.
+
+        The front: the block used last is the one most likely still in the CPU's cache.
+        """
+        assert self._users[block], f"block {block} was given back twice"
+        self._users[block] -= 1
+        if self._users[block]:
+            return
+        before = self.n_blocks if self._key[block] is None else self._previous[self.n_blocks]
+        after = self._next[before]
+        self._next[before], self._previous[block] = block, before
         self._next[block], self._previous[after] = after, block
-        self._free[block] = 1
         self.n_free += 1
 
+    def is_free(self, block: int) -> bool:
+        return not self._users[block]
+
+    def find(self, before: int, tokens: tuple[int, ...]) -> tuple[int, int] | None:
+        """(block, content number) of these tokens behind that content, or None."""
+        block = self._found.get((before, tokens))
+        return None if block is None else (block, self._content[block])
+
+    def remember(self, block: int, before: int, tokens: tuple[int, ...]) -> int:
+        """Let a full block be found; returns its content number, that of its twin if one is known already."""
+        known = self.find(before, tokens)
+        if known is not None:
+            return known[1]
+        key = (before, tokens)
+        self._key[block], self._found[key] = key, block
+        self._content[block] = next(self._numbers)
+        return self._content[block]
+
+    def _forget(self, block: int) -> None:
+        key = self._key[block]
+        if key is not None:
+            del self._found[key]
+            self._key[block] = None
+
+    def _unlink(self, block: int) -> None:
+        before, after = self._previous[block], self._next[block]
+        self._next[before], self._previous[after] = after, before
+        self.n_free -= 1
+
     def check(self, tables: Iterable[list[int]]) -> None:
-        """Assert that every block is either free or in exactly one of `tables`, and that the list is sound."""
+        """Assert that every block has as many users as tables that hold it, and that the list is sound."""
         free, at = [], self._next[self.n_blocks]
         while at != self.n_blocks:
             assert self._previous[self._next[at]] == at, f"the links around block {at} disagree"
             free.append(at)
             at = self._next[at]
-        held = [block for table in tables for block in table]
-        assert len(free) == self.n_free == sum(self._free), "the count of free blocks is wrong"
-        assert all(self._free[block] for block in free), "a block in the free list is marked as taken"
-        assert sorted(free + held) == list(range(self.n_blocks)), "a block is lost, or held twice"
+        held = Counter(block for table in tables for block in table)
+        assert len(free) == self.n_free == self._users.count(0), "the count of free blocks is wrong"
+        assert all(self._users[block] == held[block] for block in range(self.n_blocks)), "a block is lost"
+        assert sorted([*free, *held]) == list(range(self.n_blocks)), "a block is in use and in the free list"
+        assert all(self._key[block] == key for key, block in self._found.items()), "a block is found by another key"
+        assert len(self._found) == sum(key is not None for key in self._key)
 
 
 @dataclass(frozen=True)
@@ -100,7 +163,7 @@ class KVCache:
         self.shape, self.block_size, self.n_blocks = shape, block_size, n_blocks
         self.pool = BlockPool(n_blocks)
         size = (shape.n_layers, 2, n_blocks, block_size, shape.n_kv_heads, shape.head_dim)
-        self.memory = memory = torch.zeros(size, dtype=shape.dtype, device=device)
+        self.memory = memory = _zeros(size, shape.dtype, torch.device(device))
         self.keys = [memory[layer, 0] for layer in range(shape.n_layers)]  # each [n_blocks, block_size, Hkv, hd]
         self.values = [memory[layer, 1] for layer in range(shape.n_layers)]
         # The same memory without the border between blocks, [n_blocks * block_size, Hkv, hd]: row `slot` is one token.
@@ -129,9 +192,39 @@ class KVCache:
         return True
 
     def release(self, table: list[int]) -> None:
-        """Give back all blocks of `table`, which is empty afterwards. Last first: the next one taken is the first."""
+        """Give back all blocks of `table`, which is empty afterwards. Last first.
+
+        So the next one taken is the first; and of a prefix that is kept, the end goes before the beginning.
+        """
         while table:
             self.pool.give(table.pop())
+
+    def known_prefix(self, tokens: list[int]) -> tuple[list[int], list[int]]:
+        """The blocks that hold the longest known beginning of `tokens`, and their content numbers.
+
+        At least one token is left out: the one whose logits are wanted must be computed.
+        """
+        size = self.block_size
+        blocks: list[int] = []
+        contents: list[int] = []
+        for start in range(0, len(tokens) - size, size):
+            found = self.pool.find(contents[-1] if contents else 0, tuple(tokens[start : start + size]))
+            if found is None:
+                break
+            blocks.append(found[0])
+            contents.append(found[1])
+        return blocks, contents
+
+    def remember(self, table: list[int], tokens: list[int], computed: int, contents: list[int]) -> None:
+        """Let full blocks of `table` be found; `tokens[:computed]` is in them.
+
+        `contents` has the numbers of those that were known before; it grows.
+        """
+        size = self.block_size
+        for index in range(len(contents), computed // size):
+            before = contents[-1] if contents else 0
+            held = tuple(tokens[index * size : (index + 1) * size])
+            contents.append(self.pool.remember(table[index], before, held))
 
     @staticmethod
     def contiguous(table: list[int]) -> bool:
@@ -140,6 +233,13 @@ class KVCache:
 
     def check(self, tables: Iterable[list[int]]) -> None:
         self.pool.check(tables)
+
+
+def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros. On a CPU from calloc, which torch.zeros is not: five gigabytes written at the start take ten seconds."""
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(size) * dtype.itemsize, np.uint8)).view(dtype).view(size)
 
 
 def plan_blocks(

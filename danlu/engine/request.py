@@ -164,7 +164,7 @@ class Output:
 
 @dataclass(eq=False)
 class Sequence:
-    """One answer in the making. The scheduler owns `computed` and `table`; the engine owns the rest.
+    """One answer in the making. The scheduler owns `computed`, `table` and `contents`; the engine owns the rest.
 
     `tokens` is prompt plus answer. Keys and values of `tokens[:computed]` are in the cache, in the blocks of `table`.
     A sequence whose `computed` is `len(tokens) - 1` decodes; with less it is being read in (or read in again after a
@@ -179,6 +179,7 @@ class Sequence:
     generator: torch.Generator | None = None
     computed: int = 0
     table: list[int] = field(default_factory=list)
+    contents: list[int] = field(default_factory=list)  # content numbers of the full blocks of `table`
     counts: dict[int, int] = field(default_factory=dict)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: str | None = None

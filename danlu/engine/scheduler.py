@@ -11,10 +11,13 @@ this order (the idea of vLLM's v1 scheduler):
 New prompts join behind the running ones, so a sequence with much work is always near the end of the list, and those
 that decode are served before it: a long prompt slows the others by at most one budget a step and never stops them.
 
+A sequence that begins begins behind what is known: full blocks of the same tokens, left in the cache by others, are
+shared and not computed again (kv_cache.py).
+
 When the cache is full, the youngest running sequence is preempted: its blocks go back, it waits at the head of the
-queue with `computed = 0`, and is later read in again, prompt and answer so far, like a longer prompt. Its answer does
-not change, because nothing that was sampled is sampled again. The oldest sequence can always finish: alone it fits
-(`fits` is asked at submit), and all others give way to it.
+queue with `computed = 0`, and is later read in again, prompt and answer so far, like a longer prompt (its own blocks
+are found, as far as nobody needed them). Its answer does not change, because nothing that was sampled is sampled again.
+The oldest sequence can always finish: alone it fits (`fits` is asked at submit), and all others give way to it.
 """
 
 from __future__ import annotations
@@ -28,10 +31,12 @@ Step = list[tuple[Sequence, int]]
 
 
 class Scheduler:
-    """Owns the queues, and of each sequence `computed` and `table`."""
+    """Owns the queues, and of each sequence `computed`, `table` and `contents`."""
 
-    def __init__(self, cache: KVCache, *, max_batch_tokens: int, max_sequences: int) -> None:
+    def __init__(self, cache: KVCache, *, max_batch_tokens: int, max_sequences: int, prefix_cache: bool = True) -> None:
         self.cache = cache
+        self.prefix_cache = prefix_cache
+        self.prefix_tokens = self.prefix_hits = 0  # tokens that were admitted, and those of them that were known
         self.max_batch_tokens = max_batch_tokens
         self.max_sequences = max_sequences
         self.running: list[Sequence] = []
@@ -70,10 +75,10 @@ class Scheduler:
                 budget -= n
         while self.waiting and budget and not preempted and len(self.running) < self.max_sequences:
             sequence = self.waiting[0]
-            if self.cache.blocks_for(len(sequence.tokens)) > self.cache.pool.n_free:
+            if not self._begin(sequence):
                 break  # first come, first served: a smaller one behind it does not overtake
-            n = min(len(sequence.tokens), budget)
-            grown = self.cache.grow(sequence.table, n)
+            n = min(len(sequence.tokens) - sequence.computed, budget)
+            grown = self.cache.grow(sequence.table, sequence.computed + n)
             assert grown
             self.running.append(self.waiting.popleft())
             step.append((sequence, n))
@@ -82,9 +87,11 @@ class Scheduler:
         return step
 
     def advance(self, step: Step) -> None:
-        """The step was computed: its tokens are in the cache."""
+        """The step was computed: its tokens are in the cache, and full blocks can be found by others."""
         for sequence, n in step:
             sequence.computed += n
+            if self.prefix_cache:
+                self.cache.remember(sequence.table, sequence.tokens, sequence.computed, sequence.contents)
 
     def check(self) -> None:
         """Assert the invariants; used by tests after every step."""
@@ -94,9 +101,25 @@ class Scheduler:
             assert len(sequence.table) >= self.cache.blocks_for(sequence.computed)
         self.cache.check(sequence.table for sequence in self.running)
 
+    def _begin(self, sequence: Sequence) -> bool:
+        """Give a waiting sequence what is known of its beginning; False, and no change, if the rest has no room."""
+        blocks, contents = self.cache.known_prefix(sequence.tokens) if self.prefix_cache else ([], [])
+        pool = self.cache.pool
+        missing = self.cache.blocks_for(len(sequence.tokens)) - len(blocks)
+        if missing + sum(pool.is_free(block) for block in blocks) > pool.n_free:
+            return False
+        for block in blocks:
+            pool.share(block)
+        sequence.table, sequence.contents = blocks, contents
+        sequence.computed = len(blocks) * self.cache.block_size
+        self.prefix_tokens += len(sequence.tokens)
+        self.prefix_hits += sequence.computed
+        return True
+
     def _preempt(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         self.cache.release(sequence.table)
+        sequence.contents.clear()
         sequence.computed = 0
         self.waiting.appendleft(sequence)
         self.n_preemptions += 1

@@ -1,8 +1,9 @@
 """How often is a completed Python function Python?
 
 The cases are functions of held-out documents. The prompt is everything up to the body: `def` line, docstring if there
-is one. The model writes on; where the function ends, the text is cut, and `ast.parse` says yes or no. Nothing is ever
-run.
+is one. It ends with its line: a tokenizer joins ":" and the line's end, so training never saw a text that stops at ":".
+The model writes on; where the function ends, the text is cut, and `ast.parse` says yes or no. Nothing is
+ever run.
 
     def area(width, height):            prompt
         \"\"\"Size of a rectangle.\"\"\"
@@ -131,7 +132,7 @@ def write(
 def parses(prompt: str, written: Written) -> bool:
     """Rules 1 to 3 of the head of this file."""
     kept = cut(written)
-    before, after = _only_function(prompt + "\n    ..."), _only_function(prompt + kept)
+    before, after = _only_function(prompt + "    ..."), _only_function(prompt + kept)
     if before is None or after is None:
         return False
     return len(after.body) > len(before.body) - 1
@@ -141,7 +142,7 @@ def cut(written: Written) -> str:
     """The part of a completion that belongs to the function."""
     lines = written.text.split("\n")
     for number, line in enumerate(lines):
-        if number and line.strip() and not line[0].isspace() and line[0] not in ")]}":
+        if line.strip() and not line[0].isspace() and line[0] not in ")]}":
             return "\n".join(lines[:number])
     return written.text if written.ended else "\n".join(lines[:-1])
 
@@ -170,9 +171,9 @@ def _functions(source: str) -> list[Case]:
             continue
         whole = textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno]))
         head_lines = body[0].lineno - node.lineno  # comments before the body belong to the prompt
-        prompt = "\n".join(whole.split("\n")[:head_lines])
+        prompt = "".join(line + "\n" for line in whole.split("\n")[:head_lines])
         # A body on the def line, or text that dedent could not move (a multi-line string), makes no case.
-        if head_lines and _only_function(whole) is not None and _only_function(prompt + "\n    ...") is not None:
+        if head_lines and _only_function(whole) is not None and _only_function(prompt + "    ...") is not None:
             cases.append(Case(prompt, whole[len(prompt) :] + "\n"))
     return cases
 

@@ -89,6 +89,11 @@ class ServedModel:
         return self.engine.stats.kv_used
 
     @property
+    def prefix_hit(self) -> float:
+        stats = self.engine.stats
+        return stats.prefix_hits / max(stats.prefix_tokens, 1)
+
+    @property
     def speed(self) -> float:
         return self.engine.stats.tokens_per_second
 

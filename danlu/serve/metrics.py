@@ -26,6 +26,7 @@ GAUGES: dict[str, tuple[str, Callable[[ServedModel], float]]] = {
     "danlu_requests_running": ("Choices that the engine is working on", lambda served: served.running),
     "danlu_requests_waiting": ("Choices that wait for the engine", lambda served: served.waiting),
     "danlu_kv_cache_used_ratio": ("Share of the KV cache in use", lambda served: served.kv_used),
+    "danlu_prefix_cache_hit_ratio": ("Share of prompt tokens found in the cache", lambda served: served.prefix_hit),
     "danlu_tokens_per_second": ("Tokens generated a second, over the last seconds", lambda served: served.speed),
 }
 

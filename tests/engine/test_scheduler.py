@@ -12,7 +12,7 @@ from danlu.engine.scheduler import Scheduler
 
 def make(n_blocks: int = 8, block_size: int = 4, budget: int = 10, places: int = 4) -> Scheduler:
     cache = KVCache(CacheShape(1, 1, 1), n_blocks, block_size)
-    return Scheduler(cache, max_batch_tokens=budget, max_sequences=places)
+    return Scheduler(cache, max_batch_tokens=budget, max_sequences=places, prefix_cache=False)
 
 
 def sequence(name: str, n_prompt: int, max_length: int = 32) -> Sequence:

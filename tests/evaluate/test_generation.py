@@ -14,24 +14,25 @@ from danlu.evaluate.generation import Written, cut, parses, python_cases, python
 from danlu.model.transformer import Transformer
 from danlu.tokenizer.tokenizer import Tokenizer
 
-PROMPT = 'def area(w, h):\n    """Size."""'
+PROMPT = 'def area(w, h):\n    """Size."""\n'
 
 
 @pytest.mark.parametrize(
     ("text", "ended", "good"),
     [
-        ("\n    return w * h\n\ndef volume(", False, True),  # rule 1: cut where the function ends
-        ("\n    return w * h\n    x = (1 +", False, True),  # rule 2: the line in which the budget ran out is dropped
-        ("\n    return w * h\n    x = (1 +", True, False),  # but not when the model ended there itself
-        ("\n    x = (1 +\n    2 +\n    3", False, False),  # rule 2 drops one line only
-        ("\n    return w * h", True, True),
-        ("\n    return w * h", False, False),  # the only line is the one that is dropped
+        ("    return w * h\n\ndef volume(", False, True),  # rule 1: cut where the function ends
+        ("    return w * h\n    x = (1 +", False, True),  # rule 2: the line in which the budget ran out is dropped
+        ("    return w * h\n    x = (1 +", True, False),  # but not when the model ended there itself
+        ("    x = (1 +\n    2 +\n    3", False, False),  # rule 2 drops one line only
+        ("    return w * h", True, True),
+        ("    return w * h", False, False),  # the only line is the one that is dropped
+        ("print()\n    return w", True, False),  # what follows is not the function
         ("", True, False),  # rule 3: a docstring alone is no body
-        ("\n    # a comment\n", True, False),
-        ("\n    return w *\n", True, False),
-        ("\n  return w\n", True, False),  # indented otherwise than the docstring
-        ("\n    x = f(\n        1,\n)\n    return x\nprint()", False, True),  # a bracket may close at the margin
-        ("\n    return '\x00'\n", True, False),
+        ("    # a comment\n", True, False),
+        ("    return w *\n", True, False),
+        ("  return w\n", True, False),  # indented otherwise than the docstring
+        ("    x = f(\n        1,\n)\n    return x\nprint()", False, True),  # a bracket may close at the margin
+        ("    return '\x00'\n", True, False),
     ],
 )
 def test_rules(text: str, ended: bool, good: bool) -> None:
@@ -39,12 +40,12 @@ def test_rules(text: str, ended: bool, good: bool) -> None:
 
 
 def test_cut_keeps_what_follows_blank_lines() -> None:
-    assert cut(Written("\n    a = 1\n\n    return a\n\n\nprint(a)", False)) == "\n    a = 1\n\n    return a\n\n"
+    assert cut(Written("    a = 1\n\n    return a\n\n\nprint(a)", False)) == "    a = 1\n\n    return a\n\n"
 
 
 def test_a_prompt_without_docstring_needs_a_statement_too() -> None:
-    assert parses("def f(x):", Written("\n    return x\n", True))
-    assert not parses("def f(x):", Written("", True))
+    assert parses("def f(x):\n", Written("    return x\n", True))
+    assert not parses("def f(x):\n", Written("", True))
 
 
 def test_cases_are_prompt_and_truth_of_functions_and_methods() -> None:
@@ -55,8 +56,8 @@ def test_cases_are_prompt_and_truth_of_functions_and_methods() -> None:
     )
     cases = python_cases([Document("d", source, "code:python", "t")], 10)
     assert {case.prompt for case in cases} == {
-        "def get(self):\n    '''Doc.'''",
-        "async def go(a,\n             b):",
+        "def get(self):\n    '''Doc.'''\n",
+        "async def go(a,\n             b):\n",
     }
     for case in cases:
         ast.parse(case.prompt + case.truth)

@@ -633,15 +633,15 @@ double danlu_read_rate(void* handle, const uint8_t* data, int64_t size, uint64_t
     const int64_t piece = 1 << 20;
     auto begin = std::chrono::steady_clock::now();
     model.team.run([&](int worker) {
-        typedef uint64_t Words __attribute__((vector_size(64)));
-        Words total = {};
+        Ints total[4] = {};
         for (int64_t at; (at = int64_t(Team::next(counter)) * piece) + piece <= size;)
-            for (int64_t i = at; i < at + piece; i += 64) {
-                Words w;
-                std::memcpy(&w, data + i, 64);
-                total += w;
-            }
-        sums[size_t(worker) * 8] = total[0] + total[7];
+            for (int64_t i = at; i < at + piece; i += int64_t(sizeof total))
+                for (int j = 0; j < 4; j++) {
+                    Ints v;
+                    std::memcpy(&v, data + i + j * sizeof v, sizeof v);
+                    total[j] += v;
+                }
+        for (auto& v : total) sums[size_t(worker) * 8] += uint64_t(v[0]) + uint64_t(v[LANES - 1]);
     });
     double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     *check = 0;
