@@ -22,6 +22,10 @@ WORDS = {
         "of peak": "of the measured matrix peak",
         "smaller": "smaller than float32",
         "total": "Machine: {machine}; {total} in all, after {install} of installation.",
+        "poet": ("", "bits/byte", "regular form", "rhyme", "lines copied"),
+        "poet rows": ("byte n-gram", "danlu run poet", "real held-out poems"),
+        "poet note": "`xz -9e` needs {xz:.2f} bits a byte; two line ends rhyme by chance in {chance:.0%}. "
+        "Machine: {machine}; {total} in all.",
         "train": ("trainer", "tokens/s (low to high)", "of sustained matrix products", "of the best product"),
         "engine": ("engine", "bits per weight", "decode tok/s", "of bandwidth", "prefill tok/s", "of matrix peak"),
         "machine": "Machine: {machine}; {detail}. Medians of {rounds} interleaved runs.",
@@ -33,6 +37,10 @@ WORDS = {
         "of peak": "的实测矩阵峰值",
         "smaller": "小于 float32",
         "total": "机器：{machine}；安装 {install}，之后共 {total}。",
+        "poet": ("", "每字节比特", "合格律的形式", "押韵", "抄来的诗句"),
+        "poet rows": ("字节 n-gram", "danlu run poet", "真实的留出诗"),
+        "poet note": "`xz -9e` 每字节需要 {xz:.2f} 比特；两句末字碰巧押韵的概率为 {chance:.0%}。"
+        "机器：{machine}；共 {total}。",
         "train": ("训练程序", "tokens/s（最低到最高）", "占持续矩阵乘法", "占单次最快乘法"),
         "engine": ("引擎", "每权重比特", "解码 tok/s", "占带宽上限", "预填充 tok/s", "占矩阵上限"),
         "machine": "机器：{machine}；{detail}。{rounds} 轮交替运行的中位数。",
@@ -98,6 +106,29 @@ def quickstart_table(data: dict[str, Any], words: dict[str, Any]) -> str:
     return table(words["quickstart"], lines) + f"\n{total}\n"
 
 
+def poet_table(data: dict[str, Any], words: dict[str, Any]) -> str:
+    """The three rows of everything that is judged, and the language model's own measure."""
+    from danlu.core.progress import human_seconds
+
+    r = data["metrics"]["report"]
+
+    def row(label: str, prefix: str, bits: str) -> tuple[str, ...]:
+        return (label, bits, *(f"{r[f'{prefix}{key}']:.0%}" for key in ("regular", "rhyme", "copied")))
+
+    rows = [
+        row(words["poet rows"][0], "ngram_", f"{r['ngram_bits_per_byte']:.2f}"),
+        row(words["poet rows"][1], "", f"{r['bits_per_byte']:.2f}"),
+        row(words["poet rows"][2], "oracle_", "–"),
+    ]
+    facts = words["poet note"].format(
+        machine=data["machine"],
+        total=human_seconds(data["seconds"]),
+        xz=r["xz_bits_per_byte"],
+        chance=r["chance_rhyme"],
+    )
+    return table(words["poet"], rows) + f"\n{facts}\n"
+
+
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [columns, tuple("---" for _ in columns), *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
@@ -107,7 +138,7 @@ def note(data: dict[str, Any], words: dict[str, Any], detail: str) -> str:
     return "\n" + words["machine"].format(machine=data["machine"], rounds=data["rounds"], detail=detail) + "\n"
 
 
-TABLES = {"quickstart": quickstart_table, "train": train_table, "engine": engine_table}
+TABLES = {"quickstart": quickstart_table, "poet": poet_table, "train": train_table, "engine": engine_table}
 
 
 def render(text: str, language: str) -> str:

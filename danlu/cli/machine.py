@@ -19,6 +19,7 @@ EXTRAS = {
     "text": "charset_normalizer",
     "zh": "pypinyin",
     "serve": "nicegui",
+    "structured": "llguidance",
 }
 
 
@@ -26,7 +27,8 @@ def register(main: click.Group) -> None:
     """Add the commands of this file to `main`."""
 
     @command(main)
-    def doctor(store: Store, as_json: bool) -> dict[str, Any]:
+    @click.option("--build", is_flag=True, help="Compile the kernels for this processor now, not at their first use.")
+    def doctor(store: Store, build: bool, as_json: bool) -> dict[str, Any]:
         """Probe this machine by running on it: what it has, how fast it is, what danlu will use."""
         import torch
 
@@ -35,6 +37,7 @@ def register(main: click.Group) -> None:
         from danlu.core.run import danlu_version
 
         device = probe()
+        kernels = _kernels(build)
         free = shutil.disk_usage(
             next(p for p in (store.root.absolute(), *store.root.absolute().parents) if p.exists())
         ).free
@@ -51,6 +54,7 @@ def register(main: click.Group) -> None:
                     for name, rate in device.matmul_flops.items()
                 ),
                 ("bandwidth", f"{device.bandwidth / 1e9:.1f} GB/s measured"),
+                ("kernels", kernels),
                 ("will use", f"{device.kind} in {device.dtype}"),
                 ("store", f"{store.url}, {human_bytes(free)} free on its disk"),
                 ("extras", ", ".join(f"{name} {'yes' if there else 'no'}" for name, there in extras.items())),
@@ -62,10 +66,23 @@ def register(main: click.Group) -> None:
         return {
             "device": device.to_json(),
             "disk_free": free,
+            "kernels": kernels,
             "extras": extras,
             "tools": tools,
             "torch": torch.__version__,
         }
+
+
+def _kernels(build: bool) -> str:
+    """What the compiled kernels of the engine are on this machine, or why there are none."""
+    from danlu.kernels import build as kernels
+
+    try:
+        if not build and not kernels.target().is_file():
+            return "not compiled yet: at first use, or by danlu doctor --build"
+        return f"compiled for {kernels.instructions()}: {kernels.build()}"
+    except kernels.BuildError as error:
+        return f"none ({error}); torch's operators are used"
 
 
 def _installed(module: str) -> bool:

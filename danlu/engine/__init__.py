@@ -20,20 +20,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from danlu.engine.engine import Engine
-    from danlu.engine.request import Delta, Output, Request, Sampling, TokenLogprob
+    from danlu.engine.request import Delta, Grammar, Output, Request, Sampling, TokenLogprob
 
 STAGES: tuple[str, ...] = ()
 
 _DOORS = {
     "Engine": "engine",
     "Sampling": "request",
+    "Grammar": "request",
     "Output": "request",
     "Delta": "request",
     "Request": "request",
     "TokenLogprob": "request",
 }
 
-__all__ = ["STAGES", "Delta", "Engine", "Output", "Request", "Sampling", "TokenLogprob"]
+__all__ = ["STAGES", "Delta", "Engine", "Grammar", "Output", "Request", "Sampling", "TokenLogprob"]
 
 
 def __getattr__(name: str) -> Any:

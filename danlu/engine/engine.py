@@ -37,6 +37,7 @@ from danlu.engine.request import Delta, Output, Request, Sampling, Sequence, Tok
 from danlu.engine.runner import Runner
 from danlu.engine.sampling import sample
 from danlu.engine.scheduler import Scheduler
+from danlu.engine.structured import Grammars, Matcher
 from danlu.kernels.decoder import PAGE
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ class Engine:
             self.cache, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences, prefix_cache=prefix_cache
         )
         self.runner = self._make_runner(max_batch_tokens)
+        self._grammars = Grammars(self.tokenizer, config.vocab_size, self.stop_ids) if self.tokenizer else None
         self._lock = threading.RLock()  # held for a whole step
         self._inbox: deque[tuple[str, Request | str]] = deque()  # ("submit", request) or ("cancel", request id)
         self._requests: dict[str, Request] = {}
@@ -287,12 +289,25 @@ class Engine:
             raise UserError("stop strings need a tokenizer and this model has none", "use stop_token_ids")
         request = Request(f"request-{next(self._numbers)}", prompt_ids, sampling, on_delta)
         max_length = self._max_length(request)
+        matcher = self.prepare(sampling)
         seed = sampling.seed if sampling.seed is not None else randbits(63)
         for index in range(sampling.n):
             text = TextStream(self.tokenizer, tuple(sampling.stop), skip_special=sampling.skip_special)
             generator = None if sampling.greedy else torch.Generator().manual_seed(seed + index)
-            request.sequences.append(Sequence(request, index, list(prompt_ids), max_length, text, generator))
+            own = matcher.copy() if matcher is not None else None
+            request.sequences.append(Sequence(request, index, list(prompt_ids), max_length, text, generator, own))
         return request
+
+    def prepare(self, sampling: Sampling) -> Matcher | None:
+        """Compile the grammar of a sampling, if it has one; a second time costs nothing. From any thread.
+
+        May take seconds, so a server calls it in a thread before `submit`. Raises UserError when it is refused.
+        """
+        if sampling.grammar is None:
+            return None
+        if self._grammars is None:
+            raise UserError("a grammar needs a tokenizer and this model has none")
+        return self._grammars.compile(sampling.grammar)
 
     def _max_length(self, request: Request) -> int:
         """Tokens of prompt and answer together at most: what was asked for, cut to the context.
@@ -354,7 +369,8 @@ class Engine:
             self._finish(sequence, "stop", "", (token,), logprob)
             return
         text = sequence.text.push(token)
-        if sequence.text.stopped:
+        complete = sequence.matcher is not None and (not sequence.matcher.accept(token) or sequence.matcher.complete)
+        if sequence.text.stopped or complete:
             self._finish(sequence, "stop", text, (token,), logprob)
         elif len(sequence.tokens) >= sequence.max_length:
             self._finish(sequence, "length", text, (token,), logprob)

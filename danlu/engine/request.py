@@ -14,7 +14,9 @@ This file knows nothing of tensors: the command line and the server import it wi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from collections.abc import Sequence as ListLike
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +26,58 @@ if TYPE_CHECKING:
     import torch
 
     from danlu.engine.detokenize import TextStream
+    from danlu.engine.structured import Matcher
 
 # Below this a temperature is greedy: dividing logits by it would overflow float32.
 GREEDY_BELOW = 1e-5
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """A form that an answer keeps (structured.py). Whether it can be compiled is known when a request is made.
+
+    kind         source
+    json_schema  a JSON schema, as JSON text
+    regex        a regular expression in Rust's syntax, for the whole answer
+    choice       a JSON list of texts: the answer is one of them
+    lark         a grammar in Lark's syntax, beginning with the rule `start`
+    """
+
+    kind: str
+    source: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in _GRAMMARS:
+            raise UserError(f'there is no kind of grammar "{self.kind}"', "one of: " + ", ".join(_GRAMMARS))
+        if not isinstance(self.source, str):
+            raise UserError(f"the source of a {self.words} must be text")
+
+    @property
+    def words(self) -> str:
+        return _GRAMMARS[self.kind]
+
+    @classmethod
+    def json_schema(cls, schema: Mapping[str, Any]) -> Grammar:
+        return cls("json_schema", json.dumps(schema, ensure_ascii=False))
+
+    @classmethod
+    def regex(cls, pattern: str) -> Grammar:
+        return cls("regex", pattern)
+
+    @classmethod
+    def choice(cls, texts: ListLike[str]) -> Grammar:
+        if not texts or not all(isinstance(text, str) and text for text in texts):
+            raise UserError("a choice needs at least one text, and no empty one")
+        return cls("choice", json.dumps(list(texts), ensure_ascii=False))
+
+    @classmethod
+    def lark(cls, grammar: str) -> Grammar:
+        return cls("lark", grammar)
+
+
+_GRAMMARS = {
+    "json_schema": "JSON schema", "regex": "regular expression", "choice": "list of choices", "lark": "grammar",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +102,7 @@ class Sampling:
     | `ignore_eos`         | go on after an end-of-text token (for benchmarks)                                       |
     | `logprobs`           | None = off; k = log-probability of each chosen token and of the k most likely ones      |
     | `skip_special`       | special tokens are not shown in the text                                                |
+    | `grammar`            | the form that the answer keeps, a `Grammar`; None = any                                 |
     """
 
     max_tokens: int | None = None
@@ -69,6 +121,7 @@ class Sampling:
     ignore_eos: bool = False
     logprobs: int | None = None
     skip_special: bool = True
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
@@ -100,9 +153,13 @@ class Sampling:
 
     @property
     def changes_logits(self) -> bool:
-        """True when the logits depend on the sequence's own tokens or on a bias, not on the model alone."""
+        """True when the logits depend on the sequence's own tokens, a bias or a grammar, not on the model alone."""
         return bool(
-            self.logit_bias or self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0
+            self.logit_bias
+            or self.presence_penalty
+            or self.frequency_penalty
+            or self.repetition_penalty != 1.0
+            or self.grammar
         )
 
 
@@ -177,6 +234,7 @@ class Sequence:
     max_length: int
     text: TextStream
     generator: torch.Generator | None = None
+    matcher: Matcher | None = None  # of the grammar; has read what was generated
     computed: int = 0
     table: list[int] = field(default_factory=list)
     contents: list[int] = field(default_factory=list)  # content numbers of the full blocks of `table`

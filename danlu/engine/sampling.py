@@ -5,6 +5,7 @@ The order of the transformations is fixed, and it is the order of the field's en
     logits [S, V]
       log-probabilities are read here, of the model itself
       + logit_bias, repetition penalty, frequency and presence penalty      (rows that ask for it)
+      -inf where a grammar would break                                      (rows that have one)
       / temperature                                                         (temperature 0: argmax, done)
       keep the top_k largest; of these the smallest set with mass >= top_p; of these p >= min_p * max p
       softmax, and one draw
@@ -56,6 +57,10 @@ def _choose(raw: Tensor, sequences: list[Sequence], settings: list[Sampling], gr
         for row in changed:
             sequence = sequences[row]
             adjust(adjusted[row], settings[row], sequence.request.prompt_ids, sequence.counts)
+            if sequence.matcher is not None:
+                allowed = sequence.matcher.allowed().to(raw.device)
+                sound[row] &= allowed.any()  # the parser gave up: its limits, or a vocabulary that cannot spell it
+                adjusted[row].masked_fill_(~allowed, -torch.inf)
         greedy = adjusted.argmax(dim=-1)
     drawing = [row for row, s in enumerate(settings) if not s.greedy]
     if not drawing:

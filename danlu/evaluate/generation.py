@@ -109,13 +109,18 @@ def write(
     stop: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Written]:
-    """Continue each prompt as the beginning of a document."""
+    """Continue each prompt as the beginning of a document.
+
+    A quarter of the model's context is kept for the prompt, of which the end is taken; the text gets the rest at most.
+    """
     from danlu.engine import Engine, Sampling
 
     opening = opening_token(tokenizer)
     before = [] if opening is None else [opening]
-    room = model.config.max_position - max_tokens
-    encoded = [(before + tokenizer.encode(prompt))[-room:] if room > 0 else before for prompt in prompts]
+    context = model.config.max_position
+    max_tokens = max(1, min(max_tokens, context - context // 4))
+    room = max(1, context - max_tokens)
+    encoded = [(before + tokenizer.encode(prompt))[-room:] for prompt in prompts]
     sampling = [  # a seed for each, or equal prompts would get equal texts
         Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed + i, stop=tuple(stop))
         for i in range(len(prompts))

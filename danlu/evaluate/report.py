@@ -41,7 +41,7 @@ class ReportConfig(StageConfig):
         return tasks
 
 
-@stage("evaluate.report", makes="report", takes={"model": "model", "corpus": "corpus", "other?": "model"})
+@stage("evaluate.report", makes="report", takes={"model": "model", "corpus": "corpus", "other?": "model"}, version="2")
 def report(
     config: ReportConfig, run: StageRun, model: Artifact, corpus: Artifact, other: Artifact | None = None
 ) -> dict[str, Any]:

@@ -51,28 +51,42 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
+def instructions() -> str:
+    """The instructions the library was compiled for: avx512-vnni, avx2, neon, plain. Raises BuildError."""
+    loaded = ctypes.CDLL(str(build()))
+    loaded.danlu_instructions.restype = ctypes.c_char_p
+    return str(loaded.danlu_instructions().decode())
+
+
+def target() -> Path:
+    """Where the library for this machine is, or will be. Raises BuildError where there is no compiler."""
+    return cache_folder() / f"{_key(find_compiler(), _flags())}.so"
+
+
 def build() -> Path:
     """Path of the library for this machine, compiled when it is not there yet. Raises BuildError."""
-    compiler = find_compiler()
-    flags = [*FLAGS, *shlex.split(os.environ.get("DANLU_CXXFLAGS", ""))]
-    target = cache_folder() / f"{_key(compiler, flags)}.so"
-    if target.is_file():
-        return target
+    place, compiler = target(), find_compiler()
+    if place.is_file():
+        return place
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent) as folder:
             made = Path(folder) / "kernels.so"
-            command = [*compiler, *flags, str(SOURCES / "step.cpp"), "-o", str(made)]
+            command = [*compiler, *_flags(), str(SOURCES / "step.cpp"), "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS)
             if done.returncode:
                 lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
                 raise BuildError(f"{compiler[0]} failed: {lines[0]}")
-            os.replace(made, target)
+            os.replace(made, place)
     except subprocess.TimeoutExpired:
         raise BuildError(f"{compiler[0]} took longer than {BUILD_SECONDS} s") from None
     except OSError as error:
-        raise BuildError(f"{target.parent} cannot be written: {error.strerror}") from None
-    return target
+        raise BuildError(f"{place.parent} cannot be written: {error.strerror}") from None
+    return place
+
+
+def _flags() -> list[str]:
+    return [*FLAGS, *shlex.split(os.environ.get("DANLU_CXXFLAGS", ""))]
 
 
 def find_compiler() -> list[str]:

@@ -170,7 +170,7 @@ class Decoder:
         self._check(
             self._library.danlu_step(
                 self._handle, len(ids), _ints(ids), _ints(positions), len(spans),
-                _ints([number for span in spans for number in span]), _ints(flat), cache.data_ptr(), pages,
+                _ints([number for span in spans for number in span]), len(flat), _ints(flat), cache.data_ptr(), pages,
                 len(rows), _ints(rows), _pointer(logits), _pointer(hidden),
             )
         )  # fmt: skip
@@ -207,8 +207,8 @@ def _declare(found: ctypes.CDLL) -> ctypes.CDLL:
     found.danlu_vector.argtypes = [pointer, number, number, ctypes.c_int64, pointer]
     found.danlu_window.argtypes = [pointer, number, number]
     found.danlu_step.argtypes = [
-        pointer, number, pointer, pointer, number, pointer, pointer, pointer, ctypes.c_int64, number, pointer,
-        pointer, pointer,
+        pointer, number, pointer, pointer, number, pointer, number, pointer, pointer, ctypes.c_int64, number,
+        pointer, pointer, pointer,
     ]  # fmt: skip
     found.danlu_read_rate.restype = ctypes.c_double
     found.danlu_read_rate.argtypes = [pointer, pointer, ctypes.c_int64, pointer]

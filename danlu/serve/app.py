@@ -38,7 +38,7 @@ from danlu.core.errors import UserError, suggest
 from danlu.core.events import Events
 from danlu.serve import metrics as metrics_module
 from danlu.serve.completions import Answer, ChatAnswer, CompletionAnswer
-from danlu.serve.generation import Generation, ServedModel, encode_chat, encode_prompts, sampling_for
+from danlu.serve.generation import Generation, ServedModel, encode_chat, encode_prompts, prepare, sampling_for
 from danlu.serve.protocol import (
     ApiError,
     ChatRequest,
@@ -223,6 +223,7 @@ async def _answer(
         prompts = await encode_prompts(served, asked.prompt)
         default_max_tokens = asked.DEFAULT_MAX_TOKENS
     sampling = sampling_for(served, prompts, asked, default_max_tokens)
+    await prepare(served, sampling)
     tags = {name: getattr(asked, name, None) for name in ("user", "metadata", "safety_identifier")}
     tags = {name: value for name, value in tags.items() if value} | {"request_id": request.scope["danlu.request_id"]}
     generation = state.generation(served, prompts, sampling, request.url.path, **tags)

@@ -17,12 +17,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from danlu.core.errors import UserError
-from danlu.serve.protocol import ApiError
+from danlu.serve.protocol import ApiError, ChatRequest
 from danlu.serve.worker import EngineWorker, Ticket
 
 if TYPE_CHECKING:
     from danlu.core.events import Events
-    from danlu.engine import Delta, Engine, Sampling
+    from danlu.engine import Delta, Engine, Grammar, Sampling
     from danlu.engine.engine import Prompt
     from danlu.serve.metrics import Metrics
     from danlu.serve.protocol import GenerationRequest
@@ -159,7 +159,43 @@ def sampling_for(
         repetition_penalty=request.repetition_penalty,
         logit_bias=request.logit_bias,
         ignore_eos=request.ignore_eos,
+        grammar=grammar_of(request),
     )
+
+
+def grammar_of(request: GenerationRequest) -> Grammar | None:
+    """The form that a request asks for. ApiError 400 when it asks for two."""
+    from danlu.engine import Grammar
+
+    wanted = request.structured_outputs
+    form = request.response_format if isinstance(request, ChatRequest) else None
+    if form is not None and form.type != "text":
+        if wanted is not None:
+            raise ApiError(
+                400, "the request has response_format and structured_outputs; send one", param="response_format"
+            )
+        schema = form.json_schema.schema_ if form.json_schema is not None else {"type": "object"}
+        return Grammar.json_schema(schema)
+    if wanted is None:
+        return None
+    try:
+        if wanted.json_ is not None:
+            return Grammar.json_schema(wanted.json_)
+        if wanted.regex is not None:
+            return Grammar.regex(wanted.regex)
+        return Grammar.choice(wanted.choice) if wanted.choice is not None else Grammar.lark(wanted.grammar or "")
+    except UserError as error:
+        raise ApiError(400, str(error), param="structured_outputs", code="invalid_value") from None
+
+
+async def prepare(served: ServedModel, sampling: Sampling) -> None:
+    """Compile the form of a request outside the event loop. ApiError 400 when it is refused."""
+    if sampling.grammar is None:
+        return
+    try:
+        await asyncio.to_thread(served.engine.prepare, sampling)
+    except UserError as error:
+        raise ApiError(400, str(error), param="response_format", code="invalid_value") from None
 
 
 # --- the running request --------------------------------------------------------------------------------------------

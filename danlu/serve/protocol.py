@@ -12,7 +12,8 @@ that drops it gets a wrong answer and no hint; a 400 that says `"tools" is not s
 Numbers are strict (`"5"` is not 5, `true` is not 1), NaN and infinity are refused.
 
 Shapes follow https://platform.openai.com/docs/api-reference (chat/create, completions/create); `top_k`, `min_p`,
-`repetition_penalty` and `ignore_eos` are danlu's additions and travel in the client's `extra_body`.
+`repetition_penalty`, `ignore_eos` and `structured_outputs` are danlu's additions and travel in the client's
+`extra_body`.
 """
 
 from __future__ import annotations
@@ -214,6 +215,43 @@ def _only(accepted: tuple[Any, ...]) -> str:
     return "is not supported by this server"
 
 
+class JsonSchema(WireModel):
+    """A schema as OpenAI's clients send it. `strict` makes no difference: a schema is always kept."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    schema_: dict[str, Any] = Field(alias="schema")
+    description: str | None = None
+    strict: bool = False
+
+
+class ResponseFormat(WireModel):
+    """text: any; json_object: some JSON object; json_schema: JSON that keeps the schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _schema_belongs_to_its_type(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise _FieldError("json_schema", 'is needed with "type": "json_schema", and only there')
+        return self
+
+
+class StructuredOutputs(WireModel):
+    """danlu's addition, with the names other servers use: exactly one of the four."""
+
+    json_: dict[str, Any] | None = Field(default=None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> StructuredOutputs:
+        if sum(value is not None for value in (self.json_, self.regex, self.choice, self.grammar)) != 1:
+            raise ValueError("needs exactly one of json, regex, choice, grammar")
+        return self
+
+
 class StreamOptions(WireModel):
     ONE_VALUE: ClassVar[dict[str, tuple[Any, ...]]] = {"include_obfuscation": (False,)}
 
@@ -237,6 +275,7 @@ class GenerationRequest(WireModel):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: Stops = Field(default_factory=list)
     ignore_eos: bool = False
+    structured_outputs: StructuredOutputs | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: Identifier | None = None  # written to the event log with the request
@@ -292,7 +331,6 @@ class Message(WireModel):
 class ChatRequest(GenerationRequest):
     ONE_VALUE: ClassVar[dict[str, tuple[Any, ...]]] = {
         "modalities": (["text"],),
-        "response_format": ({"type": "text"},),
         "service_tier": ("auto", "default"),
         "store": (False,),
         "tool_choice": ("none",),
@@ -316,6 +354,7 @@ class ChatRequest(GenerationRequest):
     )
 
     messages: list[Message] = Field(min_length=1)
+    response_format: ResponseFormat | None = None
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool = False
     top_logprobs: int | None = Field(default=None, ge=0, le=20)

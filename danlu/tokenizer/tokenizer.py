@@ -107,6 +107,10 @@ class Tokenizer:
         except UserError as error:
             raise UserError(f"{file}: {error.message}", error.hint) from None
 
+    def to_json(self) -> str:
+        """The text of tokenizer.json."""
+        return self._json.decode()
+
     def save(self, path: Path | str) -> None:
         """Write `tokenizer.json` (the bytes it was loaded from) and `tokenizer_config.json` into a directory."""
         path = Path(path)

@@ -90,3 +90,10 @@ def test_no_functions_is_said(model: Transformer, tokenizer: Tokenizer) -> None:
 def test_a_long_prompt_keeps_its_end(model: Transformer, tokenizer: Tokenizer) -> None:
     written = write(model, tokenizer, ["x = 1\n" * 100, "y"], max_tokens=5, temperature=0.0, seed=0)
     assert len(written) == 2
+
+
+def test_a_short_context_keeps_the_prompt(model: Transformer, tokenizer: Tokenizer) -> None:
+    """More tokens asked for than the context has: the text is shorter, and still depends on the prompt."""
+    prompts, wanted = ["x = 1", "def f(a):"], 10 * model.config.max_position
+    one, other = write(model, tokenizer, prompts, max_tokens=wanted, temperature=0.0, seed=0)
+    assert one.text != other.text

@@ -13,6 +13,7 @@ from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
 from danlu.core.events import Event, Events
+from danlu.engine import Engine
 from danlu.serve.app import ServerConfig
 from tests.serve import tiny
 
@@ -75,8 +76,8 @@ def test_what_is_wrong_gets_its_status(
 def test_the_official_client_sees_its_own_exceptions(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match=r"tinny.*did you mean"):
         client.completions.create(model="tinny", prompt="x")
-    with pytest.raises(openai.BadRequestError, match="response_format"):
-        client.chat.completions.create(**CHAT, response_format={"type": "json_object"})  # type: ignore[call-overload]
+    with pytest.raises(openai.BadRequestError, match="reasoning_effort"):
+        client.chat.completions.create(**CHAT, reasoning_effort="high")
 
 
 def test_context_limit_says_the_numbers(client: OpenAI) -> None:
@@ -220,10 +221,11 @@ def broken() -> list[Any]:
 def test_a_model_that_gives_nan_is_an_error_and_not_an_answer() -> None:
     import torch
 
-    engine = tiny.tiny_engine()
+    tokenizer = tiny.tiny_tokenizer()
+    model = tiny.tiny_model(tokenizer)
     with torch.no_grad():
-        engine.model.norm.weight.fill_(float("nan"))
-    with tiny.in_thread({"tiny": engine}) as url:
+        model.norm.weight.fill_(float("nan"))
+    with tiny.in_thread({"tiny": Engine((model, tokenizer), kv_bytes=64 << 20)}) as url:
         answer = httpx.post(f"{url}/v1/completions", json={"model": "tiny", "prompt": "x"})
         assert answer.status_code == 500
         assert error_of(answer)["code"] == "model_error"

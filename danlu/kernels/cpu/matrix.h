@@ -199,31 +199,31 @@ inline int32_t four_bytes(const int8_t* p) {
     return v;
 }
 
-// ---- one group of 32 k of one block against M rows of x: exact integers [M][LANES] ------------------------------------
+// ---- one group of 32 k of one block against M rows of x, `stride` bytes apart: exact integers [M][LANES] --------------
 
 #if defined(__AVX512VNNI__) && DANLU_LANES == 16
 
 template <int M>
-inline void dot_int4(const uint8_t* w, const int8_t* const* x, Ints* dot) {
+inline void dot_int4(const uint8_t* w, const int8_t* x, size_t stride, Ints* dot) {
     const __m512i low = _mm512_set1_epi8(15);
     for (int m = 0; m < M; m++) dot[m] = Ints{};
     for (int j = 0; j < 4; j++) {
         __m512i both = _mm512_loadu_si512(w + j * UNIT);
         __m512i first = _mm512_and_si512(both, low), second = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
         for (int m = 0; m < M; m++) {
-            __m512i d = _mm512_dpbusd_epi32((__m512i)dot[m], first, _mm512_set1_epi32(four_bytes(x[m] + 4 * j)));
-            dot[m] = (Ints)_mm512_dpbusd_epi32(d, second, _mm512_set1_epi32(four_bytes(x[m] + 16 + 4 * j)));
+            __m512i d = _mm512_dpbusd_epi32((__m512i)dot[m], first, _mm512_set1_epi32(four_bytes(x + m * stride + 4 * j)));
+            dot[m] = (Ints)_mm512_dpbusd_epi32(d, second, _mm512_set1_epi32(four_bytes(x + m * stride + 16 + 4 * j)));
         }
     }
 }
 
 template <int M>
-inline void dot_int8(const uint8_t* w, const int8_t* const* x, Ints* dot) {
+inline void dot_int8(const uint8_t* w, const int8_t* x, size_t stride, Ints* dot) {
     for (int m = 0; m < M; m++) dot[m] = Ints{};
     for (int j = 0; j < 8; j++) {
         __m512i bytes = _mm512_loadu_si512(w + j * UNIT);
         for (int m = 0; m < M; m++)
-            dot[m] = (Ints)_mm512_dpbusd_epi32((__m512i)dot[m], bytes, _mm512_set1_epi32(four_bytes(x[m] + 4 * j)));
+            dot[m] = (Ints)_mm512_dpbusd_epi32((__m512i)dot[m], bytes, _mm512_set1_epi32(four_bytes(x + m * stride + 4 * j)));
     }
 }
 
@@ -231,7 +231,7 @@ inline void dot_int8(const uint8_t* w, const int8_t* const* x, Ints* dot) {
 
 // A pair of nibbles times bytes is at most 2 * 15 * 127 = 3,810, and eight of them still fit in 16 bits.
 template <int M>
-inline void dot_int4(const uint8_t* w, const int8_t* const* x, Ints* dot) {
+inline void dot_int4(const uint8_t* w, const int8_t* x, size_t stride, Ints* dot) {
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     __m256i pairs[M];
     for (int m = 0; m < M; m++) pairs[m] = _mm256_setzero_si256();
@@ -239,8 +239,8 @@ inline void dot_int4(const uint8_t* w, const int8_t* const* x, Ints* dot) {
         __m256i both = _mm256_loadu_si256((const __m256i*)(w + j * UNIT));
         __m256i first = _mm256_and_si256(both, low), second = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
         for (int m = 0; m < M; m++) {
-            __m256i a = _mm256_maddubs_epi16(first, _mm256_set1_epi32(four_bytes(x[m] + 4 * j)));
-            __m256i b = _mm256_maddubs_epi16(second, _mm256_set1_epi32(four_bytes(x[m] + 16 + 4 * j)));
+            __m256i a = _mm256_maddubs_epi16(first, _mm256_set1_epi32(four_bytes(x + m * stride + 4 * j)));
+            __m256i b = _mm256_maddubs_epi16(second, _mm256_set1_epi32(four_bytes(x + m * stride + 16 + 4 * j)));
             pairs[m] = _mm256_add_epi16(pairs[m], _mm256_add_epi16(a, b));
         }
     }
@@ -249,7 +249,7 @@ inline void dot_int4(const uint8_t* w, const int8_t* const* x, Ints* dot) {
 
 // |w| times x with the sign of w: a pair is at most 2 * 127 * 127 = 32,258, which fits; two pairs would not.
 template <int M>
-inline void dot_int8(const uint8_t* w, const int8_t* const* x, Ints* dot) {
+inline void dot_int8(const uint8_t* w, const int8_t* x, size_t stride, Ints* dot) {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256i d[M];
     for (int m = 0; m < M; m++) d[m] = _mm256_setzero_si256();
@@ -257,7 +257,7 @@ inline void dot_int8(const uint8_t* w, const int8_t* const* x, Ints* dot) {
         __m256i bytes = _mm256_loadu_si256((const __m256i*)(w + j * UNIT));
         __m256i size = _mm256_abs_epi8(bytes);
         for (int m = 0; m < M; m++) {
-            __m256i turned = _mm256_sign_epi8(_mm256_set1_epi32(four_bytes(x[m] + 4 * j)), bytes);
+            __m256i turned = _mm256_sign_epi8(_mm256_set1_epi32(four_bytes(x + m * stride + 4 * j)), bytes);
             d[m] = _mm256_add_epi32(d[m], _mm256_madd_epi16(_mm256_maddubs_epi16(size, turned), ones));
         }
     }
@@ -267,26 +267,26 @@ inline void dot_int8(const uint8_t* w, const int8_t* const* x, Ints* dot) {
 #else
 
 template <int M>
-inline void dot_int4(const uint8_t* w, const int8_t* const* x, Ints* dot) {
+inline void dot_int4(const uint8_t* w, const int8_t* x, size_t stride, Ints* dot) {
     for (int m = 0; m < M; m++)
         for (int lane = 0; lane < LANES; lane++) {
             int32_t d = 0;
             for (int k = 0; k < 16; k++) {
                 uint8_t both = w[k / 4 * UNIT + lane * 4 + k % 4];
-                d += (both & 15) * x[m][k] + (both >> 4) * x[m][k + 16];
+                d += (both & 15) * x[m * stride + k] + (both >> 4) * x[m * stride + k + 16];
             }
             dot[m][lane] = d;
         }
 }
 
 template <int M>
-inline void dot_int8(const uint8_t* w, const int8_t* const* x, Ints* dot) {
+inline void dot_int8(const uint8_t* w, const int8_t* x, size_t stride, Ints* dot) {
     for (int m = 0; m < M; m++)
         for (int lane = 0; lane < LANES; lane++) {
             int32_t d = 0;
             for (int k = 0; k < GROUP; k++) {
                 uint8_t byte = w[k / 4 * UNIT + lane * 4 + k % 4];
-                d += (UNSIGNED_BYTES ? int32_t(byte) : int32_t(int8_t(byte))) * x[m][k];
+                d += (UNSIGNED_BYTES ? int32_t(byte) : int32_t(int8_t(byte))) * x[m * stride + k];
             }
             dot[m][lane] = d;
         }
@@ -298,41 +298,42 @@ inline void dot_int8(const uint8_t* w, const int8_t* const* x, Ints* dot) {
 
 template <int M>
 inline void block_int4(const uint8_t* w, const Rounded& x, int row, Floats* y) {
-    int groups = x.columns / GROUP;
-    const int8_t* q[M];
-    for (int m = 0; m < M; m++) q[m] = x.q + size_t(row + m) * x.columns, y[m] = Floats{};
-    const float* sx = x.scale + size_t(row) * groups;
-    const int32_t* sums = x.sums + size_t(row) * groups;
-    for (int g = 0; g < groups; g++, w += INT4_GROUP) {
+    const size_t groups = x.columns / GROUP, stride = x.columns;
+    const int8_t* q = x.q + row * stride;
+    const float* sx = x.scale + row * groups;
+    const int32_t* sums = x.sums + row * groups;
+    Floats total[M];  // local: bytes may alias anything, and y would be written and read again in every group
+    for (int m = 0; m < M; m++) total[m] = Floats{};
+    for (size_t g = 0; g < groups; g++, w += INT4_GROUP, q += GROUP) {
         Ints dot[M];
-        dot_int4<M>(w, q, dot);
+        dot_int4<M>(w, q, stride, dot);
         Floats sw = load_half((const uint16_t*)(w + 4 * UNIT));
         for (int m = 0; m < M; m++) {
             Floats d = to_floats(dot[m] - 8 * sums[m * groups + g]);
-            y[m] = fma(d * sx[m * groups + g], sw, y[m]);
-            q[m] += GROUP;
+            total[m] = fma(d * sx[m * groups + g], sw, total[m]);
         }
     }
+    for (int m = 0; m < M; m++) y[m] = total[m];
 }
 
 template <int M>
 inline void block_int8(const uint8_t* w, const float* scale, const Rounded& x, int row, Floats* y) {
-    int groups = x.columns / GROUP;
-    const int8_t* q[M];
-    for (int m = 0; m < M; m++) q[m] = x.q + size_t(row + m) * x.columns, y[m] = Floats{};
-    const float* sx = x.scale + size_t(row) * groups;
-    const int32_t* sums = x.sums + size_t(row) * groups;
-    for (int g = 0; g < groups; g++, w += 8 * UNIT) {
+    const size_t groups = x.columns / GROUP, stride = x.columns;
+    const int8_t* q = x.q + row * stride;
+    const float* sx = x.scale + row * groups;
+    const int32_t* sums = x.sums + row * groups;
+    Floats total[M];
+    for (int m = 0; m < M; m++) total[m] = Floats{};
+    for (size_t g = 0; g < groups; g++, w += 8 * UNIT, q += GROUP) {
         Ints dot[M];
-        dot_int8<M>(w, q, dot);
+        dot_int8<M>(w, q, stride, dot);
         for (int m = 0; m < M; m++) {
             Ints d = UNSIGNED_BYTES ? dot[m] - 128 * sums[m * groups + g] : dot[m];
-            y[m] = fma(to_floats(d), all(sx[m * groups + g]), y[m]);
-            q[m] += GROUP;
+            total[m] = fma(to_floats(d), all(sx[m * groups + g]), total[m]);
         }
     }
     Floats sw = load(scale);
-    for (int m = 0; m < M; m++) y[m] = y[m] * sw;
+    for (int m = 0; m < M; m++) y[m] = total[m] * sw;
 }
 
 // B blocks at once, so that there are enough independent sums to keep the multipliers busy.

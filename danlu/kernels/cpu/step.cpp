@@ -570,10 +570,10 @@ int danlu_window(void* handle, int layer, int window) {
 }
 
 // One step. ids, positions [n_tokens]; spans [n_spans, 3]: first row, tokens, length of the sequence after the step;
-// tables: the page numbers of each span one behind the other, ceil(length / 16) each; cache [layers, 2, n_pages,
+// tables [n_tables]: the page numbers of each span one behind the other, ceil(length / 16) each; cache [layers, 2, n_pages,
 // 16 * kv_heads * head_dim]; out_rows [n_out]; logits [n_out, vocab] or null; hidden [n_out, hidden] or null.
 int danlu_step(void* handle, int n_tokens, const int32_t* ids, const int32_t* positions, int n_spans, const int32_t* spans,
-               const int32_t* tables, void* cache, int64_t n_pages, int n_out, const int32_t* out_rows, float* logits, float* hidden) {
+               int n_tables, const int32_t* tables, void* cache, int64_t n_pages, int n_out, const int32_t* out_rows, float* logits, float* hidden) {
     Model& model = *static_cast<Model*>(handle);
     const Shape& s = model.shape;
     if (!within(n_tokens, 1, s.max_tokens) || !within(n_spans, 1, n_tokens) || !within(n_out, 0, n_tokens)) return fail("a step of a wrong size");
@@ -593,6 +593,8 @@ int danlu_step(void* handle, int n_tokens, const int32_t* ids, const int32_t* po
             Span span{spans[3 * i], spans[3 * i + 1], spans[3 * i + 2], tables};
             if (span.row != row || span.n < 1 || span.n > n_tokens - row || span.length < span.n || span.length > s.max_position) return fail("spans do not fit the rows");
             int table_size = (span.length + PAGE - 1) / PAGE;
+            if (table_size > n_tables) return fail("a block table is too short");
+            n_tables -= table_size;
             for (int page = 0; page < table_size; page++)
                 if (tables[page] < 0 || tables[page] >= n_pages) return fail("a page number out of range");
             tables += table_size;

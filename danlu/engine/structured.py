@@ -1,0 +1,151 @@
+"""Answers that keep a form: JSON of a schema, a regular expression, one of several texts, any grammar.
+
+A parser reads along with the answer and says, before each token, which tokens may come next; all others get the logit
+-infinity. What is left is sampled as ever, so the answer is the model's own, within the form:
+
+    logits [V]  --mask of the parser-->  -inf where the form would break  --temperature, top_p, ...-->  token
+                                                                                     parser reads the token
+
+The parser and the mask over a vocabulary are llguidance's (an Earley parser over a lexer of derivatives). This file is
+the door to it: what may be asked for, in how much time, and what a refusal says.
+
+A form that is complete ends the answer. One that is not when `max_tokens` is reached stays a fragment: finish_reason
+"length" says so.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from danlu.core.errors import UserError, need
+from danlu.engine.request import Grammar
+
+if TYPE_CHECKING:
+    from danlu.tokenizer.tokenizer import Tokenizer
+
+MAX_BYTES = 1 << 16  # of a schema or grammar: what is longer is more likely an attack than a form
+COMPILE_SECONDS = 10.0
+REMEMBERED = 64  # compiled forms
+
+
+class Matcher:
+    """The parser of one answer. Copies are independent."""
+
+    def __init__(self, raw: Any, vocab_size: int) -> None:
+        self._raw, self._vocab_size = raw, vocab_size
+
+    def copy(self) -> Matcher:
+        return Matcher(self._raw.deep_copy(), self._vocab_size)
+
+    def allowed(self) -> Tensor:
+        """bool [V]: the tokens that may come next. All False when the parser gave up (`failure` says why)."""
+        bits = torch.frombuffer(bytearray(self._raw.compute_bitmask()), dtype=torch.uint8)
+        wide = (bits[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1  # the lowest bit is the first token
+        return wide.flatten()[: self._vocab_size].bool()
+
+    def accept(self, token: int) -> bool:
+        """Read a token; False if it breaks the form."""
+        return bool(self._raw.consume_token(token))
+
+    def undo(self, n: int) -> None:
+        """Take back the last n tokens."""
+        self._raw.rollback(n)
+
+    @property
+    def complete(self) -> bool:
+        """Nothing can follow any more."""
+        return bool(self._raw.is_stopped()) and not self._raw.is_error()
+
+    @property
+    def failure(self) -> str:
+        """Why the parser gave up, or nothing."""
+        return str(self._raw.get_error()) if self._raw.is_error() else ""
+
+
+class Grammars:
+    """Compiles forms for one tokenizer. The vocabulary is read once, at the first one (tenths of a second)."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, stop_ids: frozenset[int]) -> None:
+        self._tokenizer, self._vocab_size, self._stop_ids = tokenizer, vocab_size, stop_ids
+        self._reader: Any = None
+        self._lock = threading.Lock()
+        self._known: dict[Grammar, Matcher] = {}  # the last ones, oldest first
+
+    def compile(self, grammar: Grammar) -> Matcher:
+        """A parser at the beginning of the form. Raises UserError when it is too large, too slow or not understood."""
+        known = self._known.get(grammar)
+        if known is not None:
+            return known
+        size = len(grammar.source.encode())
+        if size > MAX_BYTES:
+            raise UserError(f"the {grammar.words} has {size:,} bytes", f"at most {MAX_BYTES:,} are compiled")
+        made: list[Any] = []
+        worker = threading.Thread(target=lambda: made.append(self._compile(grammar)), daemon=True)
+        worker.start()
+        worker.join(COMPILE_SECONDS)
+        if worker.is_alive():
+            raise UserError(f"the {grammar.words} took longer than {COMPILE_SECONDS:.0f} s to compile", "simplify it")
+        if isinstance(made[0], Exception):
+            raise made[0]
+        while len(self._known) >= REMEMBERED:
+            self._known.pop(next(iter(self._known)), None)
+        self._known[grammar] = Matcher(made[0], self._vocab_size)
+        return self._known[grammar]
+
+    def _compile(self, grammar: Grammar) -> Any:
+        """The parser, or the UserError to raise: a thread cannot raise in its caller."""
+        try:
+            need("llguidance", "structured")
+            from llguidance import LLMatcher, LLTokenizer
+
+            with self._lock:
+                if self._reader is None:
+                    ends = sorted(self._stop_ids) or None
+                    self._reader = LLTokenizer(self._tokenizer.to_json(), n_vocab=self._vocab_size, eos_token=ends)
+            source = _SOURCES[grammar.kind](grammar.source)
+            raw = LLMatcher(self._reader, source, log_level=0)
+        except UserError as error:
+            return error
+        except ValueError as error:
+            return UserError(f"the {grammar.words} is not understood: {_first_line(str(error))}")
+        if raw.is_error():
+            return UserError(f"the {grammar.words} is not understood: {_first_line(raw.get_error())}")
+        return raw
+
+
+def _json_schema(source: str) -> Any:
+    from llguidance import LLMatcher
+
+    # One way to write it: a small model given the choice fills a page with blanks.
+    spaces: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    return LLMatcher.grammar_from_json_schema(source, defaults=spaces)
+
+
+def _regex(source: str) -> Any:
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_regex(source)
+
+
+def _lark(source: str) -> Any:
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_lark(source)
+
+
+def _choice(source: str) -> Any:
+    texts = " | ".join(json.dumps(text, ensure_ascii=False) for text in json.loads(source))
+    return _lark(f"start: {texts}")
+
+
+_SOURCES = {"json_schema": _json_schema, "regex": _regex, "choice": _choice, "lark": _lark}
+
+
+def _first_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0] if lines else "no reason given"

@@ -1,0 +1,126 @@
+"""Answers that keep a form, in any company, from a model that would never keep it by itself."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from danlu.core.errors import UserError
+from danlu.engine import Engine, Grammar, Sampling, structured
+from danlu.model.transformer import Transformer
+from danlu.tokenizer.tokenizer import Tokenizer
+
+pytest.importorskip("llguidance")
+
+Talker = tuple[Transformer, Tokenizer]
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "城市": {"type": "string", "enum": ["北京", "上海", "Paris"]},
+        "days": {"type": "integer", "minimum": 1, "maximum": 14},
+        "warm": {"type": "boolean"},
+    },
+    "required": ["城市", "days", "warm"],
+    "additionalProperties": False,
+}
+
+
+def answer(e: Engine, grammar: Grammar, **changes: object) -> tuple[str, str]:
+    settings = {"temperature": 1.0, "seed": 1, "max_tokens": 200} | changes
+    output = next(iter(e.generate("The quick", Sampling(grammar=grammar, **settings))))  # type: ignore[arg-type]
+    return output.text, output.finish_reason
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_schema_is_kept(talker: Talker, seed: int) -> None:
+    text, reason = answer(Engine(talker), Grammar.json_schema(SCHEMA), seed=seed)
+    value = json.loads(text)
+    assert reason == "stop"
+    assert set(value) == {"城市", "days", "warm"} and value["城市"] in ("北京", "上海", "Paris")
+    assert 1 <= value["days"] <= 14 and isinstance(value["warm"], bool)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_regex_choice_and_grammar(talker: Talker, temperature: float) -> None:
+    e = Engine(talker)
+    text, _ = answer(e, Grammar.regex(r"[a-c]{3}-[0-9]{2}月"), temperature=temperature)
+    assert re.fullmatch(r"[a-c]{3}-[0-9]{2}月", text)
+    texts = ["明月光", "地上霜", 'a "quoted" one\n']
+    assert answer(e, Grammar.choice(texts), temperature=temperature)[0] in texts
+    text, _ = answer(e, Grammar.lark('start: "(" start ")" | "x"'), temperature=temperature, max_tokens=40)
+    assert re.fullmatch(r"\(*x?\)*", text)
+
+
+def test_company_batches_and_preemption_change_nothing(talker: Talker) -> None:
+    """Several forms and none in one batch, with a cache too small for all."""
+    grammars = [Grammar.json_schema(SCHEMA), None, Grammar.regex("(ab|月){6,9}!"), Grammar.choice(["stop", "床前"])]
+    settings = [Sampling(temperature=1.0, seed=i, max_tokens=60, grammar=g) for i, g in enumerate(grammars)]
+    prompts = ["床前明月光", "def quicksort", "The", "👍🏽"]
+    alone = [next(iter(Engine(talker).generate(p, s))) for p, s in zip(prompts, settings, strict=True)]
+    roomy = Engine(talker, block_size=4)
+    tight = Engine(talker, block_size=4, kv_bytes=24 * 4 * roomy.cache.shape.bytes_per_token, max_batch_tokens=8)
+    together = list(tight.generate(prompts, settings))
+    assert [o.token_ids for o in together] == [o.token_ids for o in alone]
+    assert tight.stats.preemptions > 0
+    tight.cache.check([])
+
+
+def test_several_answers_have_a_parser_each(talker: Talker) -> None:
+    outputs = list(Engine(talker).generate("The", Sampling(grammar=Grammar.regex("[ab]{8}"), n=4, seed=3)))
+    assert all(re.fullmatch("[ab]{8}", o.text) for o in outputs)
+    assert len({o.text for o in outputs}) > 1
+
+
+def test_too_few_tokens_leave_a_fragment(talker: Talker) -> None:
+    text, reason = answer(Engine(talker), Grammar.json_schema(SCHEMA), max_tokens=3)
+    assert reason == "length" and text.startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("grammar", "says"),
+    [
+        (Grammar.regex("a(b"), "regular expression is not understood: .*a\\(b"),
+        (Grammar.json_schema({"type": "objekt"}), "JSON schema is not understood: Invalid type: objekt"),
+        (Grammar.json_schema({"not": {"type": "string"}}), 'not understood: Unimplemented keys: \\["not"\\]'),
+        (Grammar("json_schema", "{"), "JSON schema is not understood"),
+        (Grammar.lark("start: other"), "grammar is not understood"),
+        (Grammar.regex("a" * (structured.MAX_BYTES + 1)), "regular expression has 65,537 bytes"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused_and_the_engine_goes_on(talker: Talker, grammar: Grammar, says: str) -> None:
+    e = Engine(talker)
+    with pytest.raises(UserError, match=says):
+        e.submit([1], Sampling(grammar=grammar))
+    assert not e.has_work
+    assert answer(e, Grammar.choice(["yes"]))[0] == "yes"
+
+
+def test_the_deadline(talker: Talker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structured, "COMPILE_SECONDS", 0.0)
+    with pytest.raises(UserError, match="took longer than 0 s to compile"):
+        Engine(talker).submit([1], Sampling(grammar=Grammar.regex("(a{1,500}b){1,500}")))
+
+
+def test_bad_grammars_are_refused_when_they_are_made() -> None:
+    with pytest.raises(UserError, match="at least one text"):
+        Grammar.choice([])
+    with pytest.raises(UserError, match='no kind of grammar "yaml"'):
+        Grammar("yaml", "")
+
+
+def test_a_model_without_a_tokenizer_says_so(talker: Talker) -> None:
+    with pytest.raises(UserError, match="needs a tokenizer"):
+        Engine((talker[0], None)).submit([1], Sampling(grammar=Grammar.regex("a")))
+
+
+def test_undo_takes_tokens_back(talker: Talker) -> None:
+    e = Engine(talker)
+    matcher = e.prepare(Sampling(grammar=Grammar.regex("ab[cd]")))
+    assert matcher is not None
+    mine, before = matcher.copy(), matcher.allowed()
+    token = int(before.nonzero()[0])
+    assert mine.accept(token)
+    mine.undo(1)
+    assert mine.allowed().equal(before)
