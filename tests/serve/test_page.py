@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -45,7 +46,12 @@ class Browser:
         self.wait_for("html[data-connected]")
 
     def find(self, selector: str) -> list[WebElement]:
-        return [element for element in self.driver.find_elements(By.CSS_SELECTOR, selector) if element.is_displayed()]
+        """What is shown at a selector; nothing when the page changed while it was looked at."""
+        try:
+            found = self.driver.find_elements(By.CSS_SELECTOR, selector)
+            return [element for element in found if element.is_displayed()]
+        except StaleElementReferenceException:
+            return []
 
     def wait_for(self, selector: str) -> WebElement:
         found: list[WebElement] = tiny.until(lambda: self.find(selector))
@@ -129,7 +135,7 @@ def set_longest(browser: Browser, tokens: int) -> None:
 
 
 def test_a_conversation_streams_and_says_what_it_cost(browser: Browser, url: str) -> None:
-    set_longest(browser, 400)
+    set_longest(browser, 2000)  # long enough to be looked at, on a fast engine too
     asked = tiny.metric(url, "danlu_requests_total", endpoint="page")
     browser.type("明月 <img src=x onerror='window.hacked=1'>")
     lengths: list[int] = []
