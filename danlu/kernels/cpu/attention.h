@@ -79,17 +79,6 @@ inline void weigh(const T* const* pages, int n_pages, const float* p, const floa
     for (int r = 0; r < R; r++) store(o + r * head_dim + d, sums[r]);
 }
 
-template <class F>
-inline void by_rows(int rows, F f) {
-    int r = 0;
-    for (; r + 4 <= rows; r += 4) f(std::integral_constant<int, 4>{}, r);
-    switch (rows - r) {
-        case 3: f(std::integral_constant<int, 3>{}, r); break;
-        case 2: f(std::integral_constant<int, 2>{}, r); break;
-        case 1: f(std::integral_constant<int, 1>{}, r); break;
-    }
-}
-
 // The keys of one split against `rows` rows of q [rows][head_dim] (already scaled), row r at position at[r]; it sees keys
 // at[r] - window < key <= at[r] (window 0: all). o [rows][head_dim] and part [rows] are overwritten.
 template <class T>
@@ -117,7 +106,7 @@ inline void attend_split(
             if (window && begin + page * PAGE + PAGE - 1 <= first - window) index = last / PAGE;
             size_t block = size_t(table[index]) * pages.stride;
             values[page] = pages.values + block;
-            by_rows(rows, [&](auto size, int r) {
+            by_tiles<4>(rows, [&](auto size, int r) {
                 scores<decltype(size)::value>(pages.keys + block, q + r * head_dim, head_dim, s + r * CHUNK + page * PAGE);
             });
         }
@@ -146,7 +135,7 @@ inline void attend_split(
             part[r].most = most;
         }
         for (int d = 0; d < head_dim; d += LANES)
-            by_rows(rows, [&](auto size, int r) {
+            by_tiles<4>(rows, [&](auto size, int r) {
                 weigh<decltype(size)::value>(values, n_pages, s + r * CHUNK, fade + r, head_dim, d, o + r * head_dim);
             });
     }

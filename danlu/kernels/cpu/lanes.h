@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -164,6 +165,24 @@ inline Floats exp(Floats x) {
     Ints power = ((Ints)shifted << 23) + (Ints)all(1.0f);  // the low bits of `shifted` are n; the magic's shift out
     Floats result = p * (Floats)power;
     return tiny ? Floats{} : result;
+}
+
+// f(number, first) for rows in tiles of MOST and one of what is left; the number is known to the compiler.
+template <int LEFT, class F>
+inline void last_tile(int left, int row, F& f) {
+    if constexpr (LEFT > 0) {
+        if (left == LEFT)
+            f(std::integral_constant<int, LEFT>{}, row);
+        else
+            last_tile<LEFT - 1>(left, row, f);
+    }
+}
+
+template <int MOST, class F>
+inline void by_tiles(int rows, F f) {
+    int row = 0;
+    for (; row + MOST <= rows; row += MOST) f(std::integral_constant<int, MOST>{}, row);
+    last_tile<MOST - 1>(rows - row, row, f);
 }
 
 inline Floats silu(Floats x) { return x / (all(1.0f) + exp(-x)); }

@@ -367,7 +367,7 @@ template <class Sink>
 inline void multiply_quantised(const Matrix& w, int block, const Rounded& x, int m_rows, Sink sink) {
     const uint8_t* data = w.block(block);
     const float* scale = w.kind == INT8 ? w.scale.data() + size_t(block) * LANES : nullptr;
-    auto tile = [&](auto size, int row) {
+    by_tiles<4>(m_rows, [&](auto size, int row) {
         constexpr int M = decltype(size)::value;
         Floats y[M];
         if (w.kind == INT4)
@@ -375,34 +375,18 @@ inline void multiply_quantised(const Matrix& w, int block, const Rounded& x, int
         else
             block_int8<M>(data, scale, x, row, y);
         for (int m = 0; m < M; m++) sink(row + m, block * LANES, y[m]);
-    };
-    int row = 0;
-    for (; row + 4 <= m_rows; row += 4) tile(std::integral_constant<int, 4>{}, row);
-    switch (m_rows - row) {
-        case 3: tile(std::integral_constant<int, 3>{}, row); break;
-        case 2: tile(std::integral_constant<int, 2>{}, row); break;
-        case 1: tile(std::integral_constant<int, 1>{}, row); break;
-    }
+    });
 }
 
 template <Kind kind, int B, class Sink>
 inline void multiply_blocks(const Matrix& w, int block, const float* x, size_t stride, int m_rows, Sink sink) {
-    auto tile = [&](auto size, int row) {
+    by_tiles<6>(m_rows, [&](auto size, int row) {
         constexpr int M = decltype(size)::value;
         Floats y[M][B];
         blocks_float<M, B, kind>(w, block, x + size_t(row) * stride, stride, y);
         for (int m = 0; m < M; m++)
             for (int b = 0; b < B; b++) sink(row + m, (block + b) * LANES, y[m][b]);
-    };
-    int row = 0;
-    for (; row + 6 <= m_rows; row += 6) tile(std::integral_constant<int, 6>{}, row);
-    switch (m_rows - row) {
-        case 5: tile(std::integral_constant<int, 5>{}, row); break;
-        case 4: tile(std::integral_constant<int, 4>{}, row); break;
-        case 3: tile(std::integral_constant<int, 3>{}, row); break;
-        case 2: tile(std::integral_constant<int, 2>{}, row); break;
-        case 1: tile(std::integral_constant<int, 1>{}, row); break;
-    }
+    });
 }
 
 }  // namespace danlu
