@@ -2,7 +2,7 @@
 
     sources + flags + compiler + processor  --sha256-->  ~/.cache/danlu/kernels/<key>.so
 
-The first use takes some ten seconds (`danlu doctor --build` does it beforehand); afterwards the file is there. Written
+The first use waits for the compiler (`danlu doctor --build` does it beforehand); afterwards the file is there. Written
 beside its place and renamed, so that two processes may build at once and a killed one leaves nothing half-written.
 Without a compiler everything runs on torch's operators, and one line says so.
 
