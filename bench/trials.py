@@ -58,12 +58,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     args = parser.parse_args()
 
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in TRIALS}
+    for seed in range(args.seeds):
+        for name, changes in TRIALS.items():
+            runs[name].append(run(changes, seed, args.seconds, args.tokens))
+            last = runs[name][-1]
+            print(
+                f"{name:<38} loss {last['validation_loss']:.3f}  {last['tokens_per_second']:6,.0f} tokens/s", flush=True
+            )
     rows = []
-    for name, changes in TRIALS.items():
-        runs = [run(changes, seed, args.seconds, args.tokens) for seed in range(args.seeds)]
-        loss, speed = (contest.spread([r[key] for r in runs]) for key in ("validation_loss", "tokens_per_second"))
-        rows.append({"name": name, "validation_loss": loss, "tokens_per_second": speed, "steps": runs[0]["steps"]})
-        print(f"{name:<38} loss {loss['median']:.3f}  {speed['median']:6,.0f} tokens/s", flush=True)
+    for name, done in runs.items():
+        loss, speed = (contest.spread([r[key] for r in done]) for key in ("validation_loss", "tokens_per_second"))
+        rows.append({"name": name, "validation_loss": loss, "tokens_per_second": speed, "steps": done[0]["steps"]})
     result = {
         "what": f"validation loss of the quickstart's base model after {args.seconds:.0f} s of training",
         "seeds": args.seeds,

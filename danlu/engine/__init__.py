@@ -5,7 +5,8 @@ A request walks: prompt -> tokenizer -> scheduler -> runner -> sampler -> detoke
 * ``request``     what a person asks for (``Sampling``) and what they get (``Delta``, ``Output``), and a ``Sequence``
 * ``kv_cache``    the keys and values of past tokens, in blocks, so that memory is used only for tokens that exist
 * ``scheduler``   a step is {sequence: number of tokens} under one budget; no prefill phase, no decode phase
-* ``runner``      that step as one flat batch through the model, attention reading the blocks
+* ``batch``       that step as flat rows
+* ``runner``      those rows through the model on torch, attention reading the blocks; ``compiled``: through kernels
 * ``sampling``    logits -> the next token of each sequence, each with its own seed
 * ``detokenize``  tokens -> text that never splits a character and never shows part of a stop string
 * ``engine``      the loop around them, and the counters

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from danlu.engine.batch import Batch
 from danlu.engine.kv_cache import KVCache
-from danlu.engine.request import Sequence
-from danlu.engine.scheduler import Step
 from danlu.kernels.decoder import Decoder, KernelError, Shape
 from danlu.model.quantized import QuantizedEmbedding, QuantizedLinear
 
@@ -28,26 +27,13 @@ class CompiledRunner:
     def __init__(self, decoder: Decoder, cache: KVCache) -> None:
         self.decoder, self.cache = decoder, cache
 
-    def run(self, step: Step) -> tuple[Tensor, list[Sequence]]:
-        """Compute a step: fills the cache, returns logits [S, V] and the S sequences that get a token from them."""
-        ids: list[int] = []
-        positions: list[int] = []
-        spans: list[tuple[int, int, int]] = []
-        tables: list[list[int]] = []
-        rows: list[int] = []
-        sampled: list[Sequence] = []
-        for sequence, n in step:
-            start, end = sequence.computed, sequence.computed + n
-            spans.append((len(ids), n, end))
-            tables.append(sequence.table)
-            ids += sequence.tokens[start:end]
-            positions += range(start, end)
-            if end == len(sequence.tokens):
-                rows.append(len(ids) - 1)
-                sampled.append(sequence)
-        logits, _ = self.decoder.step(ids, positions, spans, tables, self.cache.memory, rows)
+    def run(self, batch: Batch) -> Tensor:
+        """Compute a batch: fills the cache, returns logits [R, V] of `batch.rows`."""
+        spans = [(span.row, span.n, span.length) for span in batch.spans]
+        tables = [span.table for span in batch.spans]
+        logits, _ = self.decoder.step(batch.ids, batch.positions, spans, tables, self.cache.memory, batch.rows)
         assert logits is not None
-        return logits, sampled
+        return logits
 
 
 def compile_model(model: Transformer, *, max_tokens: int, max_context: int, kv_dtype: torch.dtype) -> Decoder | None:

@@ -30,6 +30,7 @@ import torch
 
 from danlu.core.artifact import MANIFEST, Manifest
 from danlu.core.errors import DanluError, UserError
+from danlu.engine.batch import flatten
 from danlu.engine.compiled import CompiledRunner, compile_model
 from danlu.engine.detokenize import TextStream
 from danlu.engine.kv_cache import CacheShape, KVCache, plan_blocks
@@ -236,7 +237,8 @@ class Engine:
             plan = self.scheduler.schedule()
             if plan:
                 began = time.perf_counter()
-                logits, sequences = self.runner.run(plan)
+                batch, sequences = flatten(plan)
+                logits = self.runner.run(batch)
                 tokens, logprobs, sound = sample(logits, sequences)
                 self.scheduler.advance(plan)
                 for item in zip(sequences, tokens, logprobs, sound, strict=True):

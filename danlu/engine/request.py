@@ -225,7 +225,8 @@ class Sequence:
 
     `tokens` is prompt plus answer. Keys and values of `tokens[:computed]` are in the cache, in the blocks of `table`.
     A sequence whose `computed` is `len(tokens) - 1` decodes; with less it is being read in (or read in again after a
-    preemption). Nothing else tells the two apart.
+    preemption). Nothing else tells the two apart. `drafts` are guesses behind `tokens`, checked in the next step and
+    then gone (speculative.py).
     """
 
     request: Request
@@ -236,6 +237,7 @@ class Sequence:
     generator: torch.Generator | None = None
     matcher: Matcher | None = None  # of the grammar; has read what was generated
     computed: int = 0
+    drafts: list[int] = field(default_factory=list)
     table: list[int] = field(default_factory=list)
     contents: list[int] = field(default_factory=list)  # content numbers of the full blocks of `table`
     counts: dict[int, int] = field(default_factory=dict)

@@ -1,13 +1,7 @@
-"""One step through the model: all sequences as one flat batch, attention through the block tables.
+"""A step through the model on torch: a flat batch (batch.py), attention through the block tables.
 
-The step {A: 1, B: 1, C: 3} becomes one row of five tokens, those that decode first:
-
-    ids         [1, 5]     a7 b4 c0 c1 c2          every linear layer sees one matrix of 5 rows
-    positions   [1, 5]     7  4  0  1  2
-    slots       [5]        where the cache keeps each token: block * block_size + offset
-
-Only attention knows that these are three sequences. `PagedContext.attend` writes the new keys and values to their
-slots, then splits the rows into parts:
+`PagedContext.attend` writes the new keys and values to their slots (block * block_size + offset), then splits the rows
+into parts:
 
     decode      S sequences of similar length, one query each. The heads of a group share a KV head, so they are laid
                 side by side as if they were queries of it (q [S, Hkv, G, hd]): keys and values are read once a group.
@@ -29,9 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from danlu.engine.batch import Batch, Span
 from danlu.engine.kv_cache import KVCache
-from danlu.engine.request import Sequence
-from danlu.engine.scheduler import Step
 
 if TYPE_CHECKING:
     from danlu.model.transformer import Transformer
@@ -44,42 +37,14 @@ class Runner:
         self.model, self.cache, self.device = model, cache, device
 
     @torch.inference_mode()
-    def run(self, step: Step) -> tuple[Tensor, list[Sequence]]:
-        """Compute a step: fills the cache, returns logits [S, V] and the S sequences that get a token from them.
-
-        A sequence gets one when its last known token was in this step; one in the middle of its prompt does not.
-        """
-        step = sorted(step, key=lambda item: (item[1] > 1, item[0].computed))  # decoding first, by length
-        ids: list[int] = []
-        positions: list[int] = []
-        spans: list[Span] = []
-        rows: list[int] = []
-        sampled: list[Sequence] = []
-        for sequence, n in step:
-            start, end = sequence.computed, sequence.computed + n
-            spans.append(Span(len(ids), n, end, sequence.table))
-            ids += sequence.tokens[start:end]
-            positions += range(start, end)
-            if end == len(sequence.tokens):
-                rows.append(len(ids) - 1)
-                sampled.append(sequence)
-        context = PagedContext(self.cache, spans, positions, self.device)
-        hidden = self.model.hidden(
-            torch.tensor([ids], device=self.device), torch.tensor([positions], device=self.device), context
-        )[0]  # [T, D]
-        if len(rows) < len(ids):
-            hidden = hidden[torch.tensor(rows, dtype=torch.long, device=self.device)]  # [S, D]
-        return self.model.head(hidden), sampled
-
-
-@dataclass(frozen=True)
-class Span:
-    """Rows `row .. row + n` of the flat batch: the last `n` of the first `length` tokens of one sequence."""
-
-    row: int
-    n: int
-    length: int
-    table: list[int]
+    def run(self, batch: Batch) -> Tensor:
+        """Compute a batch: fills the cache, returns logits [R, V] of `batch.rows`."""
+        context = PagedContext(self.cache, batch.spans, batch.positions, self.device)
+        ids, positions = (torch.tensor([row], device=self.device) for row in (batch.ids, batch.positions))
+        hidden = self.model.hidden(ids, positions, context)[0]  # [T, D]
+        if len(batch.rows) < len(batch.ids):
+            hidden = hidden[torch.tensor(batch.rows, dtype=torch.long, device=self.device)]  # [R, D]
+        return self.model.head(hidden)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from danlu.engine.batch import flatten
 from danlu.engine.detokenize import TextStream
 from danlu.engine.kv_cache import CacheShape, KVCache
 from danlu.engine.request import Request, Sampling, Sequence
@@ -32,7 +33,8 @@ def check_steps(shape: str, lengths: list[int], n_steps: int, scheduler: Schedul
         scheduler.add(sequence(random_prompt(length, seed=i)))
     for _ in range(n_steps):
         step = scheduler.schedule()
-        logits, sampled = runner.run(step)
+        batch, sampled = flatten(step)
+        logits = runner.run(batch)
         scheduler.advance(step)
         assert logits.shape[0] == len(sampled)
         for row, item in zip(logits, sampled, strict=True):
@@ -71,7 +73,8 @@ def test_scattered_blocks_read_the_same_as_neighbours(shape: str) -> None:
     scheduler.add(item)
     for _ in range(6):
         step = scheduler.schedule()
-        logits, sampled = runner.run(step)
+        batch, sampled = flatten(step)
+        logits = runner.run(batch)
         scheduler.advance(step)
         if sampled:  # the prompt takes two steps
             wanted = full_forward(model_of(shape), item.tokens)[-1]
@@ -84,5 +87,6 @@ def test_the_head_runs_only_where_a_token_is_sampled() -> None:
     scheduler, runner = make("gqa", n_blocks=64, block_size=4, budget=10)
     scheduler.add(sequence(random_prompt(4)))
     scheduler.add(sequence(random_prompt(20)))
-    logits, sampled = runner.run(scheduler.schedule())
+    batch, sampled = flatten(scheduler.schedule())
+    logits = runner.run(batch)
     assert logits.shape == (1, 101) and len(sampled) == 1, "the second prompt is not read to its end"

@@ -1,0 +1,61 @@
+"""A step as flat rows: what every runner computes, whoever asked for it.
+
+The step {A: 1, B: 1, C: 3} becomes one row of five tokens, those that decode first:
+
+    ids         [5]    a7 b4 c0 c1 c2          every linear layer sees one matrix of 5 rows
+    positions   [5]    7  4  0  1  2
+    spans              A: row 0, 1 token    B: row 1, 1 token    C: row 2, 3 tokens
+    rows        [R]    0 1 4                   the rows whose logits are wanted
+
+Only attention knows that these are three sequences, and a runner knows nothing else: no requests, no sampling.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from danlu.engine.request import Sequence
+from danlu.engine.scheduler import Step
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows `row .. row + n` of the flat batch: the last `n` of the first `length` tokens of one sequence."""
+
+    row: int
+    n: int
+    length: int
+    table: list[int]
+
+
+@dataclass
+class Batch:
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+
+    def add(self, tokens: list[int], start: int, table: list[int], wanted: int) -> None:
+        """Tokens of one sequence at positions `start ..`, in the blocks of `table`; logits of the last `wanted`."""
+        n = len(tokens)
+        self.spans.append(Span(len(self.ids), n, start + n, table))
+        self.ids += tokens
+        self.positions += range(start, start + n)
+        self.rows += range(len(self.ids) - wanted, len(self.ids))
+
+
+def flatten(step: Step) -> tuple[Batch, list[Sequence]]:
+    """The batch of a step, and the sequences that get tokens from its logits, in the order of their rows.
+
+    A sequence gets one when its last known token is in this step, and one more for every draft behind it; one in the
+    middle of its prompt gets none.
+    """
+    batch, sampled = Batch(), []
+    for sequence, n in sorted(step, key=lambda item: (item[1] > 1, item[0].computed)):  # decoding first, by length
+        start, known = sequence.computed, len(sequence.tokens)
+        wanted = max(0, start + n - known + 1)
+        drafts = sequence.drafts[: wanted - 1] if wanted else []
+        batch.add(sequence.tokens[start : start + n] + drafts, start, sequence.table, wanted)
+        if wanted:
+            sampled.append(sequence)
+    return batch, sampled
