@@ -28,6 +28,8 @@ constexpr int PAGE = 16;    // keys of a block of the cache
 constexpr int CHUNK = 64;   // keys whose scores are held at once
 constexpr int SPLIT = 256;  // keys that are summed without joining
 constexpr int TILE = 32;    // most rows of queries at once
+constexpr int V = PAGE / LANES;  // vectors of 16
+constexpr int ROWS = 12 / V;     // rows that share a load: 12 sums under way keep the multipliers busy
 constexpr float NEVER = -std::numeric_limits<float>::infinity();
 
 // Where the keys and values of one layer and one kv head are; T is float or uint16_t (bfloat16).
@@ -50,7 +52,6 @@ struct Partial {
 // s[r][0..16) = q[r] . keys, for R rows. q [R][head_dim], s with rows of CHUNK.
 template <int R, class T>
 inline void scores(const T* keys, const float* q, int head_dim, float* s) {
-    constexpr int V = PAGE / LANES;
     Floats sums[R][V];
     for (int r = 0; r < R; r++)
         for (int v = 0; v < V; v++) sums[r][v] = Floats{};
@@ -66,17 +67,23 @@ inline void scores(const T* keys, const float* q, int head_dim, float* s) {
         for (int v = 0; v < V; v++) store(s + r * CHUNK + v * LANES, sums[r][v]);
 }
 
-// o[r][d .. d + LANES) = o * fade[r] + sum over pages and their keys of p[r][key] values[key], for R rows.
+// o[r][d .. d + 16) = o * fade[r] + sum over pages and their keys of p[r][key] values[key], for R rows.
 template <int R, class T>
 inline void weigh(const T* const* pages, int n_pages, const float* p, const float* fade, int head_dim, int d, float* o) {
-    Floats sums[R];
-    for (int r = 0; r < R; r++) sums[r] = load(o + r * head_dim + d) * fade[r];
+    Floats sums[R][V];
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < V; v++) sums[r][v] = load(o + r * head_dim + d + v * LANES) * fade[r];
     for (int page = 0; page < n_pages; page++)
         for (int i = 0; i < PAGE; i++) {
-            Floats v = load_any(pages[page] + i * head_dim + d);
-            for (int r = 0; r < R; r++) sums[r] = fma(v, all(p[r * CHUNK + page * PAGE + i]), sums[r]);
+            Floats values[V];
+            for (int v = 0; v < V; v++) values[v] = load_any(pages[page] + i * head_dim + d + v * LANES);
+            for (int r = 0; r < R; r++) {
+                Floats x = all(p[r * CHUNK + page * PAGE + i]);
+                for (int v = 0; v < V; v++) sums[r][v] = fma(values[v], x, sums[r][v]);
+            }
         }
-    for (int r = 0; r < R; r++) store(o + r * head_dim + d, sums[r]);
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < V; v++) store(o + r * head_dim + d + v * LANES, sums[r][v]);
 }
 
 // The keys of one split against `rows` rows of q [rows][head_dim] (already scaled), row r at position at[r]; it sees keys
@@ -106,7 +113,7 @@ inline void attend_split(
             if (window && begin + page * PAGE + PAGE - 1 <= first - window) index = last / PAGE;
             size_t block = size_t(table[index]) * pages.stride;
             values[page] = pages.values + block;
-            by_tiles<4>(rows, [&](auto size, int r) {
+            by_tiles<ROWS>(rows, [&](auto size, int r) {
                 scores<decltype(size)::value>(pages.keys + block, q + r * head_dim, head_dim, s + r * CHUNK + page * PAGE);
             });
         }
@@ -134,8 +141,8 @@ inline void attend_split(
             part[r].total = std::fma(part[r].total, fade[r], sum(total));
             part[r].most = most;
         }
-        for (int d = 0; d < head_dim; d += LANES)
-            by_tiles<4>(rows, [&](auto size, int r) {
+        for (int d = 0; d < head_dim; d += PAGE)
+            by_tiles<ROWS>(rows, [&](auto size, int r) {
                 weigh<decltype(size)::value>(values, n_pages, s + r * CHUNK, fade + r, head_dim, d, o + r * head_dim);
             });
     }

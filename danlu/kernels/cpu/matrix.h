@@ -13,8 +13,8 @@
 //
 //     y[m, n] = sum over groups g of  sw[n, g] sx[m, g] (sum over k in g of  qw[n, k] qx[m, k])
 //
-// A nibble is stored as q + 8, 0 to 15, and where the instruction wants an unsigned operand a byte as q + 128; the excess
-// is `zero * sum(qx)`, known per row and group of x.
+// A nibble is stored as q + 8, 0 to 15, and where the instruction wants an unsigned operand a byte as q + 128; the excess,
+// that 8 or 128 times sum(qx), is computed once per row and group of x, when x is rounded.
 //
 // What is guaranteed: an output depends on its row of x and its row of W alone. Every tile shape adds the same numbers in
 // the same order (integers exactly; floats group after group, or k after k), so a row gives the same bits in a batch of
@@ -63,6 +63,7 @@ struct Matrix {
 
     const uint8_t* block(int b) const { return data.get() + size_t(b) * block_bytes; }
     bool quantised() const { return kind == INT8 || kind == INT4; }
+    int zero() const { return kind == INT4 ? 8 : UNSIGNED_BYTES ? 128 : 0; }  // what stands for 0 in its bytes
     size_t bytes() const { return blocks * block_bytes + scale.size() * 4; }
 
     // Takes memory for the matrix; false when there is none. Rows beyond N stay zero.
@@ -149,17 +150,17 @@ struct Matrix {
 struct Rounded {
     int8_t* q;        // [M, K]
     float* scale;     // [M, K / 32]
-    int32_t* sums;    // [M, K / 32]: sum of the q of a group
-    int columns;
+    int32_t* excess;  // [M, K / 32]: the weights' zero times the sum of a group's q
+    int columns, zero;
 
     static size_t bytes(int m, int columns) { return size_t(m) * columns + size_t(m) * (columns / GROUP) * 8 + 64; }
 
-    static Rounded in(uint8_t* memory, int m, int columns) {
+    static Rounded in(uint8_t* memory, int m, int columns, int zero) {
         Rounded r;
-        r.columns = columns;
+        r.columns = columns, r.zero = zero;
         r.scale = (float*)memory;
-        r.sums = (int32_t*)(r.scale + size_t(m) * (columns / GROUP));
-        r.q = (int8_t*)(r.sums + size_t(m) * (columns / GROUP));
+        r.excess = (int32_t*)(r.scale + size_t(m) * (columns / GROUP));
+        r.q = (int8_t*)(r.excess + size_t(m) * (columns / GROUP));
         return r;
     }
 
@@ -188,7 +189,7 @@ struct Rounded {
             int32_t s = 0;
             for (int i = 0; i < LANES; i++) s += total[i];
             scale[size_t(m) * (columns / GROUP) + g] = step;
-            sums[size_t(m) * (columns / GROUP) + g] = s;
+            excess[size_t(m) * (columns / GROUP) + g] = zero * s;
         }
     }
 };
@@ -242,6 +243,7 @@ inline void dot_int4(const uint8_t* w, const int8_t* x, size_t stride, Ints* dot
             __m256i a = _mm256_maddubs_epi16(first, _mm256_set1_epi32(four_bytes(x + m * stride + 4 * j)));
             __m256i b = _mm256_maddubs_epi16(second, _mm256_set1_epi32(four_bytes(x + m * stride + 16 + 4 * j)));
             pairs[m] = _mm256_add_epi16(pairs[m], _mm256_add_epi16(a, b));
+            asm("" : "+x"(pairs[m]));  // add it now: gcc would do all products first and keep them in memory
         }
     }
     for (int m = 0; m < M; m++) dot[m] = (Ints)_mm256_madd_epi16(pairs[m], ones);
@@ -294,6 +296,12 @@ inline void dot_int8(const uint8_t* w, const int8_t* x, size_t stride, Ints* dot
 
 #endif
 
+// One row of x: the weights come from memory, and the processor's own prefetcher starts anew with every piece of work.
+template <int BYTES>
+inline void ask_ahead(const uint8_t* w) {
+    for (int i = 0; i < BYTES; i += 64) __builtin_prefetch(w + 1024 + i);
+}
+
 // ---- one block of W against M rows of x: [M] vectors of LANES outputs -----------------------------------------------
 
 template <int M>
@@ -301,15 +309,16 @@ inline void block_int4(const uint8_t* w, const Rounded& x, int row, Floats* y) {
     const size_t groups = x.columns / GROUP, stride = x.columns;
     const int8_t* q = x.q + row * stride;
     const float* sx = x.scale + row * groups;
-    const int32_t* sums = x.sums + row * groups;
+    const int32_t* excess = x.excess + row * groups;
     Floats total[M];  // local: bytes may alias anything, and y would be written and read again in every group
     for (int m = 0; m < M; m++) total[m] = Floats{};
     for (size_t g = 0; g < groups; g++, w += INT4_GROUP, q += GROUP) {
         Ints dot[M];
+        if (M == 1) ask_ahead<128>(w);
         dot_int4<M>(w, q, stride, dot);
         Floats sw = load_half((const uint16_t*)(w + 4 * UNIT));
         for (int m = 0; m < M; m++) {
-            Floats d = to_floats(dot[m] - 8 * sums[m * groups + g]);
+            Floats d = to_floats(dot[m] - excess[m * groups + g]);
             total[m] = fma(d * sx[m * groups + g], sw, total[m]);
         }
     }
@@ -321,14 +330,15 @@ inline void block_int8(const uint8_t* w, const float* scale, const Rounded& x, i
     const size_t groups = x.columns / GROUP, stride = x.columns;
     const int8_t* q = x.q + row * stride;
     const float* sx = x.scale + row * groups;
-    const int32_t* sums = x.sums + row * groups;
+    const int32_t* excess = x.excess + row * groups;
     Floats total[M];
     for (int m = 0; m < M; m++) total[m] = Floats{};
     for (size_t g = 0; g < groups; g++, w += 8 * UNIT, q += GROUP) {
         Ints dot[M];
+        if (M == 1) ask_ahead<8 * UNIT>(w);
         dot_int8<M>(w, q, stride, dot);
         for (int m = 0; m < M; m++) {
-            Ints d = UNSIGNED_BYTES ? dot[m] - 128 * sums[m * groups + g] : dot[m];
+            Ints d = UNSIGNED_BYTES ? dot[m] - excess[m * groups + g] : dot[m];
             total[m] = fma(to_floats(d), all(sx[m * groups + g]), total[m]);
         }
     }

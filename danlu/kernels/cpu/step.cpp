@@ -235,7 +235,7 @@ class Stepper {
         const bool few = n <= FEW;
         const size_t stride = padded(w.columns);
         float* rows = few ? own.rows.data() : m.rows.data();
-        Input input{rows, stride, Rounded::in(few ? own.bytes.data() : m.bytes.data(), n, w.columns)};
+        Input input{rows, stride, Rounded::in(few ? own.bytes.data() : m.bytes.data(), n, w.columns, w.zero())};
         auto one = [&](int t) {
             float* row = rows + t * stride;
             make(t, row);
