@@ -27,6 +27,7 @@ from secrets import randbits
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from danlu.core.artifact import MANIFEST, Manifest
 from danlu.core.errors import DanluError, UserError
@@ -38,6 +39,7 @@ from danlu.engine.request import Delta, Output, Request, Sampling, Sequence, Tok
 from danlu.engine.runner import Runner
 from danlu.engine.sampling import sample
 from danlu.engine.scheduler import Scheduler
+from danlu.engine.speculative import DraftModel, Lookup, Speculator
 from danlu.engine.structured import Grammars, Matcher
 from danlu.kernels.decoder import PAGE
 
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from danlu.model.transformer import Transformer
     from danlu.tokenizer.tokenizer import Tokenizer
 
+Source = str | Path | tuple["Transformer", "Tokenizer | None"]
 Prompt = str | list[int] | list[dict[str, Any]]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 RATE_SECONDS = 5.0  # tokens per second are counted over this long
@@ -54,7 +57,7 @@ RATE_SECONDS = 5.0  # tokens per second are counted over this long
 class Stats:
     """A moment of the engine.
 
-    Counters (`*_tokens`, `prefix_hits`, `steps`, `step_seconds`, `preemptions`, `finished`) only grow.
+    Counters (`*_tokens`, `*_hits`, `steps`, `step_seconds`, `preemptions`, `finished`) only grow.
     """
 
     running: int
@@ -71,6 +74,8 @@ class Stats:
     preemptions: int
     prefix_tokens: int  # tokens of sequences that began, and of these the ones found in the cache
     prefix_hits: int
+    draft_tokens: int  # guesses that were checked, and of these the right ones
+    draft_hits: int
     finished: dict[str, int]  # answers by finish reason
 
 
@@ -89,6 +94,8 @@ class Engine:
     | `kv_bytes`         | memory for the KV cache; None = by need, at most a quarter of what is free      |
     | `block_size`       | tokens per block of the cache                                                   |
     | `prefix_cache`     | prompts that begin like earlier ones are not computed again                     |
+    | `speculate`        | None, "lookup" (guess from the text so far), or a smaller model that guesses:   |
+    |                    | a source, with the same vocabulary                                              |
     | `dtype`            | "float32", "bfloat16", "float16"; None = bfloat16 on a GPU, float32 on a CPU    |
     | `device`           | None = the accelerator if one answers, else the CPU                             |
 
@@ -97,7 +104,7 @@ class Engine:
 
     def __init__(
         self,
-        source: str | Path | tuple[Transformer, Tokenizer | None],
+        source: Source,
         *,
         max_batch_tokens: int | None = None,
         max_sequences: int = 32,
@@ -105,6 +112,7 @@ class Engine:
         kv_bytes: int | None = None,
         block_size: int = 16,
         prefix_cache: bool = True,
+        speculate: Source | None = None,
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
     ) -> None:
@@ -140,7 +148,8 @@ class Engine:
         self.scheduler = Scheduler(
             self.cache, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences, prefix_cache=prefix_cache
         )
-        self.runner = self._make_runner(max_batch_tokens)
+        self.runner = self._make_runner(self.model, self.cache)
+        self.speculator = self._make_speculator(speculate) if speculate is not None else None
         self._grammars = Grammars(self.tokenizer, config.vocab_size, self.stop_ids) if self.tokenizer else None
         self._lock = threading.RLock()  # held for a whole step
         self._inbox: deque[tuple[str, Request | str]] = deque()  # ("submit", request) or ("cancel", request id)
@@ -152,15 +161,34 @@ class Engine:
         self._finished: Counter[str] = Counter()
         self._recent: deque[tuple[float, int]] = deque()  # (when, tokens) of the last steps
 
-    def _make_runner(self, max_batch_tokens: int) -> Runner | CompiledRunner:
+    def _make_runner(self, model: Transformer, cache: KVCache) -> Runner | CompiledRunner:
         """The compiled kernels where they can compute this model, else torch."""
-        if self.device.type == "cpu" and self.cache.block_size == PAGE and self.dtype != torch.float16:
+        dtype = cache.shape.dtype
+        if self.device.type == "cpu" and cache.block_size == PAGE and dtype != torch.float16:
             decoder = compile_model(
-                self.model, max_tokens=max_batch_tokens, max_context=self.max_context, kv_dtype=self.dtype
+                model, max_tokens=self.scheduler.max_batch_tokens, max_context=self.max_context, kv_dtype=dtype
             )
             if decoder is not None:
-                return CompiledRunner(decoder, self.cache)
-        return Runner(self.model, self.cache, self.device)
+                return CompiledRunner(decoder, cache)
+        return Runner(model, cache, self.device)
+
+    def _make_speculator(self, source: Source) -> Speculator:
+        if source == "lookup":
+            return Speculator(Lookup(), self.scheduler)
+        model, tokenizer = _load(source, None, self.device)
+        config = model.config
+        if config.vocab_size != self.model.config.vocab_size or not _same_words(tokenizer, self.tokenizer):
+            raise UserError("the draft model has another vocabulary", "it must share the tokenizer of the model")
+        if config.max_position < self.max_context:
+            raise UserError(
+                f"the draft model reads {config.max_position} tokens and the engine {self.max_context}",
+                f"give max_context={config.max_position}",
+            )
+        weights = next(p for p in model.parameters() if p.is_floating_point())
+        shape = CacheShape(config.n_layers, config.n_kv_heads, config.head_dim, weights.dtype)
+        cache = KVCache(shape, self.cache.n_blocks, self.cache.block_size, self.device)
+        drafter = DraftModel(self._make_runner(model, cache), self.scheduler.max_batch_tokens)
+        return Speculator(drafter, self.scheduler)
 
     # --- the comfortable door -------------------------------------------------------------------------------------
 
@@ -234,16 +262,19 @@ class Engine:
         """Advance every running sequence by one batch; return what was made. Empty when there is no work."""
         with self._lock:
             self._read_inbox()
+            began = time.perf_counter()
+            if self.speculator is not None:
+                self.speculator.plan()
+            planned = time.perf_counter()
             plan = self.scheduler.schedule()
             if plan:
-                began = time.perf_counter()
                 batch, sequences = flatten(plan)
                 logits = self.runner.run(batch)
-                tokens, logprobs, sound = sample(logits, sequences)
                 self.scheduler.advance(plan)
-                for item in zip(sequences, tokens, logprobs, sound, strict=True):
-                    self._accept(*item)
-                self._count(len(sequences), time.perf_counter() - began)
+                n_made = self._sample(logits, sequences)
+                if self.speculator is not None:
+                    self.speculator.learn(plan, time.perf_counter() - planned)
+                self._count(n_made, time.perf_counter() - began)
             made, self._made = self._made, []
             for request, delta in made:
                 if request.on_delta is not None:
@@ -271,6 +302,8 @@ class Engine:
             preemptions=self.scheduler.n_preemptions,
             prefix_tokens=self.scheduler.prefix_tokens,
             prefix_hits=self.scheduler.prefix_hits,
+            draft_tokens=self.speculator.checked if self.speculator is not None else 0,
+            draft_hits=self.speculator.right if self.speculator is not None else 0,
             finished=dict(self._finished),
         )
 
@@ -356,6 +389,29 @@ class Engine:
                 for sequence in request.sequences:
                     if sequence.finish_reason is None:
                         self._finish(sequence, "cancelled", "", (), None)
+
+    def _sample(self, logits: Tensor, sequences: list[Sequence]) -> int:
+        """Give each sequence its token from logits [R, V], and one more for every draft that was right.
+
+        A sequence's rows follow each other: that of its last known token, then one for each draft. Returns how many
+        tokens were made.
+        """
+        first_rows = itertools.accumulate((1 + len(sequence.drafts) for sequence in sequences), initial=0)
+        alive = list(zip(sequences, first_rows, strict=False))
+        depth = made = 0
+        while alive:
+            picked = logits if len(alive) == len(logits) else logits[[row + depth for _, row in alive]]
+            tokens, logprobs, sound = sample(picked, [sequence for sequence, _ in alive])
+            agreed = []
+            for one, token, logprob, ok in zip(alive, tokens, logprobs, sound, strict=True):
+                sequence = one[0]
+                self._accept(sequence, token, logprob, ok)
+                if token in sequence.drafts[depth : depth + 1] and sequence.finish_reason is None:
+                    sequence.computed += 1  # the draft's keys and values are in the cache already
+                    agreed.append(one)
+            made += len(alive)
+            alive, depth = agreed, depth + 1
+        return made
 
     def _accept(self, sequence: Sequence, token: int, logprob: TokenLogprob | None, sound: bool) -> None:
         """Append a sampled token, and decide whether the answer ends with it."""
@@ -455,8 +511,12 @@ def _as_prompts(prompts: Prompt | ListLike[Prompt]) -> list[Prompt]:
     return list(prompts)  # type: ignore[arg-type]
 
 
+def _same_words(one: Tokenizer | None, other: Tokenizer | None) -> bool:
+    return one is None or other is None or one is other or one.fingerprint == other.fingerprint
+
+
 def _load(
-    source: str | Path | tuple[Transformer, Tokenizer | None],
+    source: Source,
     dtype: str | torch.dtype | None,
     device: str | torch.device | None,
 ) -> tuple[Transformer, Tokenizer | None]:

@@ -63,7 +63,7 @@ class Scheduler:
         for sequence in list(self.running):
             if not budget or sequence not in self.running:
                 break
-            n = min(len(sequence.tokens) - sequence.computed, budget)
+            n = min(len(sequence.tokens) + len(sequence.drafts) - sequence.computed, budget)
             while not self.cache.grow(sequence.table, sequence.computed + n):
                 preempted = True
                 victim = self.running[-1]
@@ -87,9 +87,12 @@ class Scheduler:
         return step
 
     def advance(self, step: Step) -> None:
-        """The step was computed: its tokens are in the cache, and full blocks can be found by others."""
+        """The step was computed: its tokens are in the cache, and full blocks can be found by others.
+
+        Drafts are not counted: whoever finds that one was right does that.
+        """
         for sequence, n in step:
-            sequence.computed += n
+            sequence.computed += n - len(sequence.drafts)
             if self.prefix_cache:
                 self.cache.remember(sequence.table, sequence.tokens, sequence.computed, sequence.contents)
 

@@ -57,6 +57,25 @@ def test_bits_do_not_depend_on_batches_chunks_and_preemption(bits: int) -> None:
         assert a.token_ids == b.token_ids and a.logprobs == b.logprobs
 
 
+@pytest.mark.parametrize("bits", [0, 4])
+def test_bits_do_not_depend_on_guesses(bits: int) -> None:
+    """Drafts that are right, wrong and cut short: the same tokens and the same log-probabilities."""
+    model, small = model_of("gqa"), make_model("gqa", **SIZES, n_layers=1)
+    if bits:
+        quantize_(model, bits)
+    prompts = [[1, 2, 3, 4] * 6, random_prompt(12), [9, 8] * 9]
+    settings = [Sampling(temperature=0.6, seed=i, max_tokens=30, logprobs=2) for i in range(3)]
+    wanted = list(engine(model).generate(prompts, settings))
+    for source in ((small, None), (model, None)):
+        e = Engine((model, None), speculate=source)
+        assert e.speculator is not None
+        e.speculator._worth = lambda lengths: list(lengths)  # type: ignore[method-assign]
+        got = list(e.generate(prompts, settings))
+        assert e.stats.draft_hits > 0
+        for a, b in zip(wanted, got, strict=True):
+            assert a.token_ids == b.token_ids and a.logprobs == b.logprobs
+
+
 def test_quantised_answers_are_near_those_of_torch() -> None:
     model = model_of("qk_norm")
     quantize_(model)

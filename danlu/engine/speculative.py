@@ -1,0 +1,282 @@
+"""Speculative decoding: guess the next tokens cheaply, check all guesses in one step.
+
+A step with five rows costs little more than a step with one while reading the weights is what takes the time. So a
+cheap drafter guesses what comes next, and the model computes the row of each guess as if it were known:
+
+    tokens            ... the cat          drafts   sat on the
+    rows computed           cat  sat  on  the
+    sampled from them       sat  on   a            two guesses were right; `a` comes from the first row that disagreed
+
+**Exact.** Every row is sampled as it would have been without drafts: the same distribution, the same penalties, grammar
+and generator, one number drawn per token. A draft only decides whether the next row's input was the token that was
+sampled, and rows after the first that was not are thrown away. So the answer's distribution is that of the model, for
+any drafter; and where a row's logits do not depend on its batch (the compiled kernels), the answer is the same token by
+token. (Rejection sampling, Leviathan et al. 2023, arXiv:2211.17192, accepts more of a drafter that samples; this rule
+accepts as much of one that does not, which both drafters here are.)
+
+**Never much slower.** How many guesses to check is chosen anew in every step, from the measured seconds of steps of
+each size and from how often guesses were right:
+
+    tokens expected / seconds expected  =  (S + sum over guesses of p^i) / cost(S + guesses)
+
+With no guess that is plain decoding, so when guesses do not pay there are none. Guesses that are not checked still
+teach: they are compared with the tokens that came.
+
+    Lookup        what followed the last time these three tokens appeared (prompt lookup): copies, quotes, code
+    DraftModel    a smaller model with the same vocabulary, greedy
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+
+from danlu.engine.batch import Batch
+from danlu.engine.request import Sequence
+
+if TYPE_CHECKING:
+    from danlu.engine.scheduler import Scheduler, Step
+
+MOST = 8  # guesses for one sequence in one step
+GAIN = 1.03  # expected gain below which a step stays plain: estimates are not exact
+PROBE = 32  # a drafter that costs something is tried again after so many steps without it
+
+
+class Runs(Protocol):
+    """Both runners: a batch in, logits [R, V] of its rows out."""
+
+    def run(self, batch: Batch) -> torch.Tensor: ...
+
+
+class Drafter(Protocol):
+    """Guesses: at most `most[i]` tokens that may follow sequence i. Deterministic given the tokens."""
+
+    free: bool  # costs next to nothing, so it may guess in every step
+
+    def propose(self, sequences: list[Sequence], most: list[int]) -> list[list[int]]: ...
+
+    def seconds(self, n: int) -> float:
+        """What guessing n tokens deep is expected to take."""
+        ...
+
+
+class Lookup:
+    """Guesses from the sequence itself: what stood behind the latest earlier occurrence of its last `width` tokens."""
+
+    free = True
+
+    def __init__(self, width: int = 3) -> None:
+        self.width = width
+        # Per sequence: how many tokens are indexed, and where each run of `width` tokens last ended.
+        self._index: WeakKeyDictionary[Sequence, tuple[int, dict[tuple[int, ...], int]]] = WeakKeyDictionary()
+
+    def propose(self, sequences: list[Sequence], most: list[int]) -> list[list[int]]:
+        return [self._follow(sequence, n) for sequence, n in zip(sequences, most, strict=True)]
+
+    def seconds(self, n: int) -> float:
+        return 0.0
+
+    def _follow(self, sequence: Sequence, most: int) -> list[int]:
+        tokens, width = sequence.tokens, self.width
+        done, ends = self._index.get(sequence, (width, {}))
+        for end in range(done, len(tokens)):  # the run that ends with the text itself has nothing behind it yet
+            ends[tuple(tokens[end - width : end])] = end
+        self._index[sequence] = (max(done, len(tokens)), ends)
+        at = ends.get(tuple(tokens[-width:]))
+        guesses: list[int] = []
+        if at is not None:
+            for place in range(at, at + most):  # past the end it reads its own guesses: a loop goes on as a loop
+                guesses.append(tokens[place] if place < len(tokens) else guesses[place - len(tokens)])
+        return guesses
+
+
+class DraftModel:
+    """Guesses of a smaller model: its most likely token, and so on from there.
+
+    It has a cache of its own with as many blocks as the model's, and uses the same block tables: a token lies in the
+    same block of both. What it has read of a sequence may lag behind (a prefix that was found in the model's cache, a
+    prompt longer than one step); it catches up by one step's worth of tokens at a time and guesses when it has.
+    """
+
+    free = False
+
+    def __init__(self, runner: Runs, max_batch_tokens: int) -> None:
+        self._runner, self._max_batch_tokens = runner, max_batch_tokens
+        # Per sequence: its table (another list after a preemption) and how many tokens of it are computed here.
+        self._read: WeakKeyDictionary[Sequence, tuple[list[int], int]] = WeakKeyDictionary()
+        self._cost = StepCost()
+
+    def propose(self, sequences: list[Sequence], most: list[int]) -> list[list[int]]:
+        guesses: dict[Sequence, list[int]] = {sequence: [] for sequence in sequences}
+        limits = dict(zip(sequences, most, strict=True))
+        batch, guessing = self._unread([sequence for sequence in sequences if limits[sequence]])
+        while batch.ids:
+            best = self._run(batch)
+            batch, asked, guessing = Batch(), guessing, []
+            for sequence, token in zip(asked, best, strict=True):
+                guesses[sequence].append(token)
+                if len(guesses[sequence]) < limits[sequence]:
+                    table, done = self._read[sequence]
+                    batch.add([token], done, table, 1)
+                    self._read[sequence] = (table, done + 1)
+                    guessing.append(sequence)
+        return list(guesses.values())
+
+    def seconds(self, n: int) -> float:
+        return n * self._cost(1)
+
+    def _unread(self, sequences: list[Sequence]) -> tuple[Batch, list[Sequence]]:
+        """What was not read yet, as far as one step goes; and the sequences that are then read to their end."""
+        batch, guessing = Batch(), []
+        budget = self._max_batch_tokens
+        for sequence in sequences:
+            known = len(sequence.tokens)
+            table, done = self._read.get(sequence, (sequence.table, 0))
+            # Wrong guesses are forgotten; another table means that nothing of the sequence is here.
+            done = min(done, known - 1) if table is sequence.table else 0
+            n = min(known - done, budget)
+            if n:
+                batch.add(sequence.tokens[done : done + n], done, sequence.table, int(done + n == known))
+            if done + n == known:
+                guessing.append(sequence)
+            self._read[sequence] = (sequence.table, done + n)
+            budget -= n
+        return batch, guessing
+
+    def _run(self, batch: Batch) -> list[int]:
+        begin = time.perf_counter()
+        best: list[int] = self._runner.run(batch).argmax(dim=-1).tolist()
+        self._cost.observe(len(batch.ids), time.perf_counter() - begin)
+        return best
+
+
+class StepCost:
+    """Seconds of a step by its number of rows: the measured ones, and a straight line between them."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+
+    def observe(self, rows: int, seconds: float) -> None:
+        old = self._seconds.get(rows)
+        # A moving average; one step during which the machine was away counts at most double.
+        self._seconds[rows] = seconds if old is None else old + 0.2 * (min(seconds, 2 * old) - old)
+
+    def __call__(self, rows: int) -> float:
+        known = self._seconds
+        if rows in known or not known:
+            return known.get(rows, 0.0)
+        below = max((n for n in known if n < rows), default=None)
+        above = min((n for n in known if n > rows), default=None)
+        if below is None:
+            assert above is not None
+            return known[above]
+        if above is None:
+            return known[below] * rows / below
+        share = (rows - below) / (above - below)
+        return known[below] + share * (known[above] - known[below])
+
+
+class Rate:
+    """How often guesses were right, recent ones counting most. Begins with what is `expected`, worth four guesses."""
+
+    def __init__(self, expected: float, fade: float) -> None:
+        self._hits, self._guesses, self._fade = 4 * expected, 4.0, fade
+
+    def observe(self, hits: int, guesses: int) -> None:
+        self._hits = self._fade * self._hits + hits
+        self._guesses = self._fade * self._guesses + guesses
+
+    @property
+    def value(self) -> float:
+        return min(self._hits / self._guesses, 0.99)
+
+
+class Speculator:
+    """Decides in every step what is guessed and how much of it is checked."""
+
+    def __init__(self, drafter: Drafter, scheduler: Scheduler) -> None:
+        self.drafter, self.scheduler = drafter, scheduler
+        self.cost = StepCost()
+        self.checked = self.right = 0  # guesses
+        self._overall = Rate(0.5, fade=0.99)
+        self._rates: WeakKeyDictionary[Sequence, Rate] = WeakKeyDictionary()
+        self._guesses: dict[Sequence, tuple[int, list[int]]] = {}  # of this step: tokens known before it, guesses
+        self._idle = 0  # steps since a drafter that costs something was asked
+
+    def plan(self) -> None:
+        """Set `drafts` of the running sequences; their blocks are taken here. Before `schedule`.
+
+        A step that reads a prompt has no drafts: it is long enough without them.
+        """
+        self._guesses.clear()
+        running = self.scheduler.running
+        for sequence in running:
+            sequence.drafts = []
+        reading = any(sequence.computed < len(sequence.tokens) - 1 for sequence in running)
+        if not running or reading or self.scheduler.waiting or self.cost(len(running)) == 0:
+            return
+        # The last token of an answer is never fed back, so the one before the last needs no guess.
+        limits = [max(0, min(MOST, sequence.max_length - len(sequence.tokens) - 1)) for sequence in running]
+        if not self._grow(running, limits):
+            return
+        if self.drafter.free:
+            guesses = self.drafter.propose(running, limits)
+            counts = self._worth([len(guess) for guess in guesses])
+        else:
+            counts = self._worth(limits)
+            self._idle = 0 if any(counts) else self._idle + 1
+            probing = self._idle >= PROBE
+            if probing:
+                self._idle = 0
+            guesses = self.drafter.propose(running, [min(1, limit) for limit in limits] if probing else counts)
+        for sequence, guess, count in zip(running, guesses, counts, strict=True):
+            sequence.drafts = guess[:count]
+            if guess:
+                self._guesses[sequence] = (len(sequence.tokens), guess)
+
+    def learn(self, step: Step, seconds: float) -> None:
+        """After a step: what it took, and which guesses were right."""
+        self.cost.observe(sum(n for _, n in step), seconds)
+        for sequence, (known, guess) in self._guesses.items():
+            came = sequence.tokens[known:]
+            hits = next((i for i, (a, b) in enumerate(zip(guess, came, strict=False)) if a != b), None)
+            guesses = min(len(guess), len(came)) if hits is None else hits + 1
+            hits = guesses if hits is None else hits
+            self._rate(sequence).observe(hits, guesses)
+            self._overall.observe(hits, guesses)
+            self.checked += len(sequence.drafts)
+            self.right += min(hits, len(sequence.drafts))
+
+    def _worth(self, lengths: list[int]) -> list[int]:
+        """How many guesses of each running sequence to check, when so many can be had: the best expected speed."""
+        rates = [self._rate(sequence).value for sequence in self.scheduler.running]
+        gains = [(rates[i] ** depth, depth, i) for i, n in enumerate(lengths) for depth in range(1, n + 1)]
+        gains.sort(key=lambda gain: (-gain[0], gain[1]))
+        plain = len(lengths)
+        best, best_speed = 0, GAIN * plain / self.cost(plain)
+        expected, deepest = float(plain), 0
+        for count, (gain, depth, _) in enumerate(gains[: self.scheduler.max_batch_tokens - plain], 1):
+            expected += gain
+            deepest = max(deepest, depth)
+            speed = expected / (self.cost(plain + count) + self.drafter.seconds(deepest))
+            if speed > best_speed:
+                best, best_speed = count, speed
+        counts = [0] * plain
+        for _, depth, i in gains[:best]:
+            counts[i] = max(counts[i], depth)
+        return counts
+
+    def _grow(self, running: list[Sequence], limits: list[int]) -> bool:
+        """Room for the guesses, if nobody else could miss it: each sequence may need one more block soon."""
+        cache = self.scheduler.cache
+        ends = [len(sequence.tokens) + limit for sequence, limit in zip(running, limits, strict=True)]
+        missing = sum(cache.blocks_for(end) - len(s.table) for s, end in zip(running, ends, strict=True))
+        if missing + len(running) > cache.pool.n_free:
+            return False
+        return all(cache.grow(sequence.table, end) for sequence, end in zip(running, ends, strict=True))
+
+    def _rate(self, sequence: Sequence) -> Rate:
+        return self._rates.setdefault(sequence, Rate(self._overall.value, fade=0.9))
