@@ -44,18 +44,29 @@ class Batch:
         self.rows += range(len(self.ids) - wanted, len(self.ids))
 
 
-def flatten(step: Step) -> tuple[Batch, list[Sequence]]:
-    """The batch of a step, and the sequences that get tokens from its logits, in the order of their rows.
-
-    A sequence gets one when its last known token is in this step, and one more for every draft behind it; one in the
-    middle of its prompt gets none.
+@dataclass(frozen=True)
+class Wanted:
+    """What is read from the logits of one sequence: `n_scored` rows from `row` on are scores of its prompt, the next
+    ones are sampled from: one for its last known token (if it is in this step), one more for every draft behind it.
     """
-    batch, sampled = Batch(), []
+
+    sequence: Sequence
+    row: int
+    n_scored: int
+    n_sampled: int
+
+
+def flatten(step: Step) -> tuple[Batch, list[Wanted]]:
+    """The batch of a step, and what is wanted of its logits, in the order of their rows."""
+    batch, wanted = Batch(), []
     for sequence, n in sorted(step, key=lambda item: (item[1] > 1, item[0].computed)):  # decoding first, by length
-        start, known = sequence.computed, len(sequence.tokens)
-        wanted = max(0, start + n - known + 1)
-        drafts = sequence.drafts[: wanted - 1] if wanted else []
-        batch.add(sequence.tokens[start : start + n] + drafts, start, sequence.table, wanted)
-        if wanted:
-            sampled.append(sequence)
-    return batch, sampled
+        start, known, end = sequence.computed, len(sequence.tokens), sequence.computed + n
+        n_sampled = max(0, end - known + 1)
+        drafts = sequence.drafts[: n_sampled - 1] if n_sampled else []
+        # Scored rows end where the sampled one begins. Some may have been scored before a preemption.
+        first = max(start, len(sequence.request.scores))
+        n_scored = max(0, min(end, len(sequence.request.prompt_ids) - 1) - first) if sequence.unscored else 0
+        if n_scored or n_sampled:
+            wanted.append(Wanted(sequence, len(batch.rows), n_scored, n_sampled))
+        batch.add(sequence.tokens[start:end] + drafts, start, sequence.table, n_scored + n_sampled)
+    return batch, wanted

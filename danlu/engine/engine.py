@@ -31,13 +31,13 @@ from torch import Tensor
 
 from danlu.core.artifact import MANIFEST, Manifest
 from danlu.core.errors import DanluError, UserError
-from danlu.engine.batch import flatten
+from danlu.engine.batch import Wanted, flatten
 from danlu.engine.compiled import CompiledRunner, compile_model
 from danlu.engine.detokenize import TextStream
 from danlu.engine.kv_cache import CacheShape, KVCache, plan_blocks
 from danlu.engine.request import Delta, Output, Request, Sampling, Sequence, TokenLogprob
 from danlu.engine.runner import Runner
-from danlu.engine.sampling import sample
+from danlu.engine.sampling import sample, token_logprobs
 from danlu.engine.scheduler import Scheduler
 from danlu.engine.speculative import DraftModel, Lookup, Speculator
 from danlu.engine.structured import Grammars, Matcher
@@ -209,6 +209,12 @@ class Engine:
         requests = [self._request(self.encode(p), s, None) for p, s in zip(many, settings, strict=True)]
         return self._drive(requests)
 
+    def score(self, texts: Prompt | ListLike[Prompt], top: int = 0) -> Iterator[tuple[TokenLogprob, ...]]:
+        """For each text the log-probability of every token but the first, and of the `top` most likely ones there."""
+        for out in self.generate(texts, Sampling(max_tokens=0, prompt_logprobs=top)):
+            assert out.prompt_logprobs is not None
+            yield out.prompt_logprobs
+
     def stream(self, prompt: Prompt, sampling: Sampling | None = None) -> Iterator[Delta]:
         """Answer one prompt; yield each piece as it is made. Closing the iterator cancels the request."""
         request = self._request(self.encode(prompt), sampling or Sampling(), None)
@@ -268,10 +274,11 @@ class Engine:
             planned = time.perf_counter()
             plan = self.scheduler.schedule()
             if plan:
-                batch, sequences = flatten(plan)
+                batch, wanted = flatten(plan)
                 logits = self.runner.run(batch)
                 self.scheduler.advance(plan)
-                n_made = self._sample(logits, sequences)
+                self._score(logits, wanted)
+                n_made = self._sample(logits, wanted)
                 if self.speculator is not None:
                     self.speculator.learn(plan, time.perf_counter() - planned)
                 self._count(n_made, time.perf_counter() - began)
@@ -350,19 +357,20 @@ class Engine:
         Raises UserError when the prompt leaves no room, or when the cache could never hold the request.
         """
         n, wanted = len(request.prompt_ids), request.sampling.max_tokens
-        if n >= self.max_context:
+        if n > self.max_context or (n == self.max_context and wanted != 0):
             raise UserError(
                 f"the prompt has {n} tokens and the context of this model is {self.max_context}",
                 "shorten the prompt; the answer needs at least one token",
             )
-        longest = min(self.max_context, n + wanted if wanted else self.max_context)
+        longest = min(self.max_context, n + wanted if wanted is not None else self.max_context)
         if self.scheduler.fits(longest):
             return longest
         capacity = self.cache.capacity
         if wanted is None and self.scheduler.fits(n + 1):
             return capacity + 1
+        needed = longest if wanted is not None else n + 1
         raise UserError(
-            f"{request.id} needs {longest if wanted else n + 1} tokens in the KV cache, which holds {capacity}",
+            f"{request.id} needs {needed} tokens in the KV cache, which holds {capacity}",
             "raise kv_bytes, shorten the prompt or lower max_tokens",
         )
 
@@ -390,25 +398,37 @@ class Engine:
                     if sequence.finish_reason is None:
                         self._finish(sequence, "cancelled", "", (), None)
 
-    def _sample(self, logits: Tensor, sequences: list[Sequence]) -> int:
+    def _score(self, logits: Tensor, wanted: list[Wanted]) -> None:
+        """Log-probabilities of the prompts' own tokens, where they are asked for. logits [R, V]."""
+        for one in wanted:
+            if one.n_scored:
+                request = one.sequence.request
+                done = len(request.scores)
+                targets = request.prompt_ids[done + 1 : done + 1 + one.n_scored]
+                rows = logits[one.row : one.row + one.n_scored]
+                request.scores += tuple(token_logprobs(rows, targets, one.sequence.sampling.prompt_logprobs or 0))
+
+    def _sample(self, logits: Tensor, wanted: list[Wanted]) -> int:
         """Give each sequence its token from logits [R, V], and one more for every draft that was right.
 
-        A sequence's rows follow each other: that of its last known token, then one for each draft. Returns how many
-        tokens were made.
+        Returns how many tokens were made.
         """
-        first_rows = itertools.accumulate((1 + len(sequence.drafts) for sequence in sequences), initial=0)
-        alive = list(zip(sequences, first_rows, strict=False))
+        alive = []  # a sequence and the row of its last known token
+        for one in wanted:
+            if one.n_sampled and len(one.sequence.tokens) == one.sequence.max_length:
+                self._finish(one.sequence, "length", "", (), None)  # only scores were asked for
+            elif one.n_sampled:
+                alive.append((one.sequence, one.row + one.n_scored))
         depth = made = 0
         while alive:
             picked = logits if len(alive) == len(logits) else logits[[row + depth for _, row in alive]]
             tokens, logprobs, sound = sample(picked, [sequence for sequence, _ in alive])
             agreed = []
-            for one, token, logprob, ok in zip(alive, tokens, logprobs, sound, strict=True):
-                sequence = one[0]
+            for (sequence, row), token, logprob, ok in zip(alive, tokens, logprobs, sound, strict=True):
                 self._accept(sequence, token, logprob, ok)
                 if token in sequence.drafts[depth : depth + 1] and sequence.finish_reason is None:
                     sequence.computed += 1  # the draft's keys and values are in the cache already
-                    agreed.append(one)
+                    agreed.append((sequence, row))
             made += len(alive)
             alive, depth = agreed, depth + 1
         return made

@@ -86,7 +86,7 @@ class Sampling:
 
     | field                | meaning                                                                                 |
     |----------------------|-----------------------------------------------------------------------------------------|
-    | `max_tokens`         | most new tokens; None = what fits the context                                           |
+    | `max_tokens`         | most new tokens; None = what fits the context; 0 = none, with `prompt_logprobs`         |
     | `temperature`        | logits are divided by it; 0 = always the most likely token                              |
     | `top_k`              | only the k most likely tokens; 0 = all                                                  |
     | `top_p`              | the smallest set of most likely tokens that holds this much probability; 1 = all        |
@@ -101,6 +101,7 @@ class Sampling:
     | `stop_token_ids`     | tokens that end the answer, beside the tokenizer's own                                  |
     | `ignore_eos`         | go on after an end-of-text token (for benchmarks)                                       |
     | `logprobs`           | None = off; k = log-probability of each chosen token and of the k most likely ones      |
+    | `prompt_logprobs`    | None = off; k = the same of every token of the prompt, given those before it            |
     | `skip_special`       | special tokens are not shown in the text                                                |
     | `grammar`            | the form that the answer keeps, a `Grammar`; None = any                                 |
     """
@@ -120,6 +121,7 @@ class Sampling:
     stop_token_ids: tuple[int, ...] | list[int] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     skip_special: bool = True
     grammar: Grammar | None = None
 
@@ -137,6 +139,8 @@ class Sampling:
             if not low <= value <= high:
                 span = f"from {low} to {high}" if high < _HUGE else f"at least {low}"
                 raise UserError(f"{name} is {value}", f"it must be {span}")
+        if self.max_tokens == 0 and self.prompt_logprobs is None:
+            raise UserError("max_tokens is 0", "then only prompt_logprobs leaves something to do")
         if self.top_p == 0 or self.repetition_penalty == 0:
             name = "top_p" if self.top_p == 0 else "repetition_penalty"
             raise UserError(f"{name} is 0", "it must be greater than 0")
@@ -164,10 +168,10 @@ class Sampling:
 
 
 _HUGE = 1 << 62
-_WHOLE = {"max_tokens", "top_k", "n", "seed", "logprobs"}
-_OPTIONAL = {"max_tokens", "seed", "logprobs"}
+_WHOLE = {"max_tokens", "top_k", "n", "seed", "logprobs", "prompt_logprobs"}
+_OPTIONAL = {"max_tokens", "seed", "logprobs", "prompt_logprobs"}
 _RANGES: tuple[tuple[str, float, float], ...] = (
-    ("max_tokens", 1, _HUGE),
+    ("max_tokens", 0, _HUGE),
     ("temperature", 0, 100),
     ("top_k", 0, _HUGE),
     ("top_p", 0, 1),
@@ -178,12 +182,13 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("n", 1, 1024),
     ("seed", -(1 << 63), (1 << 63) - 1),
     ("logprobs", 0, 1024),
+    ("prompt_logprobs", 0, 1024),
 )
 
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """Log-probability of a chosen token under the model itself, before temperature, penalties and filters.
+    """Log-probability of a token, chosen or given, under the model itself, before temperature, penalties and filters.
 
     `rank` is 0 for the most likely token; `top` holds (token id, log-probability), most likely first.
     """
@@ -217,6 +222,7 @@ class Output:
     prompt_tokens: int
     index: int
     request_id: str
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None  # from the second token on: the first follows nothing
 
 
 @dataclass(eq=False)
@@ -252,6 +258,12 @@ class Sequence:
     def generated(self) -> list[int]:
         return self.tokens[len(self.request.prompt_ids) :]
 
+    @property
+    def unscored(self) -> bool:
+        """Whether rows of the prompt are still to be scored: the first answer of a request does it for all."""
+        wanted = self.sampling.prompt_logprobs is not None and self.index == 0
+        return wanted and len(self.request.scores) < len(self.request.prompt_ids) - 1
+
     def output(self) -> Output:
         assert self.finish_reason is not None, "the answer is not finished"
         return Output(
@@ -262,6 +274,7 @@ class Sequence:
             prompt_tokens=len(self.request.prompt_ids),
             index=self.index,
             request_id=self.request.id,
+            prompt_logprobs=self.request.scores if self.sampling.prompt_logprobs is not None else None,
         )
 
 
@@ -274,6 +287,7 @@ class Request:
     sampling: Sampling
     on_delta: Callable[[Delta], Any] | None = None
     sequences: list[Sequence] = field(default_factory=list)
+    scores: tuple[TokenLogprob, ...] = ()  # of the prompt's tokens from the second on, where they are asked for
 
     @property
     def finished(self) -> bool:

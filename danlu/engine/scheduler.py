@@ -106,7 +106,8 @@ class Scheduler:
 
     def _begin(self, sequence: Sequence) -> bool:
         """Give a waiting sequence what is known of its beginning; False, and no change, if the rest has no room."""
-        blocks, contents = self.cache.known_prefix(sequence.tokens) if self.prefix_cache else ([], [])
+        reuse = self.prefix_cache and not sequence.unscored  # a token without a row has no score
+        blocks, contents = self.cache.known_prefix(sequence.tokens) if reuse else ([], [])
         pool = self.cache.pool
         missing = self.cache.blocks_for(len(sequence.tokens)) - len(blocks)
         if missing + sum(pool.is_free(block) for block in blocks) > pool.n_free:

@@ -33,7 +33,8 @@ def check_steps(shape: str, lengths: list[int], n_steps: int, scheduler: Schedul
         scheduler.add(sequence(random_prompt(length, seed=i)))
     for _ in range(n_steps):
         step = scheduler.schedule()
-        batch, sampled = flatten(step)
+        batch, wanted = flatten(step)
+        sampled = [one.sequence for one in wanted]
         logits = runner.run(batch)
         scheduler.advance(step)
         assert logits.shape[0] == len(sampled)
@@ -73,7 +74,8 @@ def test_scattered_blocks_read_the_same_as_neighbours(shape: str) -> None:
     scheduler.add(item)
     for _ in range(6):
         step = scheduler.schedule()
-        batch, sampled = flatten(step)
+        batch, wanted = flatten(step)
+        sampled = [one.sequence for one in wanted]
         logits = runner.run(batch)
         scheduler.advance(step)
         if sampled:  # the prompt takes two steps
@@ -87,6 +89,7 @@ def test_the_head_runs_only_where_a_token_is_sampled() -> None:
     scheduler, runner = make("gqa", n_blocks=64, block_size=4, budget=10)
     scheduler.add(sequence(random_prompt(4)))
     scheduler.add(sequence(random_prompt(20)))
-    batch, sampled = flatten(scheduler.schedule())
+    batch, wanted = flatten(scheduler.schedule())
+    sampled = [one.sequence for one in wanted]
     logits = runner.run(batch)
     assert logits.shape == (1, 101) and len(sampled) == 1, "the second prompt is not read to its end"
