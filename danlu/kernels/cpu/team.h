@@ -8,11 +8,10 @@
 //     team.run([&](int worker) { ...; team.barrier(); ... });         the caller is worker 0
 //     for (int i; (i = team.next(counter)) < n;) ...                   a counter is 0 before its stage
 //
-// A barrier that waits long (a stolen core, or more threads than cores) gives its time slice away instead of burning it.
+// A barrier that waits long (a stolen core, or more threads than cores) goes to sleep: a thread that only gave its time
+// slice away would keep asking for it back, and those it waits for would get to run less.
 
 #pragma once
-
-#include <sched.h>
 
 #include <atomic>
 #include <functional>
@@ -47,11 +46,10 @@ class Team {
     // Run `work` on every member and return when all are done.
     void run(const std::function<void(int)>& work) {
         work_ = &work;
-        done_.store(0, std::memory_order_relaxed);
         call_.fetch_add(1, std::memory_order_release);
         if (size_ > 1) call_.notify_all();
         work(0);
-        wait_until([&] { return done_.load(std::memory_order_acquire) == size_ - 1; });
+        barrier();
     }
 
     // Nobody passes before all have come.
@@ -61,34 +59,27 @@ class Team {
         if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
             arrived_.store(0, std::memory_order_relaxed);
             turn_.store(turn + 1, std::memory_order_release);
+            turn_.notify_all();
             return;
         }
-        wait_until([&] { return turn_.load(std::memory_order_acquire) != turn; });
+        spin_then_sleep(turn_, turn, 4096);
     }
 
     static int next(std::atomic<int>& counter) { return counter.fetch_add(1, std::memory_order_relaxed); }
 
   private:
-    template <class Ready>
-    static void wait_until(Ready ready) {
-        for (int spins = 0; !ready(); spins++) {
-            if (spins < 4096)
-                pause();
-            else
-                sched_yield();
-        }
+    // Returns when `value` is no longer `old`.
+    static void spin_then_sleep(const std::atomic<uint32_t>& value, uint32_t old, int spins) {
+        while (spins-- && value.load(std::memory_order_acquire) == old) pause();
+        value.wait(old, std::memory_order_acquire);
     }
 
     void serve(int worker) {
-        uint32_t seen = 0;
-        for (;;) {
-            // A caller that steps again at once finds the team awake.
-            for (int spins = 0; spins < 20000 && call_.load(std::memory_order_acquire) == seen; spins++) pause();
-            call_.wait(seen, std::memory_order_acquire);
-            seen = call_.load(std::memory_order_acquire);
+        for (uint32_t seen = 0;; seen++) {
+            spin_then_sleep(call_, seen, 20000);  // a caller that steps again at once finds the team awake
             if (ending_) return;
             (*work_)(worker);
-            done_.fetch_add(1, std::memory_order_release);
+            barrier();
         }
     }
 
@@ -97,7 +88,6 @@ class Team {
     const std::function<void(int)>* work_ = nullptr;
     std::atomic<bool> ending_{false};
     alignas(64) std::atomic<uint32_t> call_{0};
-    alignas(64) std::atomic<int> done_{0};
     alignas(64) std::atomic<int> arrived_{0};
     alignas(64) std::atomic<uint32_t> turn_{0};
 };
