@@ -151,13 +151,17 @@ def _choice(source: str, tokenizer: Tokenizer) -> Any:
 def _tool_calls(source: str, tokenizer: Tokenizer) -> Any:
     r"""Tool calls as a grammar of Lark. With text allowed, and tags that are tokens (number 7 and 8) of their own:
 
-        start: TEXT | TEXT <[7]> call more{0,15}
+        start: TEXT | TEXT <[7]> call more{0,15} AFTER?
         more: "\n" <[7]> call
         call: "\n{\"name\": \"" (tool_0 | tool_1) "}\n" <[8]>
         tool_0: "weather\", \"arguments\": " %json {"type": "object", ...}
         TEXT: any text without the tag
+        AFTER: blank space, or the first words of any text that is no tag
 
     Where the tag is letters like others, the text before it ends at its first occurrence ("lazy").
+
+    AFTER lets the model be done with calling. Many end a call with a line break, and without AFTER the line break could
+    only lead to another call. With it the answer may end there; or a text begins, which completes the form and ends it.
     """
     asked = json.loads(source)
     form = CallForm(**asked["form"])
@@ -169,7 +173,10 @@ def _tool_calls(source: str, tokenizer: Tokenizer) -> Any:
         **tools,
     }
     tag = _literal(TAG, tokenizer)
-    calls = f"call more{{0,{asked['most'] - 1}}}" if asked["most"] > 1 else "call"
+    calls = "call"
+    if asked["most"] > 1:
+        calls += f" more{{0,{asked['most'] - 1}}} AFTER?"
+        rules["AFTER"] = r"/\s{1,4}|\s{0,4}[^\s<](?s:.{0,12})/"
     if not asked["text"]:
         rules["start"] = f"{tag} {calls}"
     else:

@@ -130,7 +130,14 @@ def test_tool_calls_are_text_and_then_the_form(talker: Talker, before: str) -> N
     assert mine.allowed()[ends].any() and not mine.complete, "the end, or a second call"
     for token in spelled(e, "\n" + CALL):
         assert mine.allowed()[token] and mine.accept(token)
-    assert mine.complete, "no third one"
+    (line,) = spelled(e, "\n")
+    assert mine.accept(line) and mine.allowed()[ends].any(), "a line break is no promise of another one"
+    assert not mine.allowed()[spelled(e, "<")].any(), "no third one"
+    for character in "x 01234567890":
+        assert not mine.complete
+        (token,) = spelled(e, character)
+        assert mine.allowed()[token] and mine.accept(token), "a text begins"
+    assert mine.complete, "and that is the end"
 
 
 def test_a_call_must_keep_the_schema_of_its_tool(talker: Talker) -> None:
