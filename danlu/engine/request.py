@@ -77,14 +77,23 @@ class Grammar:
         return cls("lark", grammar)
 
     @classmethod
-    def tool_calls(cls, form: CallForm, tools: Mapping[str, Mapping[str, Any]], *, text: bool, most: int) -> Grammar:
+    def tool_calls(
+        cls,
+        form: CallForm,
+        tools: Mapping[str, Mapping[str, Any]],
+        *,
+        most: int,
+        text: bool = False,
+        bare: bool = False,
+    ) -> Grammar:
         """Calls of tools, written in `form`; `tools` is {name: JSON schema of the arguments}.
 
-        At least one call and at most `most`; with `text` there may be text before the first, or text alone.
+        At least one call and at most `most`; with `text` there may be text before the first, or text alone. With `bare`
+        such an answer may also be one call without tags, if it begins so; else that is text.
         """
         if not tools:
             raise UserError("tool calls need at least one tool")
-        asked = {"form": asdict(form), "tools": tools, "text": text, "most": most}
+        asked = {"form": asdict(form), "tools": tools, "most": most, "text": text, "bare": bare}
         return cls("tool_calls", json.dumps(asked, ensure_ascii=False))
 
 

@@ -151,46 +151,67 @@ def _choice(source: str, tokenizer: Tokenizer) -> Any:
 def _tool_calls(source: str, tokenizer: Tokenizer) -> Any:
     r"""Tool calls as a grammar of Lark. With text allowed, and tags that are tokens (number 7 and 8) of their own:
 
-        start: TEXT | TEXT <[7]> call more{0,15} AFTER?
+        start: TEXT | TEXT <[7]> call more{0,15} AFTER? | bare AFTER?
         more: "\n" <[7]> call
         call: "\n{\"name\": \"" (tool_0 | tool_1) "}\n" <[8]>
-        tool_0: "weather\", \"arguments\": " %json {"type": "object", ...}
-        TEXT: any text without the tag
+        tool_0: "weather\", \"arguments\": " arguments_0
+        arguments_0: %json {"type": "object", ...}
+        bare: (bare_0 | bare_1) /\s{0,8}\}/
+        bare_0: /(```(json)?\n)?\{\s{0,8}"name":\s?"weather",\s{0,8}"arguments":\s?/ arguments_0
+        TEXT: any text without the tag, and without the beginning of a bare call of a known tool
         AFTER: blank space, or the first words of any text that is no tag
 
-    Where the tag is letters like others, the text before it ends at its first occurrence ("lazy").
+    Where the tag is letters like others, the text before it ends at its first occurrence ("lazy"). A bare call is how a
+    model begins that forgets the tag: it answers with the JSON, or with a block of it.
 
     AFTER lets the model be done with calling. Many end a call with a line break, and without AFTER the line break could
     only lead to another call. With it the answer may end there; or a text begins, which completes the form and ends it.
     """
     asked = json.loads(source)
-    form = CallForm(**asked["form"])
-    tools = {f"tool_{i}": _tool(name, schema) for i, (name, schema) in enumerate(asked["tools"].items())}
+    form, names = CallForm(**asked["form"]), list(asked["tools"])
     head, tail = form.opening.removeprefix(TAG) + '{"name": "', "}" + form.closing
     rules = {
-        "call": f"{_literal(head, tokenizer)} ({' | '.join(tools)}) {_literal(tail, tokenizer)}",
+        "call": f"{_literal(head, tokenizer)} ({_any_of('tool', names)}) {_literal(tail, tokenizer)}",
         "more": f"{_literal(form.between + TAG, tokenizer)} call",
-        **tools,
+        "AFTER": r"/\s{1,4}|\s{0,4}[^\s<](?s:.{0,12})/",
     }
+    for i, (name, schema) in enumerate(asked["tools"].items()):
+        rules[f"arguments_{i}"] = _arguments(name, schema)
+        rules[f"tool_{i}"] = json.dumps(f'{name}", "arguments": ', ensure_ascii=False) + f" arguments_{i}"
     tag = _literal(TAG, tokenizer)
-    calls = "call"
-    if asked["most"] > 1:
-        calls += f" more{{0,{asked['most'] - 1}}} AFTER?"
-        rules["AFTER"] = r"/\s{1,4}|\s{0,4}[^\s<](?s:.{0,12})/"
+    calls = f"call more{{0,{asked['most'] - 1}}} AFTER?" if asked["most"] > 1 else "call"
     if not asked["text"]:
         rules["start"] = f"{tag} {calls}"
+        return _lark(_rules(rules), tokenizer)
+    bare = ""
+    no_call = ""
+    if asked["bare"]:
+        begin = r'(```(json)?\n)?\{\s{0,8}"name":\s?"'
+        for i, name in enumerate(names):
+            rules[f"bare_{i}"] = rf'/{begin}{re.escape(name)}",\s{{0,8}}"arguments":\s?/ arguments_{i}'
+        rules["bare"] = rf"({_any_of('bare', names)}) /\s{{0,8}}\}}/"
+        bare = " | bare AFTER?"
+        no_call = f' & ~/{begin}({"|".join(map(re.escape, names))})"(?s:.*)/'
+    rules["TEXT"] = f"/(?s:.*)/ & ~/(?s:.*){re.escape(TAG)}(?s:.*)/{no_call}"
+    if TAG in tokenizer.control_tokens:
+        rules["start"] = f"TEXT | TEXT {tag} {calls}{bare}"
     else:
-        rules["TEXT"] = f"/(?s:.*)/ & ~/(?s:.*){re.escape(TAG)}(?s:.*)/"
-        if TAG in tokenizer.control_tokens:
-            rules["start"] = f"TEXT | TEXT {tag} {calls}"
-        else:
-            rules["opened[lazy]"] = f"/(?s:.*)/ {tag}"
-            rules["start"] = f"TEXT | opened {calls}"
-    return _lark("\n".join(f"{name}: {rule}" for name, rule in rules.items()), tokenizer)
+        rules["OPENED"] = f"/(?s:.*){re.escape(TAG)}/{no_call}"
+        rules["opened[lazy]"] = "OPENED"
+        rules["start"] = f"TEXT | opened {calls}{bare}"
+    return _lark(_rules(rules), tokenizer)
 
 
-def _tool(name: str, schema: dict[str, Any]) -> str:
-    """The end of a tool's name, and its arguments. Raises UserError, naming the tool, for a schema that is refused."""
+def _any_of(kind: str, names: list[str]) -> str:
+    return " | ".join(f"{kind}_{i}" for i in range(len(names)))
+
+
+def _rules(rules: dict[str, str]) -> str:
+    return "\n".join(f"{name}: {rule}" for name, rule in rules.items())
+
+
+def _arguments(name: str, schema: dict[str, Any]) -> str:
+    """The arguments of a tool. Raises UserError, naming the tool, for a schema that is refused."""
     from llguidance import LLMatcher
 
     # No escapes by number: half of a surrogate pair is legal JSON, and no text.
@@ -198,8 +219,7 @@ def _tool(name: str, schema: dict[str, Any]) -> str:
     refused, messages = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_json_schema(schema))
     if refused:
         raise UserError(f'the parameters of the tool "{name}" are not understood: {_first_line(messages[0])}')
-    head = json.dumps(f'{name}", "arguments": ', ensure_ascii=False)
-    return f"{head} %json {json.dumps(schema, ensure_ascii=False)}"
+    return f"%json {json.dumps(schema, ensure_ascii=False)}"
 
 
 def _literal(text: str, tokenizer: Tokenizer) -> str:

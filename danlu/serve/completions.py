@@ -114,7 +114,8 @@ class ChatAnswer(Answer):
         assert isinstance(request, ChatRequest)
         self._readers: list[CallReader] = []  # one for each choice, where there may be calls
         if request.callable_tools:
-            self._readers = [CallReader(text=not request.must_call) for _ in range(self.n_choices)]
+            bare = [tool.function.name for tool in request.callable_tools if request.bare_calls]
+            self._readers = [CallReader(text=not request.must_call, bare=bare) for _ in range(self.n_choices)]
 
     def opening(self) -> list[BaseModel]:
         delta = ChatDelta(role="assistant", content=None if self._readers else "")

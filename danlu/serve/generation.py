@@ -194,7 +194,7 @@ def _calling(served: ServedModel, request: ChatRequest, sampling: Sampling) -> S
     form, text = call_form(served.tokenizer) or PLAIN, not request.must_call
     return replace(
         sampling,
-        grammar=Grammar.tool_calls(form, tools, text=text, most=request.most_calls),
+        grammar=Grammar.tool_calls(form, tools, most=request.most_calls, text=text, bare=request.bare_calls),
         stop=sampling.stop if text else (),
         stop_before=TAG,
         skip_special=False,  # in some vocabularies <tool_call> is one

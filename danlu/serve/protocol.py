@@ -286,6 +286,11 @@ class ChatRequest(GenerationRequest):
         return self.tool_choice not in ("none", "auto")
 
     @property
+    def bare_calls(self) -> bool:
+        """Whether an answer that begins as the JSON of a call is one. A stop string would not spare it."""
+        return not self.must_call and not self.stop
+
+    @property
     def most_calls(self) -> int:
         return MAX_CALLS if self.parallel_tool_calls and not isinstance(self.tool_choice, NamedTool) else 1
 

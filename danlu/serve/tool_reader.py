@@ -7,6 +7,9 @@ A grammar keeps the model to this form (engine/structured.py), so there is nothi
 ends before the tag and the blank space in front of it, a call begins when its name is whole, and its arguments are
 handed on piece by piece until their last brace. However the text is cut into pieces, the result is the same.
 
+A model that forgets the tag begins its answer with the JSON of the call, or with a block of it. Where the name is that
+of a tool, that is a call as well; until it is known, such a beginning is held back.
+
 An answer that ends within a head has no call there; one that ends within the arguments leaves them as they are.
 """
 
@@ -14,11 +17,13 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from danlu.tokenizer.tools import TAG
 
-_HEAD = re.compile(r'[^{]*\{"name": "([^"]+)", "arguments": ')
+_HEAD = re.compile(r'[^{]*\{\s*"name":\s?"([^"]+)",\s*"arguments":\s?(?=\{)')
+KNOWN_BY = 128  # characters: no beginning of a call, with a name of at most 64, is longer
 
 
 @dataclass
@@ -32,11 +37,13 @@ class CallPiece:
 
 
 class CallReader:
-    """Reads one answer. `text`: content may come before the first call."""
+    """Reads one answer. `text`: content may come before the first call; `bare`: tools that may be called bare."""
 
-    def __init__(self, *, text: bool) -> None:
+    def __init__(self, *, text: bool, bare: Sequence[str] = ()) -> None:
         self.calls = 0  # whose name was read
-        self._part = "content" if text else "head"
+        self._part = "beginning" if text and bare else "content" if text else "head"
+        names = "|".join(map(re.escape, bare))
+        self._bare = re.compile(rf'(```(json)?\n)?\{{\s*"name":\s?"({names})"')
         self._held = ""
         self._depth = 0  # of braces in the arguments
         self._in_string = self._escaped = False
@@ -47,7 +54,12 @@ class CallReader:
         content = ""
         deltas: list[CallPiece] = []
         while True:
-            if self._part == "content":
+            if self._part == "beginning":
+                called = self._bare.match(self._held) is not None
+                if not called and not last and len(self._held) < KNOWN_BY and self._held[:1] in ("", "`", "{"):
+                    return content, deltas
+                self._part = "head" if called else "content"
+            elif self._part == "content":
                 at = self._held.find(TAG)
                 n = at if at >= 0 else len(self._held) if last else self._sure()
                 content += self._take(n) if at < 0 else self._take(n).rstrip()

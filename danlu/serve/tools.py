@@ -8,7 +8,8 @@
     parallel_tool_calls   false: at most one call in an answer; else at most MAX_CALLS
 
 A call always parses and keeps its tool's schema, with `strict` or without: a grammar allows nothing else. Only an
-answer that was cut (finish_reason "length") may end inside one.
+answer that was cut (finish_reason "length") may end inside one. With "auto" an answer that begins as the JSON of a call
+of one of the tools is a call too, tag or not (engine/structured.py); requests with stop strings go without that.
 
 Shapes follow https://platform.openai.com/docs/api-reference/chat/create (tools, tool_choice, messages).
 """

@@ -158,6 +158,32 @@ def test_a_call_must_keep_the_schema_of_its_tool(talker: Talker) -> None:
     assert not reads(CALL.replace("北京", r"\u5317"))
 
 
+BARE = '{"name": "look", "arguments": {"城市": "北京", "days": 3, "warm": true}}'
+BLOCK = '```json\n{\n  "name": "look",\n  "arguments": {"城市": "北京", "days": 3, "warm": true}\n}\n```'
+
+
+def test_a_call_without_its_tag_keeps_the_schema_too(talker: Talker) -> None:
+    e = Engine(talker)
+
+    def reads(text: str, bare: bool = True) -> bool:
+        tools = {"look": SCHEMA, "loo": {"type": "object"}}
+        matcher = e.prepare(Sampling(grammar=Grammar.tool_calls(PLAIN, tools, text=True, bare=bare, most=2)))
+        assert matcher is not None
+        mine = matcher.copy()
+        return all(mine.allowed()[token] and mine.accept(token) for token in spelled(e, text))
+
+    assert reads(CALL) and reads("text " + CALL)
+    for text in (BARE, BLOCK):
+        assert reads(text)
+        assert reads(text.replace("look", "loo")), "which takes anything"
+        assert not reads(text.replace("3", "15"))
+        assert reads(text.replace("3", "15"), bare=False), "there it is text"
+        assert reads("so: " + text.replace("3", "15")), "and so it is behind a word"
+        assert reads(text.replace("look", "other").replace("3", "15")), "and of no known tool"
+    assert not reads(BARE + CALL), "one call, no tag behind it"
+    assert reads("```python\nprint()\n```") and reads('{"city": "Paris"}')
+
+
 def test_the_deadline(talker: Talker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(structured, "COMPILE_SECONDS", 0.0)
     with pytest.raises(UserError, match="took longer than 0 s to compile"):

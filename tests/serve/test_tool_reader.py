@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -15,9 +16,9 @@ from danlu.tokenizer.tools import CallForm
 Calls = list[tuple[str, str]]
 
 
-def read(pieces: list[str], *, text: bool = True) -> tuple[str, Calls]:
+def read(pieces: list[str], *, text: bool = True, bare: Sequence[str] = ()) -> tuple[str, Calls]:
     """Content and (name, arguments) of all calls, put together as a client does it."""
-    reader = CallReader(text=text)
+    reader = CallReader(text=text, bare=bare)
     content, names, arguments, ids = "", [], [], []
     for i, piece in enumerate(pieces):
         more, calls = reader.push(piece, last=i == len(pieces) - 1)
@@ -39,6 +40,24 @@ def test_by_hand() -> None:
     expected = ("Look.", [("天气", '{"城市": "北}京"}')])
     assert read([text]) == expected
     assert read(list(text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "calls"),
+    [
+        ('{"name": "f", "arguments": {"a": 1}}', "", [("f", '{"a": 1}')]),
+        ('```json\n{\n  "name": "天气",\n  "arguments": {"a": "}"}\n}\n```', "", [("天气", '{"a": "}"}')]),
+        ('{"name": "other", "arguments": {}}', '{"name": "other", "arguments": {}}', []),
+        ('{"name": "f', '{"name": "f', []),
+        ("```python\n" + "x" * 200 + "\n``` ", "```python\n" + "x" * 200 + "\n``` ", []),
+        ('so: {"name": "f", "arguments": {}}', 'so: {"name": "f", "arguments": {}}', []),
+        ("", "", []),
+    ],
+)
+def test_a_bare_call_is_one_at_the_beginning_and_of_a_known_tool(text: str, content: str, calls: Calls) -> None:
+    assert read([text], bare=["f", "天气"]) == (content, calls)
+    assert read(list(text) or [""], bare=["f", "天气"]) == (content, calls)
+    assert read([text])[1] == []
 
 
 VALUES = st.recursive(
@@ -75,7 +94,8 @@ def test_what_was_written_is_read_however_it_is_cut(
         ("so it is \n", "so it is \n", []),
         ('so <tool_call>\n{"name": "we', "so", []),
         ('<tool_call>\n{"name": "f", "arguments": {"a": "b', "", [("f", '{"a": "b')]),
-        ('<tool_call>\n{"name": "f", "arguments": ', "", [("f", "")]),
+        ('<tool_call>\n{"name": "f", "arguments": ', "", []),
+        ('<tool_call>\n{"name": "f", "arguments": {', "", [("f", "{")]),
     ],
 )
 def test_an_answer_that_was_cut(text: str, content: str, calls: Calls) -> None:
