@@ -23,7 +23,7 @@ A server that takes every request answers none in time. So a new one is refused 
     memory   the prompts inside would fill the KV cache more than 1 + WAITING_CACHES times
 
 and what is inside goes on. `Retry-After` is an estimate: how many must leave before there is room, over how many left a
-second lately. An empty server takes whatever can be computed at all.
+second since the server was last empty. An empty server takes whatever can be computed at all.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 WAITING_CACHES = 4  # not tuned
 RETRY_SECONDS = (1, 60)  # the least and the most of Retry-After
-RETRY_UNKNOWN = 5  # of a server that nobody has left yet (a guess)
+RETRY_UNKNOWN = 5  # while fewer than two have left (a guess)
 LEAVES_REMEMBERED = 32
 
 
@@ -74,7 +74,6 @@ class Ticket:
 
     prompts: Sequence[list[int]]
     sampling: Sampling
-    priority: int
     loop: asyncio.AbstractEventLoop
     queue: asyncio.Queue[tuple[int, Delta] | BaseException | None] = field(default_factory=asyncio.Queue)
     first_choice: dict[str, int] = field(default_factory=dict)  # engine request id -> index of its first choice
@@ -126,7 +125,7 @@ class EngineWorker:
 
         Raises ApiError: 503 while overloaded (`Overloaded`), shutting down or broken, 400 for what the engine refuses.
         """
-        ticket = Ticket(prompts, sampling, priority, asyncio.get_running_loop())
+        ticket = Ticket(prompts, sampling, asyncio.get_running_loop())
         ticket.open_choices = ticket.choices
         with self._wake:
             self._admit(ticket)
@@ -212,13 +211,15 @@ class EngineWorker:
         if ticket not in self._tickets:
             return
         del self._tickets[ticket]
-        self._leaves.append((time.monotonic(), ticket.choices))
+        if ticket.first_choice:  # it was inside
+            self._leaves.append((time.monotonic(), ticket.choices))
         for request_id in ticket.first_choice:
             del self._routes[request_id]
             if ticket.open_choices and self.failure is None:
                 self.engine.cancel(request_id)
         self.pending -= ticket.choices
         if self.pending == 0:
+            self._leaves.clear()  # an idle hour says nothing about the speed
             self._idle.set()
         _on_loop(ticket.loop, ticket.queue.put_nowait, error)
 

@@ -116,6 +116,10 @@ def test_retry_after_is_how_many_must_leave_over_how_many_leave_a_second(monkeyp
         assert seconds(two) == 8
         clock.now += 10_000
         assert seconds(one) == RETRY_SECONDS[1]
+        for ticket in tickets:
+            worker.cancel(ticket)
+        tickets = [worker.submit([[5]], one) for _ in range(worker.limit)]
+        assert seconds(one) == RETRY_UNKNOWN, "what was before an idle time does not count"
 
     asyncio.run(scenario())
 
