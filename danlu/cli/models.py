@@ -10,6 +10,7 @@ import click
 
 from danlu.cli.common import command, engine_for, print_table
 from danlu.core.errors import UserError
+from danlu.serve import MAX_WAITING
 
 if TYPE_CHECKING:
     from danlu.core.store import Store
@@ -93,8 +94,21 @@ def register(main: click.Group) -> None:
     @click.option("--host", default="127.0.0.1", show_default=True)
     @click.option("--port", default=8000, show_default=True)
     @click.option("--api-key", envvar="DANLU_API_KEY", help="Require this key (or set DANLU_API_KEY).")
+    @click.option(
+        "--max-waiting",
+        type=click.IntRange(min=0),
+        default=MAX_WAITING,
+        show_default=True,
+        help="Answers that may wait beyond those being written; more are refused with 503.",
+    )
     def serve(
-        store: Store, as_json: bool, models: tuple[str, ...], host: str, port: int, api_key: str | None
+        store: Store,
+        as_json: bool,
+        models: tuple[str, ...],
+        host: str,
+        port: int,
+        api_key: str | None,
+        max_waiting: int,
     ) -> dict[str, Any]:
         """Serve models over the OpenAI protocol, with a chat page at /."""
         from danlu.serve.server import serve_models
@@ -104,7 +118,7 @@ def register(main: click.Group) -> None:
             raise UserError(
                 "two of the models would have the same name on the server", "name them apart with danlu import"
             )
-        serve_models(paths, host=host, port=port, api_key=api_key)
+        serve_models(paths, host=host, port=port, api_key=api_key, max_waiting=max_waiting)
         return {"served": list(paths)}
 
     @command(main, "eval")

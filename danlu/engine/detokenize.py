@@ -17,7 +17,8 @@ that could still become a stop string. With stop = ["###"], pushed "a#", "#b", "
     "##"     ""            ""      "##"
     "#c"     "##"          ""      stopped; "###" and what follows is dropped
 
-Whatever the pieces, the pieces shown add up to the text before the first stop string that is complete.
+Whatever the pieces, the pieces shown add up to the text before the first stop string that is complete. A text may be
+named that ends the watch (the tag that opens a tool call): behind it a stop string is only text.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ class TokenBytes(Protocol):
 
 
 class StopStrings:
-    """Cuts a stream of text at the first stop string that is complete."""
+    """Cuts a stream of text at the first stop string that is complete, unless `before` was complete earlier."""
 
-    def __init__(self, stop: tuple[str, ...]) -> None:
-        self.stop = stop
+    def __init__(self, stop: tuple[str, ...], before: str = "") -> None:
+        self.stop = (*stop, before) if stop and before else stop
+        self.before = before
         self.stopped = False
         self._held = ""
 
@@ -49,11 +51,16 @@ class StopStrings:
         if self.stopped or not self.stop:
             return "" if self.stopped else text
         text = self._held + text
-        ends = [(at + len(stop), at) for stop in self.stop if (at := text.find(stop)) >= 0]
+        ends = [(at + len(stop), at, stop) for stop in self.stop if (at := text.find(stop)) >= 0]
         if ends:
             # The one that ends first wins, so that the result does not depend on how the text was cut into pieces.
-            self.stopped, self._held = True, ""
-            return text[: min(ends)[1]]
+            _, at, stop = min(ends)
+            self._held = ""
+            if stop == self.before:
+                self.stop = ()
+                return text
+            self.stopped = True
+            return text[:at]
         shown = len(text) - self._could_begin(text)
         self._held = text[shown:]
         return text[:shown]
@@ -78,11 +85,18 @@ class TextStream:
     `text` is all that was shown so far. After `finish` it equals decoding all tokens at once, cut at the stop string.
     """
 
-    def __init__(self, tokenizer: TokenBytes | None, stop: tuple[str, ...] = (), *, skip_special: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: TokenBytes | None,
+        stop: tuple[str, ...] = (),
+        *,
+        stop_before: str = "",
+        skip_special: bool = True,
+    ) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._stop = StopStrings(stop)
+        self._stop = StopStrings(stop, stop_before)
         self._shown: list[str] = []
 
     @property

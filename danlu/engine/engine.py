@@ -242,13 +242,20 @@ class Engine:
     # --- the loop's door ------------------------------------------------------------------------------------------
 
     def submit(
-        self, prompt_ids: ListLike[int], sampling: Sampling, on_delta: Callable[[Delta], Any] | None = None
+        self,
+        prompt_ids: ListLike[int],
+        sampling: Sampling,
+        on_delta: Callable[[Delta], Any] | None = None,
+        *,
+        priority: int = 0,
     ) -> Request:
         """Queue a prompt. From any thread. Raises UserError when it can never be answered.
 
-        `on_delta` is called for every piece, in the thread that steps; it must not raise.
+        `on_delta` is called for every piece, in the thread that steps; it must not raise. A request of a lower
+        `priority` begins earlier, and gives way later when the cache is full.
         """
         request = self._request(list(prompt_ids), sampling, on_delta)
+        request.priority = priority
         self._inbox.append(("submit", request))
         return request
 
@@ -334,7 +341,12 @@ class Engine:
         matcher = self.prepare(sampling)
         seed = sampling.seed if sampling.seed is not None else randbits(63)
         for index in range(sampling.n):
-            text = TextStream(self.tokenizer, tuple(sampling.stop), skip_special=sampling.skip_special)
+            text = TextStream(
+                self.tokenizer,
+                tuple(sampling.stop),
+                stop_before=sampling.stop_before,
+                skip_special=sampling.skip_special,
+            )
             generator = None if sampling.greedy else torch.Generator().manual_seed(seed + index)
             own = matcher.copy() if matcher is not None else None
             request.sequences.append(Sequence(request, index, list(prompt_ids), max_length, text, generator, own))

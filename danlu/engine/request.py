@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as ListLike
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from danlu.core.errors import UserError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from danlu.engine.detokenize import TextStream
     from danlu.engine.structured import Matcher
+    from danlu.tokenizer.tools import CallForm
 
 # Below this a temperature is greedy: dividing logits by it would overflow float32.
 GREEDY_BELOW = 1e-5
@@ -41,6 +42,7 @@ class Grammar:
     regex        a regular expression in Rust's syntax, for the whole answer
     choice       a JSON list of texts: the answer is one of them
     lark         a grammar in Lark's syntax, beginning with the rule `start`
+    tool_calls   JSON of what `Grammar.tool_calls` takes
     """
 
     kind: str
@@ -74,9 +76,30 @@ class Grammar:
     def lark(cls, grammar: str) -> Grammar:
         return cls("lark", grammar)
 
+    @classmethod
+    def tool_calls(
+        cls,
+        form: CallForm,
+        tools: Mapping[str, Mapping[str, Any]],
+        *,
+        most: int,
+        text: bool = False,
+        bare: bool = False,
+    ) -> Grammar:
+        """Calls of tools, written in `form`; `tools` is {name: JSON schema of the arguments}.
+
+        At least one call and at most `most`; with `text` there may be text before the first, or text alone. With `bare`
+        such an answer may also be one call without tags, if it begins so; else that is text.
+        """
+        if not tools:
+            raise UserError("tool calls need at least one tool")
+        asked = {"form": asdict(form), "tools": tools, "most": most, "text": text, "bare": bare}
+        return cls("tool_calls", json.dumps(asked, ensure_ascii=False))
+
 
 _GRAMMARS = {
     "json_schema": "JSON schema", "regex": "regular expression", "choice": "list of choices", "lark": "grammar",
+    "tool_calls": "list of tools",
 }  # fmt: skip
 
 
@@ -98,6 +121,7 @@ class Sampling:
     | `n`                  | answers per prompt                                                                      |
     | `seed`               | same seed, same answer, whatever else runs; None = a new one each time                  |
     | `stop`               | strings that end the answer; they are not part of it                                    |
+    | `stop_before`        | stop strings count only up to this text; "" = everywhere                                |
     | `stop_token_ids`     | tokens that end the answer, beside the tokenizer's own                                  |
     | `ignore_eos`         | go on after an end-of-text token (for benchmarks)                                       |
     | `logprobs`           | None = off; k = log-probability of each chosen token and of the k most likely ones      |
@@ -118,6 +142,7 @@ class Sampling:
     n: int = 1
     seed: int | None = None
     stop: tuple[str, ...] | list[str] | str = ()
+    stop_before: str = ""
     stop_token_ids: tuple[int, ...] | list[int] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
@@ -227,7 +252,7 @@ class Output:
 
 @dataclass(eq=False)
 class Sequence:
-    """One answer in the making. The scheduler owns `computed`, `table` and `contents`; the engine owns the rest.
+    """One answer in the making. The scheduler owns `arrival`, `computed`, `table` and `contents`; the engine the rest.
 
     `tokens` is prompt plus answer. Keys and values of `tokens[:computed]` are in the cache, in the blocks of `table`.
     A sequence whose `computed` is `len(tokens) - 1` decodes; with less it is being read in (or read in again after a
@@ -242,6 +267,7 @@ class Sequence:
     text: TextStream
     generator: torch.Generator | None = None
     matcher: Matcher | None = None  # of the grammar; has read what was generated
+    arrival: int = 0
     computed: int = 0
     drafts: list[int] = field(default_factory=list)
     table: list[int] = field(default_factory=list)
@@ -280,12 +306,16 @@ class Sequence:
 
 @dataclass(eq=False)
 class Request:
-    """A prompt that was submitted. `on_delta` is called in the thread that steps the engine."""
+    """A prompt that was submitted. `on_delta` is called in the thread that steps the engine.
+
+    Of those that wait, the one with the lowest `priority` begins first (scheduler.py).
+    """
 
     id: str
     prompt_ids: list[int]
     sampling: Sampling
     on_delta: Callable[[Delta], Any] | None = None
+    priority: int = 0
     sequences: list[Sequence] = field(default_factory=list)
     scores: tuple[TokenLogprob, ...] = ()  # of the prompt's tokens from the second on, where they are asked for
 

@@ -4,25 +4,31 @@ There is no prefill phase and no decode phase. Every sequence has `tokens` (know
 difference is its work. A step is a list of (sequence, number of tokens) under one budget, `max_batch_tokens`, filled in
 this order (the idea of vLLM's v1 scheduler):
 
-1. running sequences, oldest first: a decoding one has one token of work, one that still reads its prompt has many and
-   gets what is left of the budget (chunked prefill);
-2. waiting sequences, oldest first, while there is budget, a free place and room for all their known tokens.
+1. running sequences, in the order they began: a decoding one has one token of work, one that still reads its prompt
+   has many and gets what is left of the budget (chunked prefill);
+2. waiting sequences, by rank, while there is budget, a free place and room for all their known tokens.
 
 New prompts join behind the running ones, so a sequence with much work is always near the end of the list, and those
 that decode are served before it: a long prompt slows the others by at most one budget a step and never stops them.
 
+A rank is (priority of the request, arrival): a lower priority is served earlier, and among equals the older one. It
+orders those that wait and says who gives way; once running, all are served alike.
+
 A sequence that begins begins behind what is known: full blocks of the same tokens, left in the cache by others, are
 shared and not computed again (kv_cache.py).
 
-When the cache is full, the youngest running sequence is preempted: its blocks go back, it waits at the head of the
-queue with `computed = 0`, and is later read in again, prompt and answer so far, like a longer prompt (its own blocks
-are found, as far as nobody needed them). Its answer does not change, because nothing that was sampled is sampled again.
-The oldest sequence can always finish: alone it fits (`fits` is asked at submit), and all others give way to it.
+When the cache is full, the running sequence of the last rank is preempted: its blocks go back, it waits at its rank
+with `computed = 0`, and is later read in again, prompt and answer so far, like a longer prompt (its own blocks are
+found, as far as nobody needed them). Its answer does not change, because nothing that was sampled is sampled again.
+The sequence of the first rank can always finish: alone it fits (`fits` is asked at submit), while it waits nobody else
+begins, and all others give way to it. The rest finish when those before them have; a low priority may wait for as long
+as better ones keep coming.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import itertools
+from bisect import insort
 
 from danlu.engine.kv_cache import KVCache
 from danlu.engine.request import Sequence
@@ -30,8 +36,13 @@ from danlu.engine.request import Sequence
 Step = list[tuple[Sequence, int]]
 
 
+def rank(sequence: Sequence) -> tuple[int, int]:
+    """Smaller is served earlier and gives way later."""
+    return sequence.request.priority, sequence.arrival
+
+
 class Scheduler:
-    """Owns the queues, and of each sequence `computed`, `table` and `contents`."""
+    """Owns the queues, and of each sequence `arrival`, `computed`, `table` and `contents`."""
 
     def __init__(self, cache: KVCache, *, max_batch_tokens: int, max_sequences: int, prefix_cache: bool = True) -> None:
         self.cache = cache
@@ -39,16 +50,18 @@ class Scheduler:
         self.prefix_tokens = self.prefix_hits = 0  # tokens that were admitted, and those of them that were known
         self.max_batch_tokens = max_batch_tokens
         self.max_sequences = max_sequences
-        self.running: list[Sequence] = []
-        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []  # in the order they began
+        self.waiting: list[Sequence] = []  # by rank
         self.n_preemptions = 0
+        self._arrivals = itertools.count()
 
     def fits(self, n_tokens: int) -> bool:
         """Whether a sequence that grows to `n_tokens` can be computed at all. Its last token is never fed back."""
         return n_tokens - 1 <= self.cache.capacity
 
     def add(self, sequence: Sequence) -> None:
-        self.waiting.append(sequence)
+        sequence.arrival = next(self._arrivals)
+        insort(self.waiting, sequence, key=rank)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence (finished or cancelled) and take its blocks back."""
@@ -57,34 +70,37 @@ class Scheduler:
 
     def schedule(self) -> Step:
         """The next step. Blocks for it are allocated; `computed` moves only in `advance`, when it was done."""
-        step: Step = []
+        step: dict[Sequence, int] = {}
         budget = self.max_batch_tokens
         preempted = False
         for sequence in list(self.running):
-            if not budget or sequence not in self.running:
+            if not budget:
                 break
+            if sequence not in self.running:
+                continue  # it gave way to one before it
             n = min(len(sequence.tokens) + len(sequence.drafts) - sequence.computed, budget)
             while not self.cache.grow(sequence.table, sequence.computed + n):
                 preempted = True
-                victim = self.running[-1]
+                victim = max(self.running, key=rank)
                 self._preempt(victim)
+                budget += step.pop(victim, 0)
                 if victim is sequence:
                     break
             else:
-                step.append((sequence, n))
+                step[sequence] = n
                 budget -= n
         while self.waiting and budget and not preempted and len(self.running) < self.max_sequences:
             sequence = self.waiting[0]
             if not self._begin(sequence):
-                break  # first come, first served: a smaller one behind it does not overtake
+                break  # a smaller one behind it does not overtake
             n = min(len(sequence.tokens) - sequence.computed, budget)
             grown = self.cache.grow(sequence.table, sequence.computed + n)
             assert grown
-            self.running.append(self.waiting.popleft())
-            step.append((sequence, n))
+            self.running.append(self.waiting.pop(0))
+            step[sequence] = n
             budget -= n
         assert step or not (self.running or self.waiting), "there is work and nobody was scheduled"
-        return step
+        return list(step.items())
 
     def advance(self, step: Step) -> None:
         """The step was computed: its tokens are in the cache, and full blocks can be found by others.
@@ -99,6 +115,7 @@ class Scheduler:
     def check(self) -> None:
         """Assert the invariants; used by tests after every step."""
         assert not any(sequence.table or sequence.computed for sequence in self.waiting)
+        assert self.waiting == sorted(self.waiting, key=rank)
         assert len(self.running) <= self.max_sequences
         for sequence in self.running:
             assert len(sequence.table) >= self.cache.blocks_for(sequence.computed)
@@ -125,5 +142,5 @@ class Scheduler:
         self.cache.release(sequence.table)
         sequence.contents.clear()
         sequence.computed = 0
-        self.waiting.appendleft(sequence)
+        insort(self.waiting, sequence, key=rank)
         self.n_preemptions += 1

@@ -1,4 +1,4 @@
-"""Answers that keep a form: JSON of a schema, a regular expression, one of several texts, any grammar.
+"""Answers that keep a form: JSON of a schema, a regular expression, one of several texts, any grammar, tool calls.
 
 A parser reads along with the answer and says, before each token, which tokens may come next; all others get the logit
 -infinity. What is left is sampled as ever, so the answer is the model's own, within the form:
@@ -16,6 +16,7 @@ A form that is complete ends the answer. One that is not when `max_tokens` is re
 from __future__ import annotations
 
 import json
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from danlu.core.errors import UserError, need
 from danlu.engine.request import Grammar
+from danlu.tokenizer.tools import TAG, CallForm
 
 if TYPE_CHECKING:
     from danlu.tokenizer.tokenizer import Tokenizer
@@ -107,7 +109,7 @@ class Grammars:
                 if self._reader is None:
                     ends = sorted(self._stop_ids) or None
                     self._reader = LLTokenizer(self._tokenizer.to_json(), n_vocab=self._vocab_size, eos_token=ends)
-            source = _SOURCES[grammar.kind](grammar.source)
+            source = _SOURCES[grammar.kind](grammar.source, self._tokenizer)
             raw = LLMatcher(self._reader, source, log_level=0)
         except UserError as error:
             return error
@@ -118,32 +120,118 @@ class Grammars:
         return raw
 
 
-def _json_schema(source: str) -> Any:
+# One way to write JSON: a small model given the choice fills a page with blanks.
+_ONE_WAY = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+def _json_schema(source: str, _: Tokenizer) -> Any:
     from llguidance import LLMatcher
 
-    # One way to write it: a small model given the choice fills a page with blanks.
-    spaces: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    return LLMatcher.grammar_from_json_schema(source, defaults=spaces)
+    defaults: Any = _ONE_WAY
+    return LLMatcher.grammar_from_json_schema(source, defaults=defaults)
 
 
-def _regex(source: str) -> Any:
+def _regex(source: str, _: Tokenizer) -> Any:
     from llguidance import LLMatcher
 
     return LLMatcher.grammar_from_regex(source)
 
 
-def _lark(source: str) -> Any:
+def _lark(source: str, _: Tokenizer) -> Any:
     from llguidance import LLMatcher
 
     return LLMatcher.grammar_from_lark(source)
 
 
-def _choice(source: str) -> Any:
+def _choice(source: str, tokenizer: Tokenizer) -> Any:
     texts = " | ".join(json.dumps(text, ensure_ascii=False) for text in json.loads(source))
-    return _lark(f"start: {texts}")
+    return _lark(f"start: {texts}", tokenizer)
 
 
-_SOURCES = {"json_schema": _json_schema, "regex": _regex, "choice": _choice, "lark": _lark}
+def _tool_calls(source: str, tokenizer: Tokenizer) -> Any:
+    r"""Tool calls as a grammar of Lark. With text allowed, and tags that are tokens (number 7 and 8) of their own:
+
+        start: TEXT | TEXT <[7]> call more{0,15} AFTER? | bare AFTER?
+        more: "\n" <[7]> call
+        call: "\n{\"name\": \"" (tool_0 | tool_1) "}\n" <[8]>
+        tool_0: "weather\", \"arguments\": " arguments_0
+        arguments_0: %json {"type": "object", ...}
+        bare: (bare_0 | bare_1) /\s{0,8}\}/
+        bare_0: /(```(json)?\n)?\{\s{0,8}"name":\s?"weather",\s{0,8}"arguments":\s?/ arguments_0
+        TEXT: any text without the tag, and without the beginning of a bare call of a known tool
+        AFTER: blank space, or the first words of any text that is no tag
+
+    Where the tag is letters like others, the text before it ends at its first occurrence ("lazy"). A bare call is how a
+    model begins that forgets the tag: it answers with the JSON, or with a block of it.
+
+    AFTER lets the model be done with calling. Many end a call with a line break, and without AFTER the line break could
+    only lead to another call. With it the answer may end there; or a text begins, which completes the form and ends it.
+    """
+    asked = json.loads(source)
+    form, names = CallForm(**asked["form"]), list(asked["tools"])
+    head, tail = form.opening.removeprefix(TAG) + '{"name": "', "}" + form.closing
+    rules = {
+        "call": f"{_literal(head, tokenizer)} ({_any_of('tool', names)}) {_literal(tail, tokenizer)}",
+        "more": f"{_literal(form.between + TAG, tokenizer)} call",
+        "AFTER": r"/\s{1,4}|\s{0,4}[^\s<](?s:.{0,12})/",
+    }
+    for i, (name, schema) in enumerate(asked["tools"].items()):
+        rules[f"arguments_{i}"] = _arguments(name, schema)
+        rules[f"tool_{i}"] = json.dumps(f'{name}", "arguments": ', ensure_ascii=False) + f" arguments_{i}"
+    tag = _literal(TAG, tokenizer)
+    calls = f"call more{{0,{asked['most'] - 1}}} AFTER?" if asked["most"] > 1 else "call"
+    if not asked["text"]:
+        rules["start"] = f"{tag} {calls}"
+        return _lark(_rules(rules), tokenizer)
+    bare = ""
+    no_call = ""
+    if asked["bare"]:
+        begin = r'(```(json)?\n)?\{\s{0,8}"name":\s?"'
+        for i, name in enumerate(names):
+            rules[f"bare_{i}"] = rf'/{begin}{re.escape(name)}",\s{{0,8}}"arguments":\s?/ arguments_{i}'
+        rules["bare"] = rf"({_any_of('bare', names)}) /\s{{0,8}}\}}/"
+        bare = " | bare AFTER?"
+        no_call = f' & ~/{begin}({"|".join(map(re.escape, names))})"(?s:.*)/'
+    rules["TEXT"] = f"/(?s:.*)/ & ~/(?s:.*){re.escape(TAG)}(?s:.*)/{no_call}"
+    if TAG in tokenizer.control_tokens:
+        rules["start"] = f"TEXT | TEXT {tag} {calls}{bare}"
+    else:
+        rules["OPENED"] = f"/(?s:.*){re.escape(TAG)}/{no_call}"
+        rules["opened[lazy]"] = "OPENED"
+        rules["start"] = f"TEXT | opened {calls}{bare}"
+    return _lark(_rules(rules), tokenizer)
+
+
+def _any_of(kind: str, names: list[str]) -> str:
+    return " | ".join(f"{kind}_{i}" for i in range(len(names)))
+
+
+def _rules(rules: dict[str, str]) -> str:
+    return "\n".join(f"{name}: {rule}" for name, rule in rules.items())
+
+
+def _arguments(name: str, schema: dict[str, Any]) -> str:
+    """The arguments of a tool. Raises UserError, naming the tool, for a schema that is refused."""
+    from llguidance import LLMatcher
+
+    # No escapes by number: half of a surrogate pair is legal JSON, and no text.
+    schema = {**schema, "x-guidance": {**_ONE_WAY, "json_allowed_escapes": 'nrbtf\\"'}}
+    refused, messages = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_json_schema(schema))
+    if refused:
+        raise UserError(f'the parameters of the tool "{name}" are not understood: {_first_line(messages[0])}')
+    return f"%json {json.dumps(schema, ensure_ascii=False)}"
+
+
+def _literal(text: str, tokenizer: Tokenizer) -> str:
+    """`text` in Lark, its tags by their number where they are tokens."""
+    parts = re.split("(</?tool_call>)", text)
+    tokens = tokenizer.control_tokens
+    return " ".join(f"<[{tokens[part]}]>" if part in tokens else json.dumps(part) for part in parts if part)
+
+
+_SOURCES = {
+    "json_schema": _json_schema, "regex": _regex, "choice": _choice, "lark": _lark, "tool_calls": _tool_calls,
+}  # fmt: skip
 
 
 def _first_line(text: str) -> str:

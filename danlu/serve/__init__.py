@@ -2,10 +2,10 @@
 
 One door in, `run(models, ...)`; one walk through the room:
 
-    HTTP body -> protocol (typed request, or a 400 that names the field)
-              -> generation (chat template, tokenizer, limits: what the engine is asked)
-              -> worker (the engine's own thread; deltas come back to the event loop)
-              -> completions (OpenAI's answer, whole or as server-sent events)
+    HTTP body -> protocol, tools (typed request, or a 400 that names the field)
+              -> generation (chat template, tokenizer, limits, form: what the engine is asked)
+              -> worker (the engine's own thread; deltas come back to the event loop; 503 when it is full)
+              -> completions, tool_reader (OpenAI's answer, whole or as server-sent events)
 
 The chat page takes the same walk from `generation` on, inside the process. What was served is counted in `metrics`.
 
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
 STAGES: tuple[str, ...] = ()
 
+MAX_WAITING = 128  # answers that may wait for their turn: four rounds of an engine's 32 (not tuned)
+
 _EXPORTS = {"ServerConfig": "danlu.serve.app", "create_app": "danlu.serve.app", "run": "danlu.serve.server"}
 
-__all__ = ["STAGES", "ServerConfig", "create_app", "run"]
+__all__ = ["MAX_WAITING", "STAGES", "ServerConfig", "create_app", "run"]
 
 
 def __getattr__(name: str) -> Any:

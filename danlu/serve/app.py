@@ -36,19 +36,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from danlu.core.errors import UserError, suggest
 from danlu.core.events import Events
+from danlu.serve import MAX_WAITING
 from danlu.serve import metrics as metrics_module
 from danlu.serve.completions import Answer, ChatAnswer, CompletionAnswer
 from danlu.serve.generation import Generation, ServedModel, encode_chat, encode_prompts, prepare, sampling_for
-from danlu.serve.protocol import (
-    ApiError,
-    ChatRequest,
-    CompletionRequest,
-    GenerationRequest,
-    ModelCard,
-    ModelList,
-    parse_request,
-)
+from danlu.serve.protocol import ChatRequest, CompletionRequest, GenerationRequest, ModelCard, ModelList
 from danlu.serve.sse import ClientGone, EventStream, while_connected
+from danlu.serve.wire import ApiError, parse_request
 from danlu.serve.worker import EngineWorker
 
 if TYPE_CHECKING:
@@ -74,7 +68,7 @@ class ServerConfig(BaseModel):
     api_keys: tuple[str, ...] = ()  # none: open to whoever reaches the port
     max_body_bytes: int = Field(default=8 << 20, ge=1)
     body_seconds: float = Field(default=30.0, gt=0)  # a client must have sent its body by then
-    max_waiting: int = Field(default=256, ge=0)  # choices that may wait beyond those running; then 429
+    max_waiting: int = Field(default=MAX_WAITING, ge=0)  # choices that may wait beyond those running; then 503
     drain_seconds: float = Field(default=30.0, ge=0)  # running requests may take this long at shutdown
     allowed_hosts: tuple[str, ...] | None = None  # names this server answers for; None: any
     page: bool = True  # the chat page at /
@@ -106,10 +100,23 @@ class ServerState:
         return self.models[name]
 
     def generation(
-        self, served: ServedModel, prompts: list[list[int]], sampling: Any, endpoint: str, **tags: Any
+        self,
+        served: ServedModel,
+        prompts: list[list[int]],
+        sampling: Any,
+        endpoint: str,
+        priority: int = 0,
+        **tags: Any,
     ) -> Generation:
         return Generation(
-            served, prompts, sampling, metrics=self.metrics, events=self.events, endpoint=endpoint, tags=tags
+            served,
+            prompts,
+            sampling,
+            metrics=self.metrics,
+            events=self.events,
+            endpoint=endpoint,
+            priority=priority,
+            tags=tags,
         )
 
     def start(self) -> None:
@@ -216,7 +223,8 @@ async def _answer(
     asked = parse_request(request_class, await _read_body(request, state.config))
     served = state.find(asked.model)
     if isinstance(asked, ChatRequest):
-        prompts = await encode_chat(served, [message.plain() for message in asked.messages])
+        tools = [] if asked.tool_choice == "none" else [tool.plain() for tool in asked.tools]
+        prompts = await encode_chat(served, [message.plain() for message in asked.messages], tools)
         default_max_tokens = None
     else:
         assert isinstance(asked, CompletionRequest)
@@ -226,7 +234,7 @@ async def _answer(
     await prepare(served, sampling)
     tags = {name: getattr(asked, name, None) for name in ("user", "metadata", "safety_identifier")}
     tags = {name: value for name, value in tags.items() if value} | {"request_id": request.scope["danlu.request_id"]}
-    generation = state.generation(served, prompts, sampling, request.url.path, **tags)
+    generation = state.generation(served, prompts, sampling, request.url.path, asked.priority, **tags)
     answer = answer_class(asked, generation)
     if asked.stream:
         generation.submit()

@@ -1,8 +1,8 @@
 """Pieces become OpenAI answers: two endpoints, each whole or as a stream of chunks.
 
 What the endpoints share (ids, times, usage, when a chunk is sent) is in `Answer`; what differs (where the text stands
-in the object, the shape of log-probabilities) is in its two subclasses. A stream says exactly what the whole answer
-says: the texts of the chunks of a choice, joined, are its text.
+in the object, the shape of log-probabilities, tool calls) is in its two subclasses. A stream says exactly what the
+whole answer says: the texts of the chunks of a choice, joined, are its text, and so it is with the arguments of a call.
 
 Log-probabilities, for one token:
 
@@ -24,23 +24,29 @@ from pydantic import BaseModel
 
 from danlu.serve.generation import Generation, Piece, ScoredToken, ServedModel
 from danlu.serve.protocol import (
+    AnswerCall,
     AnswerMessage,
-    ApiError,
+    CallDelta,
+    CalledFunction,
     ChatChoice,
     ChatChunk,
     ChatChunkChoice,
     ChatCompletion,
     ChatDelta,
     ChatLogprobs,
+    ChatRequest,
     Completion,
     CompletionChoice,
     CompletionLogprobs,
     FinishReason,
+    FunctionDelta,
     GenerationRequest,
     TokenLogprob,
     TopLogprob,
     Usage,
 )
+from danlu.serve.tool_reader import CallPiece, CallReader
+from danlu.serve.wire import ApiError
 
 
 class Answer:
@@ -61,7 +67,8 @@ class Answer:
         """Chunks before the first piece."""
         return []
 
-    def chunk(self, piece: Piece) -> BaseModel:
+    def chunk(self, piece: Piece) -> BaseModel | None:
+        """None: nothing can be said yet."""
         raise NotImplementedError
 
     def usage_chunk(self, usage: Usage) -> BaseModel:
@@ -85,8 +92,8 @@ class Answer:
         for chunk in self.opening():
             yield chunk.model_dump_json(exclude=exclude)
         async for piece in self.generation.pieces():
-            if piece.text or piece.scored or piece.finish:
-                yield self.chunk(piece).model_dump_json(exclude=exclude)
+            if (piece.text or piece.scored or piece.finish) and (made := self.chunk(piece)) is not None:
+                yield made.model_dump_json(exclude=exclude)
         if self.request.include_usage:
             yield self.usage_chunk(self._usage()).model_dump_json()
 
@@ -102,16 +109,25 @@ class Answer:
 class ChatAnswer(Answer):
     prefix = "chatcmpl"
 
+    def __init__(self, request: GenerationRequest, generation: Generation) -> None:
+        super().__init__(request, generation)
+        assert isinstance(request, ChatRequest)
+        self._readers: list[CallReader] = []  # one for each choice, where there may be calls
+        if request.callable_tools:
+            bare = [tool.function.name for tool in request.callable_tools if request.bare_calls]
+            self._readers = [CallReader(text=not request.must_call, bare=bare) for _ in range(self.n_choices)]
+
     def opening(self) -> list[BaseModel]:
-        delta = ChatDelta(role="assistant", content="")
+        delta = ChatDelta(role="assistant", content=None if self._readers else "")
         return [self._chunk([ChatChunkChoice(index=i, delta=delta)]) for i in range(self.n_choices)]
 
-    def chunk(self, piece: Piece) -> BaseModel:
-        delta = ChatDelta(content=piece.text) if piece.text or not piece.finish else ChatDelta()
+    def chunk(self, piece: Piece) -> BaseModel | None:
+        content, calls, finish = self._read(piece.choice, piece.text, piece.finish)
+        if not (content or calls or piece.scored or finish):
+            return None
+        delta = ChatDelta(content=content or None, tool_calls=[_call_delta(call) for call in calls] or None)
         logprobs = self._logprobs(piece.scored) if self._scores else None
-        return self._chunk(
-            [ChatChunkChoice(index=piece.choice, delta=delta, logprobs=logprobs, finish_reason=piece.finish)]
-        )
+        return self._chunk([ChatChunkChoice(index=piece.choice, delta=delta, logprobs=logprobs, finish_reason=finish)])
 
     def usage_chunk(self, usage: Usage) -> BaseModel:
         return self._chunk([], usage)
@@ -122,17 +138,28 @@ class ChatAnswer(Answer):
             created=self.created,
             model=self.served.name,
             system_fingerprint=self.served.engine.artifact_id,
-            choices=[
-                ChatChoice(
-                    index=index,
-                    message=AnswerMessage(content="".join(piece.text for piece in pieces)),
-                    logprobs=self._logprobs(_all_scored(pieces)) if self._scores else None,
-                    finish_reason=_finish(pieces),
-                )
-                for index, pieces in enumerate(choices)
-            ],
+            choices=[self._choice(index, pieces) for index, pieces in enumerate(choices)],
             usage=usage,
         )
+
+    def _choice(self, index: int, pieces: list[Piece]) -> ChatChoice:
+        content, calls, finish = self._read(index, "".join(piece.text for piece in pieces), _finish(pieces))
+        assert finish is not None
+        message = AnswerMessage(
+            content=None if calls and not content else content, tool_calls=[_call(call) for call in calls] or None
+        )
+        logprobs = self._logprobs(_all_scored(pieces)) if self._scores else None
+        return ChatChoice(index=index, message=message, logprobs=logprobs, finish_reason=finish)
+
+    def _read(
+        self, choice: int, text: str, finish: FinishReason | None
+    ) -> tuple[str, list[CallPiece], FinishReason | None]:
+        """What the next text of a choice adds: (content, calls), and how the choice ends."""
+        if not self._readers:
+            return text, [], finish
+        reader = self._readers[choice]
+        content, calls = reader.push(text, last=finish is not None)
+        return content, calls, "tool_calls" if finish == "stop" and reader.calls else finish
 
     def _chunk(self, choices: list[ChatChunkChoice], usage: Usage | None = None) -> ChatChunk:
         return ChatChunk(
@@ -229,6 +256,16 @@ def token_bytes(served: ServedModel, token_id: int) -> bytes:
     if served.tokenizer is None:
         return str(token_id).encode()
     return served.tokenizer.token_bytes(token_id)
+
+
+def _call(call: CallPiece) -> AnswerCall:
+    assert call.id is not None and call.name is not None, "a whole answer has the beginning of each call"
+    return AnswerCall(id=call.id, function=CalledFunction(name=call.name, arguments=call.arguments))
+
+
+def _call_delta(call: CallPiece) -> CallDelta:
+    function = FunctionDelta(name=call.name, arguments=call.arguments)
+    return CallDelta(index=call.index, id=call.id, type="function" if call.id else None, function=function)
 
 
 def _all_scored(pieces: list[Piece]) -> list[ScoredToken]:

@@ -12,18 +12,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from danlu.core.errors import UserError
-from danlu.serve.protocol import ApiError, ChatRequest
-from danlu.serve.worker import EngineWorker, Ticket
+from danlu.serve.protocol import ChatRequest
+from danlu.serve.wire import ApiError
+from danlu.serve.worker import EngineWorker, Overloaded, Ticket
 
 if TYPE_CHECKING:
     from danlu.core.events import Events
     from danlu.engine import Delta, Engine, Grammar, Sampling
-    from danlu.engine.engine import Prompt
     from danlu.serve.metrics import Metrics
     from danlu.serve.protocol import GenerationRequest
     from danlu.tokenizer import Tokenizer
@@ -103,21 +103,33 @@ class ServedModel:
 
 async def encode_prompts(served: ServedModel, prompts: Sequence[str | list[int]]) -> list[list[int]]:
     """Texts to ids; ids stay (the engine checks them against its vocabulary)."""
-    return [await _encode(served, prompt, len(prompt), "prompt") for prompt in prompts]
+    return [await _encode(served.engine.encode, prompt, len(prompt), "prompt") for prompt in prompts]
 
 
-async def encode_chat(served: ServedModel, messages: list[dict[str, str]]) -> list[list[int]]:
-    """Messages to the ids of the rendered chat template, ready for the assistant's answer."""
+async def encode_chat(
+    served: ServedModel, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()
+) -> list[list[int]]:
+    """Messages and tools to the ids of the rendered chat template, ready for the assistant's answer."""
     if served.tokenizer is not None and not served.chat:
         message = f'model "{served.name}" has no chat template: it continues text; use /v1/completions'
         raise ApiError(400, message, param="model", code="model_has_no_chat_template")
-    return [await _encode(served, messages, sum(len(message["content"]) for message in messages), "messages")]
+
+    def encode(messages: list[dict[str, Any]]) -> list[int]:
+        from danlu.tokenizer.tools import for_template
+
+        if served.tokenizer is None:
+            return served.engine.encode(messages)  # which says what is missing
+        messages, known = for_template(served.tokenizer, messages, tools)
+        return served.tokenizer.encode_chat(messages, add_generation_prompt=True, tools=known)
+
+    size = sum(len(message["content"]) for message in messages) + sum(len(str(tool)) for tool in tools)
+    return [await _encode(encode, messages, size, "messages")]
 
 
-async def _encode(served: ServedModel, prompt: Prompt, size: int, param: str) -> list[int]:
-    """The engine's own way from a prompt to ids. Its refusals (no tokenizer, the template says no) become 400."""
+async def _encode(call: Callable[[A], list[int]], prompt: A, size: int, param: str) -> list[int]:
+    """A prompt to ids. Refusals (no tokenizer, the template says no) become 400."""
     try:
-        return await _maybe_in_thread(size, served.engine.encode, prompt)
+        return await _maybe_in_thread(size, call, prompt)
     except UserError as error:
         raise ApiError(400, str(error), param=param, code="invalid_value") from None
 
@@ -144,7 +156,7 @@ def sampling_for(
         message = f"this model's context length is {context} tokens, but the request needs {asked}"
         where = "messages" if default_max_tokens is None else "prompt"
         raise ApiError(400, message, param=where, code="context_length_exceeded")
-    return Sampling(
+    sampling = Sampling(
         max_tokens=wanted if wanted is not None else min(room, default_max_tokens or room),
         temperature=request.temperature,
         top_p=request.top_p,
@@ -160,6 +172,32 @@ def sampling_for(
         logit_bias=request.logit_bias,
         ignore_eos=request.ignore_eos,
         grammar=grammar_of(request),
+    )
+    if isinstance(request, ChatRequest) and request.callable_tools:
+        return _calling(served, request, sampling)
+    return sampling
+
+
+def _calling(served: ServedModel, request: ChatRequest, sampling: Sampling) -> Sampling:
+    """The sampling of an answer that may call tools. ApiError 400 when it must have another form as well.
+
+    A stop string ends text. In a call it would leave half of one, so it is not looked for there.
+    """
+    from danlu.engine import Grammar
+    from danlu.tokenizer.tools import PLAIN, TAG, call_form
+
+    if sampling.grammar is not None:
+        name = "structured_outputs" if request.structured_outputs is not None else "response_format"
+        raise ApiError(400, f'the request has tools and {name}; send one, or "tool_choice": "none"', param=name)
+    assert served.tokenizer is not None, "its messages were encoded"
+    tools = {tool.function.name: tool.function.arguments_schema for tool in request.callable_tools}
+    form, text = call_form(served.tokenizer) or PLAIN, not request.must_call
+    return replace(
+        sampling,
+        grammar=Grammar.tool_calls(form, tools, most=request.most_calls, text=text, bare=request.bare_calls),
+        stop=sampling.stop if text else (),
+        stop_before=TAG,
+        skip_special=False,  # in some vocabularies <tool_call> is one
     )
 
 
@@ -195,7 +233,8 @@ async def prepare(served: ServedModel, sampling: Sampling) -> None:
     try:
         await asyncio.to_thread(served.engine.prepare, sampling)
     except UserError as error:
-        raise ApiError(400, str(error), param="response_format", code="invalid_value") from None
+        param = "tools" if sampling.grammar.kind == "tool_calls" else "response_format"
+        raise ApiError(400, str(error), param=param, code="invalid_value") from None
 
 
 # --- the running request --------------------------------------------------------------------------------------------
@@ -213,9 +252,10 @@ class Generation:
         metrics: Metrics,
         events: Events,
         endpoint: str,
+        priority: int = 0,
         tags: dict[str, Any] | None = None,
     ) -> None:
-        self.served, self.prompts, self.sampling = served, prompts, sampling
+        self.served, self.prompts, self.sampling, self.priority = served, prompts, sampling, priority
         self.metrics, self.events, self.endpoint, self.tags = metrics, events, endpoint, tags or {}
         self.prompt_tokens = sum(len(ids) for ids in prompts)
         self.completion_tokens = 0
@@ -228,9 +268,11 @@ class Generation:
     def submit(self) -> None:
         """Enter the worker's queue. Raises ApiError when the server is full or shutting down."""
         try:
-            self._ticket = self.served.worker.submit(self.prompts, self.sampling)
-        except ApiError:
+            self._ticket = self.served.worker.submit(self.prompts, self.sampling, self.priority)
+        except ApiError as error:
             self.metrics.requests.labels(self.served.name, self.endpoint, "refused").inc()
+            if isinstance(error, Overloaded):
+                self.metrics.overloaded.labels(self.served.name, error.reason).inc()
             raise
 
     def release(self) -> None:

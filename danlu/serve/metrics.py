@@ -43,6 +43,12 @@ class Metrics:
             ["model", "endpoint", "outcome"],
             registry=self.registry,
         )
+        self.overloaded = Counter(
+            "danlu_overloaded",
+            "Requests refused with 503 because the server was full; reason is queue or memory",
+            ["model", "reason"],
+            registry=self.registry,
+        )
         self.prompt_tokens = Counter("danlu_prompt_tokens", "Prompt tokens", ["model"], registry=self.registry)
         self.generated_tokens = Counter("danlu_generated_tokens", "Generated tokens", ["model"], registry=self.registry)
         self.first_token = Histogram(

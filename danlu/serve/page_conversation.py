@@ -21,7 +21,8 @@ from nicegui import background_tasks, binding, ui
 
 from danlu.serve.generation import Generation, ServedModel, encode_chat, encode_prompts, sampling_for
 from danlu.serve.page_markdown import render
-from danlu.serve.protocol import ApiError, ChatRequest, CompletionRequest, Message
+from danlu.serve.protocol import ChatRequest, CompletionRequest, Message
+from danlu.serve.wire import ApiError
 
 if TYPE_CHECKING:
     from danlu.serve.app import ServerState

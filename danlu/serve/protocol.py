@@ -1,105 +1,26 @@
 """The OpenAI wire format: what a request may say, what an answer looks like, how an error is worded.
 
-The rule of this file: a field is honoured or refused by name, never ignored. A client that sends `tools` to a server
-that drops it gets a wrong answer and no hint; a 400 that says `"tools" is not supported` costs a minute. So
-
-    known and supported          a field of the request class, with its range
-    known, one value supported   a row of ONE_VALUE: accepted at that value, refused by name at any other
-    known to OpenAI, not to us   a row of NOT_SUPPORTED: refused by name
-    anything else                refused by name, with the nearest valid name
-    null                         means "the default" for every name OpenAI knows, as in their API
-
-Numbers are strict (`"5"` is not 5, `true` is not 1), NaN and infinity are refused.
+What is common to all of it, that a field is honoured or refused by name, is in `wire.py`; tools are in `tools.py`.
 
 Shapes follow https://platform.openai.com/docs/api-reference (chat/create, completions/create); `top_k`, `min_p`,
-`repetition_penalty`, `ignore_eos` and `structured_outputs` are danlu's additions and travel in the client's
-`extra_body`.
+`repetition_penalty`, `ignore_eos`, `priority` and `structured_outputs` are danlu's additions and travel in the
+client's `extra_body`.
 """
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_serializer, model_validator
+from pydantic import BaseModel, Field, PlainValidator, model_serializer, model_validator
 
 from danlu.core.errors import suggest
+from danlu.serve.tools import MAX_CALLS, MAX_TOOLS, CallId, NamedTool, Tool, ToolCall, ToolChoice, check_tools
+from danlu.serve.wire import FieldError, WireModel
 
 MAX_STOPS = 16
 MAX_CHOICES = 128
 MAX_IDENTIFIER = 512
-
-R = TypeVar("R", bound="GenerationRequest")
-
-# --- errors ---------------------------------------------------------------------------------------------------------
-
-
-class ApiError(Exception):
-    """An answer that is an OpenAI error body: `{"error": {"message", "type", "param", "code"}}` with its status."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        kind: str = "invalid_request_error",
-        param: str | None = None,
-        code: str | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.message, self.kind, self.param, self.code = status, message, kind, param, code
-        self.headers = headers or {}
-
-    def body(self) -> dict[str, Any]:
-        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
-
-
-def parse_request(cls: type[R], body: bytes) -> R:
-    """Body bytes to a typed request, or an ApiError 400 that names the one field that is wrong."""
-    try:
-        return cls.model_validate_json(body)
-    except ValidationError as error:
-        raise _as_api_error(cls, error) from None
-
-
-def _as_api_error(cls: type[GenerationRequest], error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False)[0]
-    param = _path(first["loc"])
-    if first["type"] == "json_invalid":
-        return ApiError(400, f"the request body is not valid JSON: {first['ctx']['error']}", code="invalid_json")
-    if first["type"] == "extra_forbidden":
-        name = str(first["loc"][-1])
-        valid = list(cls.model_fields) if len(first["loc"]) == 1 else []
-        hint = f"; {suggest(name, valid)}" if valid else ""
-        return ApiError(400, f'unknown field "{param}"{hint}', param=param, code="unknown_parameter")
-    if first["type"] == "missing":
-        return ApiError(400, f'the field "{param}" is missing', param=param, code="missing_required_parameter")
-    if first["type"] == "value_error":
-        cause = first["ctx"]["error"]
-        if isinstance(cause, _FieldError):
-            param = _path((*first["loc"], cause.name))
-            return ApiError(400, f'"{param}" {cause}', param=param, code=cause.code)
-        subject = f'"{param}"' if param else "the request body"
-        return ApiError(400, f"{subject}: {cause}", param=param or None, code="invalid_value")
-    return ApiError(400, f'"{param}": {first["msg"][0].lower()}{first["msg"][1:]}', param=param, code="invalid_value")
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    """`("messages", 0, "content")` -> `messages[0].content`."""
-    path = ""
-    for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
-    return path
-
-
-class _FieldError(ValueError):
-    """A refusal by a validator of the whole object, which knows the field it is about."""
-
-    def __init__(self, name: str, message: str, code: str = "invalid_value") -> None:
-        super().__init__(message)
-        self.name, self.code = name, code
-
 
 # --- fields with several spellings ----------------------------------------------------------------------------------
 
@@ -179,42 +100,6 @@ Identifier = Annotated[str, Field(max_length=MAX_IDENTIFIER)]
 # --- requests -------------------------------------------------------------------------------------------------------
 
 
-class WireModel(BaseModel):
-    """Strict, closed, and aware of the names that OpenAI knows and danlu does not (see the opening comment)."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    ONE_VALUE: ClassVar[dict[str, tuple[Any, ...]]] = {}
-    NOT_SUPPORTED: ClassVar[frozenset[str]] = frozenset()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_names(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            raise ValueError("must be a JSON object")
-        kept = {}
-        for name, value in data.items():
-            known = name in cls.model_fields or name in cls.ONE_VALUE or name in cls.NOT_SUPPORTED
-            if known and value is None:
-                continue
-            if name in cls.NOT_SUPPORTED:
-                raise _FieldError(name, "is not supported by this server", "unsupported_parameter")
-            if name in cls.ONE_VALUE:
-                accepted = cls.ONE_VALUE[name]
-                if not any(type(value) is type(one) and value == one for one in accepted):
-                    raise _FieldError(name, _only(accepted), "unsupported_value")
-                continue
-            kept[name] = value
-        return kept
-
-
-def _only(accepted: tuple[Any, ...]) -> str:
-    """`(False,)` -> 'is supported only as false'; a list or text that must be empty is plainly not supported."""
-    if any(one or one is False for one in accepted):
-        return "is supported only as " + " or ".join(json.dumps(one) for one in accepted)
-    return "is not supported by this server"
-
-
 class JsonSchema(WireModel):
     """A schema as OpenAI's clients send it. `strict` makes no difference: a schema is always kept."""
 
@@ -233,7 +118,7 @@ class ResponseFormat(WireModel):
     @model_validator(mode="after")
     def _schema_belongs_to_its_type(self) -> ResponseFormat:
         if (self.type == "json_schema") != (self.json_schema is not None):
-            raise _FieldError("json_schema", 'is needed with "type": "json_schema", and only there')
+            raise FieldError("json_schema", 'is needed with "type": "json_schema", and only there')
         return self
 
 
@@ -275,6 +160,7 @@ class GenerationRequest(WireModel):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: Stops = Field(default_factory=list)
     ignore_eos: bool = False
+    priority: int = Field(default=0, ge=-(2**31), lt=2**31)  # of those that wait, the lowest begins first
     structured_outputs: StructuredOutputs | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -296,7 +182,7 @@ class GenerationRequest(WireModel):
     @model_validator(mode="after")
     def _stream_options_need_stream(self) -> GenerationRequest:
         if self.stream_options is not None and not self.stream:
-            raise _FieldError("stream_options", 'needs "stream": true')
+            raise FieldError("stream_options", 'needs "stream": true')
         return self
 
 
@@ -316,16 +202,35 @@ class CompletionRequest(GenerationRequest):
 class Message(WireModel):
     """One turn. An answer of OpenAI's, with all its nulls, can be sent back as it is."""
 
-    NOT_SUPPORTED: ClassVar[frozenset[str]] = frozenset(
-        {"audio", "function_call", "moderation", "name", "refusal", "tool_call_id", "tool_calls"}
-    )
+    NOT_SUPPORTED: ClassVar[frozenset[str]] = frozenset({"audio", "function_call", "moderation", "name", "refusal"})
     ONE_VALUE: ClassVar[dict[str, tuple[Any, ...]]] = {"annotations": ([],)}
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Content
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content | None = None  # only beside tool_calls
+    tool_calls: list[ToolCall] | None = Field(default=None, min_length=1)
+    tool_call_id: CallId | None = None
 
-    def plain(self) -> dict[str, str]:
-        return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
+    @model_validator(mode="after")
+    def _fields_belong_to_their_role(self) -> Message:
+        if self.tool_calls is not None and self.role != "assistant":
+            raise FieldError("tool_calls", 'belong to the role "assistant"')
+        if (self.tool_call_id is not None) != (self.role == "tool"):
+            raise FieldError("tool_call_id", 'is needed with the role "tool", and only there')
+        if self.content is None and self.tool_calls is None:
+            raise FieldError("content", "is missing", "missing_required_parameter")
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """As templates take it."""
+        message: dict[str, Any] = {
+            "role": "system" if self.role == "developer" else self.role,
+            "content": self.content or "",
+        }
+        if self.tool_calls is not None:
+            message["tool_calls"] = [call.model_dump() for call in self.tool_calls]
+        if self.tool_call_id is not None:
+            message["tool_call_id"] = self.tool_call_id
+        return message
 
 
 class ChatRequest(GenerationRequest):
@@ -333,8 +238,6 @@ class ChatRequest(GenerationRequest):
         "modalities": (["text"],),
         "service_tier": ("auto", "default"),
         "store": (False,),
-        "tool_choice": ("none",),
-        "tools": ([],),
     }
     NOT_SUPPORTED: ClassVar[frozenset[str]] = frozenset(
         {
@@ -342,7 +245,6 @@ class ChatRequest(GenerationRequest):
             "function_call",
             "functions",
             "moderation",
-            "parallel_tool_calls",
             "prediction",
             "prompt_cache_key",
             "prompt_cache_options",
@@ -355,6 +257,9 @@ class ChatRequest(GenerationRequest):
 
     messages: list[Message] = Field(min_length=1)
     response_format: ResponseFormat | None = None
+    tools: list[Tool] = Field(default_factory=list, min_length=1, max_length=MAX_TOOLS)
+    tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool = False
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
@@ -369,13 +274,50 @@ class ChatRequest(GenerationRequest):
     def top_logprobs_wanted(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
 
+    @property
+    def callable_tools(self) -> list[Tool]:
+        """The tools that this answer may call."""
+        if isinstance(self.tool_choice, NamedTool):
+            return [tool for tool in self.tools if tool.function.name == self.tool_choice.name]
+        return [] if self.tool_choice == "none" else self.tools
+
+    @property
+    def must_call(self) -> bool:
+        return self.tool_choice not in ("none", "auto")
+
+    @property
+    def bare_calls(self) -> bool:
+        """Whether an answer that begins as the JSON of a call is one. A stop string would not spare it."""
+        return not self.must_call and not self.stop
+
+    @property
+    def most_calls(self) -> int:
+        return MAX_CALLS if self.parallel_tool_calls and not isinstance(self.tool_choice, NamedTool) else 1
+
+    @model_validator(mode="after")
+    def _tools_agree(self) -> ChatRequest:
+        if not self.tools:
+            for name in ("tool_choice", "parallel_tool_calls"):
+                if name in self.model_fields_set and getattr(self, name) != "none":
+                    raise FieldError(name, 'needs "tools"')
+        check_tools(self.tools)
+        if isinstance(self.tool_choice, NamedTool) and not self.callable_tools:
+            names = [tool.function.name for tool in self.tools]
+            raise FieldError("tool_choice", f"names no tool of this request; {suggest(self.tool_choice.name, names)}")
+        made: set[str] = set()
+        for i, message in enumerate(self.messages):
+            made.update(call.id for call in message.tool_calls or ())
+            if message.tool_call_id is not None and message.tool_call_id not in made:
+                raise FieldError(f"messages[{i}].tool_call_id", "names no call of an earlier message")
+        return self
+
     @model_validator(mode="after")
     def _consistent(self) -> ChatRequest:
         if self.top_logprobs is not None and not self.logprobs:
-            raise _FieldError("top_logprobs", 'needs "logprobs": true')
+            raise FieldError("top_logprobs", 'needs "logprobs": true')
         both = self.max_tokens is not None and self.max_completion_tokens is not None
         if both and self.max_tokens != self.max_completion_tokens:
-            raise _FieldError("max_tokens", 'and "max_completion_tokens" say different things; send one of them')
+            raise FieldError("max_tokens", 'and "max_completion_tokens" say different things; send one of them')
         return self
 
 
@@ -410,7 +352,7 @@ class CompletionLogprobs(BaseModel):
     text_offset: list[int]  # characters from the start of this choice's text
 
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class CompletionChoice(BaseModel):
@@ -432,10 +374,28 @@ class Completion(BaseModel):
     usage: Usage | None = None
 
 
+class CalledFunction(BaseModel):
+    name: str
+    arguments: str  # JSON
+
+
+class AnswerCall(BaseModel):
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class AnswerMessage(BaseModel):
+    """`content` is null where there are only calls, `tool_calls` is left out where there are none."""
+
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[AnswerCall] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_no_calls(self, dump: Callable[[AnswerMessage], dict[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if name != "tool_calls" or value is not None}
 
 
 class ChatChoice(BaseModel):
@@ -455,15 +415,32 @@ class ChatCompletion(BaseModel):
     usage: Usage
 
 
-class ChatDelta(BaseModel):
+class Sparse(BaseModel):
     """Only what is new: an absent field is left out, not null."""
 
+    @model_serializer(mode="wrap")
+    def _without_nulls(self, dump: Callable[[Sparse], dict[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if value is not None}
+
+
+class FunctionDelta(Sparse):
+    name: str | None = None
+    arguments: str
+
+
+class CallDelta(Sparse):
+    """The first of call number `index` has its id, type and name; the arguments of all, joined, are its arguments."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionDelta
+
+
+class ChatDelta(Sparse):
     role: Literal["assistant"] | None = None
     content: str | None = None
-
-    @model_serializer
-    def _without_nulls(self) -> dict[str, str]:
-        return {name: value for name, value in (("role", self.role), ("content", self.content)) if value is not None}
+    tool_calls: list[CallDelta] | None = None
 
 
 class ChatChunkChoice(BaseModel):

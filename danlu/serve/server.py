@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from danlu.core.errors import UserError, need
 from danlu.core.events import Event, Events
+from danlu.serve import MAX_WAITING
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -41,7 +42,7 @@ def run(
     *,
     events: Events | None = None,
     page: bool = True,
-    max_waiting: int = 256,
+    max_waiting: int = MAX_WAITING,
     max_body_bytes: int = 8 << 20,
     drain_seconds: float = 30.0,
     say: Callable[[str], None] | None = None,
@@ -49,8 +50,9 @@ def run(
     """Serve until a signal. Returns the exit code: 0 after SIGTERM, 130 after SIGINT.
 
     `models` maps a name to an engine, or to a function that loads one (called once the port is ours). Port 0 takes a
-    free one. `say` gets the lines meant for the terminal (default: standard error). Raises UserError for a port that is
-    taken or not allowed, an address that is not this machine's, and an empty key.
+    free one. `max_waiting` answers may wait beyond those being written; more are refused (worker.py). `say` gets the
+    lines meant for the terminal (default: standard error). Raises UserError for a port that is taken or not allowed, an
+    address that is not this machine's, and an empty key.
     """
     need("fastapi", "serve")
     need("uvicorn", "serve")
@@ -83,7 +85,12 @@ def run(
 
 
 def serve_models(
-    paths: Mapping[str, str | Path], *, host: str = "127.0.0.1", port: int = 8000, api_key: str | None = None
+    paths: Mapping[str, str | Path],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key: str | None = None,
+    max_waiting: int = MAX_WAITING,
 ) -> None:
     """`danlu serve`: the models at these paths, by name, until a signal. Ctrl-C ends in KeyboardInterrupt."""
 
@@ -95,7 +102,8 @@ def serve_models(
 
         return load
 
-    if run({name: loader(path) for name, path in paths.items()}, host, port, api_key) == 130:
+    engines = {name: loader(path) for name, path in paths.items()}
+    if run(engines, host, port, api_key, max_waiting=max_waiting) == 130:
         raise KeyboardInterrupt
 
 

@@ -16,28 +16,56 @@ is cancelled (the client went away), or the engine fails.
 knows the request until the route is there, and deltas are delivered under it, so no delta can come before its route.
 
 The thread sleeps while the engine has no work: an idle server costs nothing.
+
+A server that takes every request answers none in time. So a new one is refused (503, `Overloaded`) while
+
+    queue    more than `max_waiting` choices would be inside beyond those that can run at once, or
+    memory   the prompts inside would fill the KV cache more than 1 + WAITING_CACHES times
+
+and what is inside goes on. `Retry-After` is an estimate: how many must leave before there is room, over how many left a
+second since the server was last empty. An empty server takes whatever can be computed at all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
+import time
 import traceback
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from danlu.core.errors import UserError
 from danlu.core.events import Events
-from danlu.serve.protocol import ApiError
+from danlu.serve import MAX_WAITING
+from danlu.serve.wire import ApiError
 
 if TYPE_CHECKING:
     from danlu.engine import Delta, Engine, Sampling
 
 
+WAITING_CACHES = 4  # not tuned
+RETRY_SECONDS = (1, 60)  # the least and the most of Retry-After
+RETRY_UNKNOWN = 5  # while fewer than two have left (a guess)
+LEAVES_REMEMBERED = 32
+
+
 class EngineFailure(Exception):
     """The engine raised in a step: the requests that were in it are lost, the server goes on."""
+
+
+class Overloaded(ApiError):
+    """No room for a new request; `reason` is "queue" or "memory"."""
+
+    def __init__(self, reason: str, message: str, seconds: int) -> None:
+        message = f"{message}; try again in {seconds} s"
+        headers = {"Retry-After": str(seconds)}
+        super().__init__(503, message, kind="server_error", code="overloaded", headers=headers)
+        self.reason = reason
 
 
 @dataclass(eq=False)
@@ -55,6 +83,11 @@ class Ticket:
     def choices(self) -> int:
         return len(self.prompts) * self.sampling.n
 
+    @property
+    def tokens(self) -> int:
+        """What its choices need of the cache to begin, if nothing is shared."""
+        return sum(map(len, self.prompts)) * self.sampling.n
+
     async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
         """(choice, delta) as they are made, until every choice has finished. Raises what the engine raised."""
         while (item := await self.queue.get()) is not None:
@@ -66,14 +99,18 @@ class Ticket:
 class EngineWorker:
     """Owns the thread that steps one engine. Everything public belongs to the event loop."""
 
-    def __init__(self, name: str, engine: Engine, *, max_waiting: int = 256, events: Events | None = None) -> None:
+    def __init__(
+        self, name: str, engine: Engine, *, max_waiting: int = MAX_WAITING, events: Events | None = None
+    ) -> None:
         self.name, self.engine = name, engine
         self.limit = engine.max_sequences + max_waiting  # choices inside at once
+        self.token_limit = (1 + WAITING_CACHES) * engine.cache.capacity  # of their prompts
         self.events = events or Events()
         self.failure: str | None = None  # why the engine cannot go on, if it cannot; /health says so
         self.pending = 0  # choices in the engine or waiting for it
         self._wake = threading.Condition()
-        self._tickets: set[Ticket] = set()
+        self._tickets: dict[Ticket, None] = {}  # in the order they came
+        self._leaves: deque[tuple[float, int]] = deque(maxlen=LEAVES_REMEMBERED)  # (when, choices) of the last ones
         self._routes: dict[str, Ticket] = {}
         self._draining = self._closed = False
         self._idle = threading.Event()
@@ -83,21 +120,21 @@ class EngineWorker:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, prompts: Sequence[list[int]], sampling: Sampling) -> Ticket:
+    def submit(self, prompts: Sequence[list[int]], sampling: Sampling, priority: int = 0) -> Ticket:
         """Hand a request to the engine.
 
-        Raises ApiError: 503 while shutting down or broken, 429 when too many wait, 400 for what the engine refuses.
+        Raises ApiError: 503 while overloaded (`Overloaded`), shutting down or broken, 400 for what the engine refuses.
         """
         ticket = Ticket(prompts, sampling, asyncio.get_running_loop())
         ticket.open_choices = ticket.choices
         with self._wake:
             self._admit(ticket)
-            self._tickets.add(ticket)
+            self._tickets[ticket] = None
             self.pending += ticket.choices
             self._idle.clear()
             try:
                 for position, ids in enumerate(prompts):
-                    request = self.engine.submit(ids, sampling)
+                    request = self.engine.submit(ids, sampling, priority=priority)
                     ticket.first_choice[request.id] = position * sampling.n
                     self._routes[request.id] = ticket
             except UserError as error:
@@ -141,22 +178,48 @@ class EngineWorker:
             raise _shutting_down()
         if ticket.choices > self.limit:
             raise ApiError(400, f"{ticket.choices} choices in one request; this server takes at most {self.limit}")
-        if self.pending + ticket.choices > self.limit:
-            message = f"{self.pending} answers are being written or waiting; try again shortly"
-            headers = {"Retry-After": "1"}
-            raise ApiError(429, message, kind="rate_limit_error", code="overloaded", headers=headers)
+        if not self._tickets or (excess := self._excess(ticket)) is None:
+            return
+        reason, seconds = excess
+        if reason == "queue":
+            raise Overloaded(reason, f"{self.pending} answers are being written or waiting", seconds)
+        raise Overloaded(reason, "the prompts that wait would fill the memory several times", seconds)
+
+    def _excess(self, ticket: Ticket) -> tuple[str, int] | None:
+        """Why there is no room for a ticket, and for about how many seconds; None when there is."""
+        choices = self.pending + ticket.choices
+        tokens = sum(inside.tokens for inside in self._tickets) + ticket.tokens
+        reason = "queue" if choices > self.limit else "memory"
+        leaving = 0
+        for inside in self._tickets:
+            if choices <= self.limit and tokens <= self.token_limit:
+                break
+            choices, tokens, leaving = choices - inside.choices, tokens - inside.tokens, leaving + inside.choices
+        return (reason, self._seconds(leaving)) if leaving else None
+
+    def _seconds(self, choices: int) -> int:
+        """How long until so many choices will have left, at the speed of the last ones."""
+        seconds: float = RETRY_UNKNOWN
+        if len(self._leaves) > 1:
+            left = sum(n for _, n in list(self._leaves)[1:])
+            seconds = choices * (time.monotonic() - self._leaves[0][0]) / left
+        least, most = RETRY_SECONDS
+        return max(least, min(math.ceil(seconds), most))
 
     def _leave(self, ticket: Ticket, error: BaseException | None = None) -> None:
         """The one way out: free what the engine still holds for the ticket, close its queue, count it out."""
         if ticket not in self._tickets:
             return
-        self._tickets.remove(ticket)
+        del self._tickets[ticket]
+        if ticket.first_choice:  # it was inside
+            self._leaves.append((time.monotonic(), ticket.choices))
         for request_id in ticket.first_choice:
             del self._routes[request_id]
             if ticket.open_choices and self.failure is None:
                 self.engine.cancel(request_id)
         self.pending -= ticket.choices
         if self.pending == 0:
+            self._leaves.clear()  # an idle hour says nothing about the speed
             self._idle.set()
         _on_loop(ticket.loop, ticket.queue.put_nowait, error)
 

@@ -112,6 +112,7 @@ def test_recipes_are_listed(here: Path) -> None:
         (["generate", "nothing", "--prompt", "x"], 'no model "nothing"'),
         (["chat", "nothing"], 'no model "nothing"'),
         (["serve", "nothing"], 'no model "nothing"'),
+        (["serve", "nothing", "--max-waiting", "-1"], "--max-waiting"),
         (["eval", "nothing", "--task", "perplexity"], 'no model "nothing"'),
         (["export", "nothing", "out"], 'no model "nothing"'),
         (["compress", "nothing", "--method", "rtn", "--name", "x"], 'no model "nothing"'),

@@ -35,6 +35,13 @@ def stream(pieces: list[bytes], stop: tuple[str, ...] = ()) -> list[str]:
     return shown
 
 
+def tagged(pieces: list[bytes], stop: tuple[str, ...], before: str) -> str:
+    watch, shown = StopStrings(stop, before), ""
+    for piece in pieces:
+        shown += watch.push(piece.decode())
+    return shown + watch.flush()
+
+
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     edges = [0, *sorted(p % (len(data) + 1) for p in places), len(data)]
     return [data[a:b] for a, b in pairwise(edges)]
@@ -112,3 +119,12 @@ def test_without_a_tokenizer_there_is_no_text() -> None:
 @pytest.mark.parametrize("stop", [("ab", "b"), ("b", "ab")])
 def test_of_two_that_end_together_the_longer_is_cut(stop: tuple[str, ...]) -> None:
     assert "".join(stream([b"xab"], stop)) == "x"
+
+
+@given(st.text(alphabet="a#<b>", max_size=20), STOPS, PLACES)
+def test_a_stop_string_counts_up_to_the_tag(text: str, stop: tuple[str, ...], places: list[int]) -> None:
+    at = text.find("<b>")
+    watched = text if at < 0 else text[: at + 2]
+    stopped = before_first_stop(watched, stop)
+    expected = stopped if stopped != watched else text
+    assert tagged(cut(text.encode(), places), stop, "<b>") == expected

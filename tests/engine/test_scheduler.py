@@ -7,7 +7,7 @@ import pytest
 from danlu.engine.detokenize import TextStream
 from danlu.engine.kv_cache import CacheShape, KVCache
 from danlu.engine.request import Request, Sampling, Sequence
-from danlu.engine.scheduler import Scheduler
+from danlu.engine.scheduler import Scheduler, rank
 
 
 def make(n_blocks: int = 8, block_size: int = 4, budget: int = 10, places: int = 4) -> Scheduler:
@@ -15,9 +15,10 @@ def make(n_blocks: int = 8, block_size: int = 4, budget: int = 10, places: int =
     return Scheduler(cache, max_batch_tokens=budget, max_sequences=places, prefix_cache=False)
 
 
-def sequence(name: str, n_prompt: int, max_length: int = 32) -> Sequence:
+def sequence(name: str, n_prompt: int, max_length: int = 32, priority: int = 0) -> Sequence:
     prompt = list(range(n_prompt))
-    return Sequence(Request(name, prompt, Sampling()), 0, list(prompt), max_length, TextStream(None))
+    request = Request(name, prompt, Sampling(), priority=priority)
+    return Sequence(request, 0, list(prompt), max_length, TextStream(None))
 
 
 def play(scheduler: Scheduler) -> list[tuple[str, int]]:
@@ -75,6 +76,59 @@ def test_a_small_request_does_not_overtake_a_large_one() -> None:
     assert play(scheduler) == [("a", 1)]
 
 
+def test_those_that_wait_begin_by_priority_and_then_by_arrival() -> None:
+    scheduler = make(places=1)
+    for name, priority in (("first", 0), ("low", 5), ("a", 0), ("vip", -1), ("b", 0)):
+        scheduler.add(sequence(name, 2, priority=priority))
+    order = []
+    while scheduler.waiting or scheduler.running:
+        order.append(play(scheduler)[0][0])
+        scheduler.remove(scheduler.running[0])
+    assert order == ["vip", "first", "a", "b", "low"]
+
+
+def test_who_runs_is_not_stopped_for_a_better_one_while_there_is_room() -> None:
+    scheduler = make(places=1)
+    scheduler.add(sequence("low", 2, priority=9))
+    play(scheduler)
+    scheduler.add(sequence("vip", 2, priority=-9))
+    assert play(scheduler) == [("low", 1)]
+    assert scheduler.n_preemptions == 0
+
+
+def test_the_lowest_priority_gives_way_also_when_it_is_the_oldest_and_was_just_given_its_token() -> None:
+    scheduler = make(n_blocks=4, budget=20)
+    low, high = sequence("low", 5, priority=1), sequence("high", 8, priority=0)
+    scheduler.add(low)
+    assert play(scheduler) == [("low", 5)]
+    scheduler.add(high)
+    assert play(scheduler) == [("low", 1), ("high", 8)], "two blocks each"
+    assert play(scheduler) == [("high", 1)], "high needs a third one: the older gives way, though it was served first"
+    assert scheduler.waiting == [low] and low.table == []
+
+
+def test_a_better_one_finishes_under_a_flood_of_others() -> None:
+    """New ones come at every step, more than can be served; each wants the whole cache in the end."""
+    scheduler = make(n_blocks=6, block_size=2, budget=6, places=4)
+
+    def flood(turn: int) -> None:
+        scheduler.add(sequence(f"flood {turn}", 3, max_length=13, priority=1))
+        play(scheduler)
+        for item in [s for s in scheduler.running if len(s.tokens) >= s.max_length and s.request.id != "vip"]:
+            scheduler.remove(item)
+
+    for turn in range(20):
+        flood(turn)
+    vip = sequence("vip", 9, max_length=13)
+    scheduler.add(vip)
+    steps = 0
+    while len(vip.tokens) < vip.max_length:
+        flood(steps)
+        steps += 1
+        assert steps < 60
+    assert len(scheduler.waiting) > 20, "the others still wait"
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_ten_thousand_steps_with_cancels_and_preemptions_lose_no_block_and_starve_nobody(seed: int) -> None:
     chance = random.Random(seed)
@@ -91,14 +145,24 @@ def test_ten_thousand_steps_with_cancels_and_preemptions_lose_no_block_and_starv
         if turn < 1000 and chance.random() < 0.3 and len(live) < 12:
             max_length = chance.randint(2, capacity + 1)
             assert scheduler.fits(max_length)
-            new = sequence(str(turn), chance.randint(1, max_length - 1), max_length)
+            new = sequence(str(turn), chance.randint(1, max_length - 1), max_length, chance.choice([-1, 0, 0, 0, 2]))
             live.append(new)
             scheduler.add(new)
         if live and chance.random() < 0.03:
             scheduler.remove(live.pop(chance.randrange(len(live))))
+        first = min(live, key=rank, default=None)
+        before = list(scheduler.running)
         step = scheduler.schedule()
         assert sum(n for _, n in step) <= scheduler.max_batch_tokens
         assert all(n > 0 for _, n in step)
+        assert all(item in scheduler.running for item, _ in step)
+        begun = [item for item in scheduler.running if item not in before]
+        if first in before:
+            assert first in scheduler.running, "the first in rank never gives way"
+        elif begun:
+            assert first in begun, "and nobody begins before it"
+        if begun and scheduler.waiting:
+            assert max(map(rank, begun)) < rank(scheduler.waiting[0])
         scheduler.advance(step)
         for item, _ in step:
             if item.computed == len(item.tokens):

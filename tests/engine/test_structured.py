@@ -11,6 +11,7 @@ from danlu.core.errors import UserError
 from danlu.engine import Engine, Grammar, Sampling, structured
 from danlu.model.transformer import Transformer
 from danlu.tokenizer.tokenizer import Tokenizer
+from danlu.tokenizer.tools import PLAIN
 
 pytest.importorskip("llguidance")
 
@@ -86,6 +87,8 @@ def test_too_few_tokens_leave_a_fragment(talker: Talker) -> None:
         (Grammar.json_schema({"not": {"type": "string"}}), 'not understood: Unimplemented keys: \\["not"\\]'),
         (Grammar("json_schema", "{"), "JSON schema is not understood"),
         (Grammar.lark("start: other"), "grammar is not understood"),
+        (Grammar.tool_calls(PLAIN, {"f": {"type": "objekt"}}, text=True, most=1), 'of the tool "f" are not .*: objekt'),
+        (Grammar.tool_calls(PLAIN, {"f": {"pattern": "a" * 70_000}}, text=True, most=1), "list of tools has 70,"),
         (Grammar.regex("a" * (structured.MAX_BYTES + 1)), "regular expression has 65,537 bytes"),
     ],
 )
@@ -97,6 +100,90 @@ def test_what_cannot_be_compiled_is_refused_and_the_engine_goes_on(talker: Talke
     assert answer(e, Grammar.choice(["yes"]))[0] == "yes"
 
 
+def spelled(e: Engine, text: str) -> list[int]:
+    assert e.tokenizer is not None
+    return e.tokenizer.encode(text)
+
+
+CALLS = Grammar.tool_calls(PLAIN, {"look": SCHEMA, "wait": {"type": "object"}}, text=True, most=2)
+CALL = '<tool_call>\n{"name": "look", "arguments": {"城市": "北京", "days": 3, "warm": true}}\n</tool_call>'
+
+
+@pytest.mark.parametrize("before", ["", "I look. \n", "a < b, <tool_cal and <tool_call "])
+def test_tool_calls_are_text_and_then_the_form(talker: Talker, before: str) -> None:
+    e = Engine(talker)
+    matcher = e.prepare(Sampling(grammar=CALLS))
+    assert matcher is not None
+    ends = [token for token in e.stop_ids if token < e.model.config.vocab_size]
+    mine = matcher.copy()
+    for token in spelled(e, before):
+        assert mine.allowed()[ends].any(), "text may end anywhere"
+        assert mine.accept(token)
+    for character in "<tool_call>":
+        (token,) = spelled(e, character)
+        assert mine.allowed()[token]
+        mine.accept(token)
+    only = [i for i in range(e.model.config.vocab_size) if mine.allowed()[i]]
+    assert all("\n{".startswith(e.tokenizer.decode([i])[:2]) for i in only), "behind the tag nothing but the form"  # type: ignore
+    for token in spelled(e, CALL.removeprefix("<tool_call>")):
+        assert mine.allowed()[token] and mine.accept(token)
+    assert mine.allowed()[ends].any() and not mine.complete, "the end, or a second call"
+    for token in spelled(e, "\n" + CALL):
+        assert mine.allowed()[token] and mine.accept(token)
+    (line,) = spelled(e, "\n")
+    assert mine.accept(line) and mine.allowed()[ends].any(), "a line break is no promise of another one"
+    assert not mine.allowed()[spelled(e, "<")].any(), "no third one"
+    for character in "x 01234567890":
+        assert not mine.complete
+        (token,) = spelled(e, character)
+        assert mine.allowed()[token] and mine.accept(token), "a text begins"
+    assert mine.complete, "and that is the end"
+
+
+def test_a_call_must_keep_the_schema_of_its_tool(talker: Talker) -> None:
+    e = Engine(talker)
+    matcher = e.prepare(Sampling(grammar=CALLS))
+    assert matcher is not None
+
+    def reads(text: str) -> bool:
+        mine = matcher.copy()
+        return all(mine.allowed()[token] and mine.accept(token) for token in spelled(e, text))
+
+    assert reads(CALL)
+    assert reads(CALL.replace("look", "wait")), "which takes anything"
+    assert not reads(CALL.replace("look", "loop"))
+    assert not reads(CALL.replace("3", "15"))
+    assert not reads(CALL.replace("true", "1"))
+    assert not reads(CALL.replace(", ", ",")), "one way to write JSON"
+    assert not reads(CALL.replace("北京", r"\u5317"))
+
+
+BARE = '{"name": "look", "arguments": {"城市": "北京", "days": 3, "warm": true}}'
+BLOCK = '```json\n{\n  "name": "look",\n  "arguments": {"城市": "北京", "days": 3, "warm": true}\n}\n```'
+
+
+def test_a_call_without_its_tag_keeps_the_schema_too(talker: Talker) -> None:
+    e = Engine(talker)
+
+    def reads(text: str, bare: bool = True) -> bool:
+        tools = {"look": SCHEMA, "loo": {"type": "object"}}
+        matcher = e.prepare(Sampling(grammar=Grammar.tool_calls(PLAIN, tools, text=True, bare=bare, most=2)))
+        assert matcher is not None
+        mine = matcher.copy()
+        return all(mine.allowed()[token] and mine.accept(token) for token in spelled(e, text))
+
+    assert reads(CALL) and reads("text " + CALL)
+    for text in (BARE, BLOCK):
+        assert reads(text)
+        assert reads(text.replace("look", "loo")), "which takes anything"
+        assert not reads(text.replace("3", "15"))
+        assert reads(text.replace("3", "15"), bare=False), "there it is text"
+        assert reads("so: " + text.replace("3", "15")), "and so it is behind a word"
+        assert reads(text.replace("look", "other").replace("3", "15")), "and of no known tool"
+    assert not reads(BARE + CALL), "one call, no tag behind it"
+    assert reads("```python\nprint()\n```") and reads('{"city": "Paris"}')
+
+
 def test_the_deadline(talker: Talker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(structured, "COMPILE_SECONDS", 0.0)
     with pytest.raises(UserError, match="took longer than 0 s to compile"):
@@ -106,6 +193,8 @@ def test_the_deadline(talker: Talker, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_grammars_are_refused_when_they_are_made() -> None:
     with pytest.raises(UserError, match="at least one text"):
         Grammar.choice([])
+    with pytest.raises(UserError, match="at least one tool"):
+        Grammar.tool_calls(PLAIN, {}, text=True, most=1)
     with pytest.raises(UserError, match='no kind of grammar "yaml"'):
         Grammar("yaml", "")
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
-from danlu.serve.protocol import ApiError, ChatRequest, CompletionRequest, parse_request
+from danlu.serve.protocol import ChatRequest, CompletionRequest
+from danlu.serve.wire import ApiError, parse_request
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 TEXT: dict[str, Any] = {"model": "m", "prompt": "hi"}
@@ -48,7 +49,7 @@ def test_unsupported_chat_fields_are_refused_by_name(name: str) -> None:
 @pytest.mark.parametrize(
     ("cls", "fields"),
     [
-        (ChatRequest, {"tools": [], "tool_choice": "none", "store": False, "response_format": {"type": "text"}}),
+        (ChatRequest, {"tool_choice": "none", "store": False, "response_format": {"type": "text"}}),
         (ChatRequest, {"modalities": ["text"], "service_tier": "auto", "user": "ann", "metadata": {"a": "b"}}),
         (ChatRequest, {"tools": None, "functions": None, "stop": None, "seed": None, "temperature": None}),
         (ChatRequest, {"max_tokens": 5, "max_completion_tokens": 5}),
@@ -88,7 +89,7 @@ REFUSED: list[tuple[type, dict[str, Any], str, str]] = [
     (ChatRequest, {"messages": []}, "messages", "at least 1"),
     (ChatRequest, {"messages": "hi"}, "messages", "array"),
     (ChatRequest, {"messages": ["hi"]}, "messages[0]", "JSON object"),
-    (ChatRequest, {"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "'assistant'"),
+    (ChatRequest, {"messages": [{"role": "critic", "content": "x"}]}, "messages[0].role", "'assistant'"),
     (ChatRequest, {"messages": [{"role": "user"}]}, "messages[0].content", "missing"),
     (ChatRequest, {"messages": [{"role": "user", "content": None}]}, "messages[0].content", "missing"),
     (ChatRequest, {"messages": [{"role": "user", "content": "x", "name": "y"}]}, "messages[0].name", "not supported"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -26,6 +27,7 @@ from danlu.serve.app import ServerConfig, create_app
 from danlu.serve.server import bind
 from danlu.tokenizer import bpe, chat
 from danlu.tokenizer.tokenizer import Tokenizer, make_config
+from tests.tokenizer.shared import hermes
 
 CONTEXT = 8192
 TEXT = [
@@ -35,6 +37,7 @@ TEXT = [
     "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。",
 ] * 4
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TAGS = ["<tool_call>", "</tool_call>"]
 
 
 def tiny_tokenizer(*, chat_template: bool = True) -> Tokenizer:
@@ -44,6 +47,15 @@ def tiny_tokenizer(*, chat_template: bool = True) -> Tokenizer:
         chat_template=chat.CHATML if chat_template else None,
     )
     return Tokenizer(bpe.train_bpe(TEXT, vocab_size=330, special_tokens=SPECIAL), config)
+
+
+def tool_tokenizer(*, special: bool) -> Tokenizer:
+    """Of a model made for tools: a template that knows them, tags that are tokens, flagged special or not."""
+    trained = json.loads(bpe.train_bpe(TEXT, vocab_size=330, special_tokens=[*SPECIAL, *TAGS]))
+    for token in trained["added_tokens"]:
+        token["special"] = special or token["content"] not in TAGS
+    config = make_config(eos_token="<|im_end|>", special_tokens=SPECIAL, chat_template=hermes())
+    return Tokenizer(json.dumps(trained), config)
 
 
 def tiny_model(tokenizer: Tokenizer, seed: int = 0) -> Transformer:

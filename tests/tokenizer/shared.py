@@ -24,6 +24,30 @@ TEXTS = [
     "emoji 😀👍🏽 and tabs\t\tand\r\nline ends\n\n\n",
 ]
 
+# A chat template with tools, in the manner of the Hermes and Qwen families.
+HERMES = r"""
+{%- if tools %}
+    {{- '<|im_start|>system\nTools:\n' }}
+    {%- for tool in tools %}{{ tool | tojson }}{{ '\n' }}{% endfor %}
+    {{- '<|im_end|>\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\n' + message.content }}
+    {%- for call in message.tool_calls or [] %}
+        {{- '\n' if loop.first and message.content else '' if loop.first else 'BETWEEN' }}
+        {{- 'OPENING{"name": "' + call.function.name + '", "arguments": ' }}
+        {{- call.function.arguments | tojson + '}CLOSING' }}
+    {%- endfor %}
+    {{- '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}
+"""
+
+
+def hermes(opening: str = "<tool_call>\n", closing: str = "\n</tool_call>", between: str = "\n") -> str:
+    template = HERMES.replace("OPENING", opening).replace("CLOSING", closing).replace("BETWEEN", between)
+    return template.strip()
+
 
 @cache
 def small_json() -> str:
