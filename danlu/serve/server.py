@@ -28,13 +28,13 @@ from danlu.core.events import Event, Events
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from danlu.engine import Engine
+    from danlu.engine import Engine, Replicas
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
 def run(
-    models: Mapping[str, Engine | Callable[[], Engine]],
+    models: Mapping[str, Engine | Replicas | Callable[[], Engine | Replicas]],
     host: str = "127.0.0.1",
     port: int = 8000,
     api_key: str | tuple[str, ...] | None = None,
@@ -83,15 +83,26 @@ def run(
 
 
 def serve_models(
-    paths: Mapping[str, str | Path], *, host: str = "127.0.0.1", port: int = 8000, api_key: str | None = None
+    paths: Mapping[str, str | Path],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key: str | None = None,
+    replicas: int = 1,
+    tensor_parallel: int = 1,
 ) -> None:
-    """`danlu serve`: the models at these paths, by name, until a signal. Ctrl-C ends in KeyboardInterrupt."""
+    """`danlu serve`: the models at these paths, by name, until a signal. Ctrl-C ends in KeyboardInterrupt.
 
-    def loader(path: str | Path) -> Callable[[], Engine]:
-        def load() -> Engine:
-            from danlu.engine import Engine
+    Each model has `replicas` engines, and each of those `tensor_parallel` processes.
+    """
 
-            return Engine(path)
+    def loader(path: str | Path) -> Callable[[], Engine | Replicas]:
+        def load() -> Engine | Replicas:
+            from danlu.engine import Engine, Replicas
+
+            if replicas == 1:
+                return Engine(path, tensor_parallel=tensor_parallel)
+            return Replicas(path, replicas, tensor_parallel=tensor_parallel)
 
         return load
 

@@ -30,10 +30,11 @@ from typing import TYPE_CHECKING, Any
 
 from danlu.core.errors import UserError
 from danlu.core.events import Events
+from danlu.engine.child import ProcessLost
 from danlu.serve.protocol import ApiError
 
 if TYPE_CHECKING:
-    from danlu.engine import Delta, Engine, Sampling
+    from danlu.engine import Delta, Engine, Replicas, Sampling
 
 
 class EngineFailure(Exception):
@@ -66,7 +67,9 @@ class Ticket:
 class EngineWorker:
     """Owns the thread that steps one engine. Everything public belongs to the event loop."""
 
-    def __init__(self, name: str, engine: Engine, *, max_waiting: int = 256, events: Events | None = None) -> None:
+    def __init__(
+        self, name: str, engine: Engine | Replicas, *, max_waiting: int = 256, events: Events | None = None
+    ) -> None:
         self.name, self.engine = name, engine
         self.limit = engine.max_sequences + max_waiting  # choices inside at once
         self.events = events or Events()
@@ -103,6 +106,10 @@ class EngineWorker:
             except UserError as error:
                 self._leave(ticket)
                 raise ApiError(400, str(error), code="invalid_value") from None
+            except ProcessLost as error:
+                self._leave(ticket)
+                headers = {"Retry-After": "5"}
+                raise ApiError(503, str(error), kind="server_error", code="starting", headers=headers) from None
             self._wake.notify()
         return ticket
 
@@ -123,7 +130,7 @@ class EngineWorker:
         return finished
 
     def close(self) -> None:
-        """End the thread after the step it is in."""
+        """End the thread after the step it is in, and the processes of the engine."""
         with self._wake:
             self._closed = self._draining = True
             self._wake.notify()
@@ -131,6 +138,7 @@ class EngineWorker:
             self._thread.join()
         with self._wake:
             self._leave_all(_shutting_down())
+        self.engine.close()
 
     # --- holding _wake ---
 
@@ -200,11 +208,14 @@ class EngineWorker:
             self._leave(ticket)
 
     def _step_failed(self, error: Exception) -> None:
-        """Empty the engine and go on. An engine that fails with nothing in it, or cannot be emptied, is broken."""
+        """Empty the engine and go on. An engine is broken that fails with nothing in it, that cannot be emptied, or
+        that lost a process it needs."""
         trace = traceback.format_exc()
         self.events.emit("failed", model=self.name, error=repr(error), traceback=trace)
         with self._wake:
-            if not self._tickets:
+            if isinstance(error, ProcessLost):
+                self.failure = str(error)
+            elif not self._tickets:
                 self.failure = repr(error)
             try:
                 self._leave_all(EngineFailure(repr(error)))
