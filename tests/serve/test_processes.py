@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,13 @@ import httpx
 from danlu.engine import Engine, Replicas
 from tests.serve import tiny
 
-LONG: dict[str, Any] = {"model": "tiny", "prompt": "x", "max_tokens": 4000, "ignore_eos": True, "stream": True}
+LONG: dict[str, Any] = {"model": "tiny", "prompt": "x", "max_tokens": 8000, "ignore_eos": True, "stream": True}
 SHORT: dict[str, Any] = {"model": "tiny", "prompt": "春眠", "max_tokens": 12, "ignore_eos": True, "temperature": 0}
+
+
+def chunks(stream: httpx.Response) -> Iterator[str]:
+    """The JSON of each event."""
+    return (line[6:] for line in stream.iter_lines() if line.startswith("data: {"))
 
 
 def test_replicas_answer_as_one_and_a_dead_one_takes_its_answers_alone(model_paths: dict[str, Path]) -> None:
@@ -34,17 +40,16 @@ def test_replicas_answer_as_one_and_a_dead_one_takes_its_answers_alone(model_pat
         assert all(answer == answers[0] for answer in answers) and answers[0][0]["finish_reason"] == "length"
         assert tiny.metric(url, "danlu_generated_tokens_total") == 12 * 12
 
-        with httpx.stream("POST", f"{url}/v1/completions", json=LONG, timeout=60) as one:
-            with httpx.stream("POST", f"{url}/v1/completions", json=LONG, timeout=60) as two:
-                streams = [one.iter_lines(), two.iter_lines()]
-                for lines in streams:
-                    next(lines)
-                tiny.until(lambda: tiny.metric(url, "danlu_requests_running") == 2)
-                os.kill(engines._replicas[0].child.process.pid, signal.SIGKILL)
-                last = [[json.loads(line[6:]) for line in lines if line.startswith("data: {")][-1] for lines in streams]
-        lost, whole = sorted(last, key=lambda event: "choices" in event)
-        assert lost["error"]["code"] == "replica_lost"
-        assert whole["choices"][0]["finish_reason"] == "length"
+        with (
+            httpx.stream("POST", f"{url}/v1/completions", json=LONG, timeout=60) as one,
+            httpx.stream("POST", f"{url}/v1/completions", json=LONG, timeout=60) as two,
+        ):
+            first, second = (chunks(stream) for stream in (one, two))
+            next(first), next(second)
+            victim = min(engines._replicas, key=lambda replica: min(replica.open))
+            os.kill(victim.child.process.pid, signal.SIGKILL)
+            assert json.loads(list(first)[-1])["error"]["code"] == "replica_lost"
+            assert all("error" not in json.loads(next(second)) for _ in range(50))
         assert tiny.metric(url, "danlu_requests_total", outcome="failed") == 1
         assert httpx.post(f"{url}/v1/completions", json=SHORT, timeout=60).json()["choices"] == answers[0]
         processes = [replica.child.process for replica in engines._replicas]
@@ -55,10 +60,10 @@ def test_a_model_that_lost_a_rank_is_not_served_any_more(model_paths: dict[str, 
     engine = Engine(model_paths["tiny"], max_sequences=4, kv_bytes=64 << 20, tensor_parallel=2)
     with tiny.in_thread({"tiny": engine}) as url:
         with httpx.stream("POST", f"{url}/v1/completions", json=LONG, timeout=60) as stream:
-            lines = stream.iter_lines()
+            lines = chunks(stream)
             next(lines)
             os.kill(engine.runner._children[0].process.pid, signal.SIGKILL)  # type: ignore[union-attr]
-            assert "error" in [line for line in lines if line][-1]
+            assert "error" in json.loads(list(lines)[-1])
         health = httpx.get(f"{url}/health")
         assert health.status_code == 503 and "killed by SIGKILL" in health.json()["models"]["tiny"]
         assert httpx.post(f"{url}/v1/completions", json=SHORT).status_code == 503
