@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
+import pytest
 
 from danlu.engine import Engine, Replicas
 from tests.serve import tiny
@@ -67,3 +71,24 @@ def test_a_model_that_lost_a_rank_is_not_served_any_more(model_paths: dict[str, 
         health = httpx.get(f"{url}/health")
         assert health.status_code == 503 and "killed by SIGKILL" in health.json()["models"]["tiny"]
         assert httpx.post(f"{url}/v1/completions", json=SHORT).status_code == 503
+
+
+@pytest.mark.journey
+def test_ctrl_c_ends_the_server_and_its_replicas(model_paths: dict[str, Path], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "danlu.cli.main", "serve", str(model_paths["tiny"]), "--port=0", "--replicas=2"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, process_group=0, cwd=tmp_path)
+    assert server.stderr is not None
+    url = ""
+    while not url:
+        line = server.stderr.readline()
+        assert line, "the server ended"
+        url = next((word for word in line.split() if word.startswith("http://")), "")
+    replicas = psutil.Process(server.pid).children()
+    assert len(replicas) == 2
+    with httpx.stream("POST", f"{url}/v1/completions", json=LONG, timeout=60) as stream:
+        next(chunks(stream))
+        os.killpg(server.pid, signal.SIGINT)  # as the terminal does: to the whole group
+        os.killpg(server.pid, signal.SIGINT)  # and again: at once
+    assert server.wait(timeout=60) == 130
+    tiny.until(lambda: not any(replica.is_running() for replica in replicas))
+    assert "Traceback" not in server.stderr.read()
