@@ -24,14 +24,16 @@ wait for a batch, compute, and wait for the next. Block numbers mean the same in
 The groups are gloo's on CPUs (over loopback) and NCCL's on GPUs, one GPU a rank. They are objects of this engine and
 not torch's global group: a process may have several engines, or train.
 
-When a rank dies, the sums of the others fail at once: the step raises ProcessLost, and so does every later one. When
-rank 0 dies, the others do (child.py). Rank 0 reads the model and sends each rank its slices, so that every kind of
-file, and a model in memory, takes the same way.
+When a rank dies, the sums of the others fail: the step raises ProcessLost, and so does every later one. (gloo says so
+at once; NCCL's own watchdog notices after PATIENCE.) When rank 0 dies, the others do (child.py). Rank 0 reads the model
+and sends each rank its slices, so that every kind of file, and a model in memory, takes the same way.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
@@ -122,12 +124,14 @@ class ParallelRunner:
 
     def _give_up(self, error: BaseException) -> NoReturn:
         """After an error the ranks stand at different places and cannot go on: end them and say who began it."""
-        ends = {rank: child.ended(AFTER_ERROR) for rank, child in enumerate(self._children, 1)}
-        said = {rank: _last_words(child) for rank, child in enumerate(self._children, 1) if ends[rank] is not None}
-        # One that was killed said nothing; one that lost its neighbour says so.
-        silent = [f"rank {rank} of {self.size} ended: {ends[rank]}" for rank, words in said.items() if not words]
-        loud = [f"rank {rank} of {self.size} failed: {words}" for rank, words in said.items() if words]
-        gone = [*silent, *loud]
+        deadline = time.monotonic() + (AFTER_ERROR if isinstance(error, Exception) else 0.0)
+        gone: list[str] = []
+        for rank, child in enumerate(self._children, 1):
+            end = child.ended(max(0.0, deadline - time.monotonic()))
+            if end is not None and (words := _last_words(child)):
+                gone.append(f"rank {rank} of {self.size} failed: {words}")
+            elif end is not None:  # killed: this one began it, and those that lost it say so
+                gone.insert(0, f"rank {rank} of {self.size} ended: {end}")
         self._failure = gone[0] if gone else f"a step was broken off ({type(error).__name__})"
         self.close()
         if gone and isinstance(error, Exception):
@@ -146,6 +150,7 @@ class Group:
         options: Any
         if device.type == "cuda":
             torch.cuda.set_device(device)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")  # its ranks also meet over loopback, and nowhere else
             backend: Any = distributed.ProcessGroupNCCL
             options = backend.Options()
         else:
@@ -327,6 +332,8 @@ def _last_words(child: Child) -> str:
 
 
 def _check_devices(size: int, device: torch.device) -> None:
+    if device.type not in ("cpu", "cuda") or device.index:
+        raise UserError(f'tensor_parallel is {size}, and device is "{device}"', 'it may be "cpu" or "cuda" (from 0 on)')
     if device.type == "cuda" and torch.cuda.device_count() < size:
         raise UserError(
             f"tensor_parallel is {size}, but this machine has {torch.cuda.device_count()} GPUs", "one GPU a rank"

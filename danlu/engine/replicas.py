@@ -177,6 +177,8 @@ class Replicas:
                 if not ready.done():
                     ready.set_exception(error)
                     return
+                if self._closed.is_set():
+                    return
                 log.warning("replica %d cannot be started: %s", number, error)
                 self._closed.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
