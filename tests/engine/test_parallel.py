@@ -75,6 +75,16 @@ def test_quantised_models_are_cut_as_they_are(threads: None, bits: int, toleranc
     assert all(close(a, b, tolerance) for a, b in zip(alone, together, strict=True))
 
 
+def test_guesses_are_checked_by_all_ranks(threads: None) -> None:
+    model, draft = model_of("gqa"), make_model("gqa", n_layers=1)
+    with Engine((model, None), tensor_parallel=2, speculate=(draft, None)) as engine:
+        assert engine.speculator is not None
+        engine.speculator._worth = lambda lengths: list(lengths)  # type: ignore[method-assign]
+        got = [list(o.token_ids) for o in engine.generate(PROMPTS, Sampling(temperature=0, max_tokens=12))]
+        assert engine.stats.draft_tokens > 0
+    assert got == [greedy(model, p, 12) for p in PROMPTS]
+
+
 def test_a_closed_engine_says_so(threads: None) -> None:
     before = torch.get_num_threads()
     with Engine((model_of("gqa"), None), tensor_parallel=2) as engine:
