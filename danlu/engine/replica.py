@@ -12,7 +12,9 @@ An exception in a step ends the process. Whoever holds the other end finds it cl
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -93,7 +95,7 @@ def work(pipe: Connection) -> None:
     )
     made: deque[Delta] = deque()
     wake = threading.Event()
-    threading.Thread(target=_read, args=(pipe, engine, made, wake), daemon=True).start()
+    threading.Thread(target=_guarded, args=(pipe, engine, made, wake), daemon=True).start()
     while True:
         wake.wait()
         wake.clear()
@@ -107,10 +109,7 @@ def _read(pipe: Connection, engine: Engine, made: deque[Delta], wake: threading.
     """Hand messages to the engine. In a thread of its own: a grammar that compiles slowly stops nobody's answer."""
     requests: dict[str, Request] = {}  # by the name that the front desk gave them
     while True:
-        try:
-            message = pipe.recv()
-        except EOFError:
-            return
+        message = pipe.recv()
         for name in [name for name, request in requests.items() if request.finished]:
             del requests[name]
         match message:
@@ -123,6 +122,17 @@ def _read(pipe: Connection, engine: Engine, made: deque[Delta], wake: threading.
             case ("cancel", name) if name in requests:
                 engine.cancel(requests[name].id)
         wake.set()
+
+
+def _guarded(*arguments: Any) -> None:
+    """`_read`; with it ends the process, for a replica that hears nothing is worse than none."""
+    try:
+        _read(*arguments)
+    except EOFError:
+        os._exit(0)
+    except Exception:
+        traceback.print_exc()
+        os._exit(1)
 
 
 def _renamed(name: str, made: deque[Delta]) -> Callable[[Delta], None]:
