@@ -103,7 +103,9 @@ class Replicas:
         return self._desk.prepare(sampling)
 
     def submit(self, prompt_ids: ListLike[int], sampling: Sampling) -> Request:
-        """As `Engine.submit`. Raises ProcessLost when no replica is running."""
+        """As `Engine.submit`, but without `prompt_logprobs`. Raises ProcessLost when no replica is running."""
+        if sampling.prompt_logprobs is not None:
+            raise UserError("replicas give no prompt_logprobs", "score prompts with a single engine")
         request = self._desk._request(list(prompt_ids), sampling, None)
         blocks = list(_chain(request.prompt_ids, self._desk.cache.block_size))
         with self._lock:

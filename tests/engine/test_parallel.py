@@ -75,6 +75,14 @@ def test_quantised_models_are_cut_as_they_are(threads: None, bits: int, toleranc
     assert all(close(a, b, tolerance) for a, b in zip(alone, together, strict=True))
 
 
+def test_scores_are_those_of_one(threads: None) -> None:
+    alone = list(Engine((model_of("gqa"), None), block_size=8).score(PROMPTS))
+    with Engine((model_of("gqa"), None), tensor_parallel=2, max_batch_tokens=7) as engine:
+        for a, b in zip(alone, engine.score(PROMPTS), strict=True):
+            assert [x.token_id for x in a] == [x.token_id for x in b]
+            assert all(abs(x.logprob - y.logprob) < 1e-4 for x, y in zip(a, b, strict=True))
+
+
 def test_guesses_are_checked_by_all_ranks(threads: None) -> None:
     model, draft = model_of("gqa"), make_model("gqa", n_layers=1)
     with Engine((model, None), tensor_parallel=2, speculate=(draft, None)) as engine:
