@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -134,6 +135,11 @@ def _width(text: str) -> int:
 def _pad(text: str, width: int, right: bool) -> str:
     space = " " * (width - _width(text))
     return space + text if right else text + space
+
+
+def drafter(store: Store, how: str | None) -> str | Path | None:
+    """What `--speculate` names, for an engine: nothing, "lookup", or the path of a model."""
+    return how if how is None or how == "lookup" else store.resolve(how, "model").path
 
 
 def engine_for(store: Store, model: str, **settings: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from danlu.cli.common import command, engine_for, print_table
+from danlu.cli.common import command, drafter, engine_for, print_table
 from danlu.core.errors import UserError
 from danlu.serve import MAX_WAITING
 
@@ -27,21 +27,22 @@ def register(main: click.Group) -> None:
     @click.option("--top-p", default=1.0, show_default=True)
     @click.option("--seed", type=int, help="The same seed gives the same text.")
     @click.option("--stop", multiple=True, help="End at this text; repeatable.")
+    @click.option("--tensor-parallel", default=1, help="Cut the model over so many processes or GPUs.")
     def generate(
         store: Store, as_json: bool, model: str, prompt: str | None, max_tokens: int, temperature: float,
-        top_p: float, seed: int | None, stop: tuple[str, ...],
+        top_p: float, seed: int | None, stop: tuple[str, ...], tensor_parallel: int,
     ) -> dict[str, Any]:  # fmt: skip
         """Continue a text."""
         from danlu.engine import Sampling
 
         text = _checked(prompt if prompt is not None else _read_standard_input())
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=list(stop))
-        engine = engine_for(store, model)
         parts, last = [], None
-        for last in engine.stream(text, sampling):
-            parts.append(last.text)
-            if not as_json:
-                click.echo(last.text, nl=False)
+        with engine_for(store, model, tensor_parallel=tensor_parallel) as engine:
+            for last in engine.stream(text, sampling):
+                parts.append(last.text)
+                if not as_json:
+                    click.echo(last.text, nl=False)
         if not as_json:
             click.echo()
         assert last is not None
@@ -94,6 +95,9 @@ def register(main: click.Group) -> None:
     @click.option("--host", default="127.0.0.1", show_default=True)
     @click.option("--port", default=8000, show_default=True)
     @click.option("--api-key", envvar="DANLU_API_KEY", help="Require this key (or set DANLU_API_KEY).")
+    @click.option("--replicas", default=1, help="So many engines of each model, in processes of their own.")
+    @click.option("--tensor-parallel", default=1, help="Cut each engine's model over so many processes or GPUs.")
+    @click.option("--speculate", metavar="HOW", help='Guess tokens ahead: "lookup", or a smaller model that guesses.')
     @click.option(
         "--max-waiting",
         type=click.IntRange(min=0),
@@ -108,6 +112,9 @@ def register(main: click.Group) -> None:
         host: str,
         port: int,
         api_key: str | None,
+        replicas: int,
+        tensor_parallel: int,
+        speculate: str | None,
         max_waiting: int,
     ) -> dict[str, Any]:
         """Serve models over the OpenAI protocol, with a chat page at /."""
@@ -118,7 +125,10 @@ def register(main: click.Group) -> None:
             raise UserError(
                 "two of the models would have the same name on the server", "name them apart with danlu import"
             )
-        serve_models(paths, host=host, port=port, api_key=api_key, max_waiting=max_waiting)
+        options: dict[str, Any] = {"tensor_parallel": tensor_parallel, "speculate": drafter(store, speculate)}
+        serve_models(
+            paths, host=host, port=port, api_key=api_key, max_waiting=max_waiting, replicas=replicas, options=options
+        )
         return {"served": list(paths)}
 
     @command(main, "eval")

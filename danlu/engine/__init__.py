@@ -10,6 +10,7 @@ A request walks: prompt -> tokenizer -> scheduler -> runner -> sampler -> detoke
 * ``sampling``    logits -> the next token of each sequence, each with its own seed
 * ``detokenize``  tokens -> text that never splits a character and never shows part of a stop string
 * ``engine``      the loop around them, and the counters
+* ``parallel``    one model cut over several processes; ``replicas``: several engines as one; ``child``: a process
 
 The room's door is ``Engine``: ``Engine("path").generate(["def quicksort("], Sampling(max_tokens=64))``.
 """
@@ -21,12 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from danlu.engine.engine import Engine
+    from danlu.engine.replicas import Replicas
     from danlu.engine.request import Delta, Grammar, Output, Request, Sampling, TokenLogprob
 
 STAGES: tuple[str, ...] = ()
 
 _DOORS = {
     "Engine": "engine",
+    "Replicas": "replicas",
     "Sampling": "request",
     "Grammar": "request",
     "Output": "request",
@@ -35,7 +38,7 @@ _DOORS = {
     "TokenLogprob": "request",
 }
 
-__all__ = ["STAGES", "Delta", "Engine", "Grammar", "Output", "Request", "Sampling", "TokenLogprob"]
+__all__ = ["STAGES", "Delta", "Engine", "Grammar", "Output", "Replicas", "Request", "Sampling", "TokenLogprob"]
 
 
 def __getattr__(name: str) -> Any:

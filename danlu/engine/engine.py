@@ -35,6 +35,7 @@ from danlu.engine.batch import Wanted, flatten
 from danlu.engine.compiled import CompiledRunner, compile_model
 from danlu.engine.detokenize import TextStream
 from danlu.engine.kv_cache import CacheShape, KVCache, plan_blocks
+from danlu.engine.parallel import ParallelRunner
 from danlu.engine.request import Delta, Output, Request, Sampling, Sequence, TokenLogprob
 from danlu.engine.runner import Runner
 from danlu.engine.sampling import sample, token_logprobs
@@ -98,8 +99,11 @@ class Engine:
     |                    | a source, with the same vocabulary                                              |
     | `dtype`            | "float32", "bfloat16", "float16"; None = bfloat16 on a GPU, float32 on a CPU    |
     | `device`           | None = the accelerator if one answers, else the CPU                             |
+    | `tensor_parallel`  | so many processes, with a GPU each or sharing the CPU, hold a slice of the      |
+    |                    | model each (parallel.py); `kv_bytes` is for all of them together                |
 
-    A model given as a pair is used as it is, where it is, unless `dtype` or `device` are given.
+    A model given as a pair is used as it is, where it is, unless `dtype` or `device` are given. An engine with other
+    processes is closed at the end, by `close` or as a context manager; if it is not, they end with this process.
     """
 
     def __init__(
@@ -115,6 +119,7 @@ class Engine:
         speculate: Source | None = None,
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
+        tensor_parallel: int = 1,
     ) -> None:
         for name, value in (
             ("max_batch_tokens", max_batch_tokens),
@@ -122,11 +127,14 @@ class Engine:
             ("max_context", max_context),
             ("kv_bytes", kv_bytes),
             ("block_size", block_size),
+            ("tensor_parallel", tensor_parallel),
         ):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise UserError(f"{name} is {value!r}", "it must be a whole number of at least 1")
-        self.model, self.tokenizer = _load(source, dtype, device)
+        model, self.tokenizer, place = _load(source, dtype, device, keep_on_cpu=tensor_parallel > 1)
         self.artifact_id = _artifact_id(source)
+        self._parallel = ParallelRunner(model, tensor_parallel, place) if tensor_parallel > 1 else None
+        self.model = self._parallel.model if self._parallel is not None else model
         weights = next(p for p in self.model.parameters() if p.is_floating_point())
         self.device, self.dtype = weights.device, weights.dtype
         config = self.model.config
@@ -134,13 +142,14 @@ class Engine:
         self.max_sequences = max_sequences
         self.stop_ids = frozenset(config.eos_ids) | (self.tokenizer.stop_ids if self.tokenizer else frozenset())
         shape = CacheShape(config.n_layers, config.n_kv_heads, config.head_dim, self.dtype)
+        sharers = tensor_parallel if self.device.type == "cpu" else 1
         n_blocks = plan_blocks(
             shape,
             block_size,
             max_context=self.max_context,
             max_sequences=max_sequences,
-            kv_bytes=kv_bytes,
-            free_bytes=_free_bytes(self.device),
+            kv_bytes=None if kv_bytes is None else kv_bytes // tensor_parallel,
+            free_bytes=_free_bytes(self.device) // sharers,
         )
         self.cache = KVCache(shape, n_blocks, block_size, self.device)
         if max_batch_tokens is None:
@@ -148,7 +157,9 @@ class Engine:
         self.scheduler = Scheduler(
             self.cache, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences, prefix_cache=prefix_cache
         )
-        self.runner = self._make_runner(self.model, self.cache)
+        if self._parallel is not None:
+            self._parallel.use(self.cache)
+        self.runner = self._parallel or self._make_runner(self.model, self.cache)
         self.speculator = self._make_speculator(speculate) if speculate is not None else None
         self._grammars = Grammars(self.tokenizer, config.vocab_size, self.stop_ids) if self.tokenizer else None
         self._lock = threading.RLock()  # held for a whole step
@@ -175,7 +186,7 @@ class Engine:
     def _make_speculator(self, source: Source) -> Speculator:
         if source == "lookup":
             return Speculator(Lookup(), self.scheduler)
-        model, tokenizer = _load(source, None, self.device)
+        model, tokenizer, _ = _load(source, None, self.device)
         config = model.config
         if config.vocab_size != self.model.config.vocab_size or not _same_words(tokenizer, self.tokenizer):
             raise UserError("the draft model has another vocabulary", "it must share the tokenizer of the model")
@@ -189,6 +200,22 @@ class Engine:
         cache = KVCache(shape, self.cache.n_blocks, self.cache.block_size, self.device)
         drafter = DraftModel(self._make_runner(model, cache), self.scheduler.max_batch_tokens)
         return Speculator(drafter, self.scheduler)
+
+    @property
+    def capacity(self) -> int:
+        """How many tokens the KV cache holds."""
+        return self.cache.capacity
+
+    def close(self) -> None:
+        """End the other processes of a tensor-parallel engine; others have nothing to end. May be called twice."""
+        if self._parallel is not None:
+            self._parallel.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     # --- the comfortable door -------------------------------------------------------------------------------------
 
@@ -551,13 +578,16 @@ def _load(
     source: Source,
     dtype: str | torch.dtype | None,
     device: str | torch.device | None,
-) -> tuple[Transformer, Tokenizer | None]:
+    keep_on_cpu: bool = False,
+) -> tuple[Transformer, Tokenizer | None, torch.device]:
+    """The model, its tokenizer, and the device to run it on: where the model is, unless it is kept on the CPU."""
     if isinstance(dtype, str):
         if dtype not in DTYPES:
             raise UserError(f'dtype is "{dtype}"', "it must be one of: " + ", ".join(DTYPES))
         dtype = DTYPES[dtype]
     if isinstance(source, tuple):
         model, tokenizer = source
+        device = torch.device(device) if device is not None else next(model.parameters()).device
     else:
         from danlu.core.device import torch_device
         from danlu.model.hub import load
@@ -567,9 +597,8 @@ def _load(
         # A quantised model keeps the dtype of its scales: rounding them would change every weight.
         if dtype is None and getattr(model, "quantization_config", None) is None:
             dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype is not None or device is not None:
-        model = model.to(device=device, dtype=dtype)
-    return model.eval(), tokenizer
+    model = model.to(device=None if keep_on_cpu else device, dtype=dtype)
+    return model.eval(), tokenizer, device
 
 
 def _artifact_id(source: object) -> str | None:

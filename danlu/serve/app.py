@@ -46,7 +46,7 @@ from danlu.serve.wire import ApiError, parse_request
 from danlu.serve.worker import EngineWorker
 
 if TYPE_CHECKING:
-    from danlu.engine import Engine
+    from danlu.engine import Engine, Replicas
 
 METHODS = {"models": "GET", "completions": "POST", "chat/completions": "POST"}  # under /v1/, for 405
 # The page may run NiceGUI's scripts (Vue compiles templates: unsafe-eval) and reach this server, and nothing else.
@@ -82,7 +82,7 @@ class ServerConfig(BaseModel):
 class ServerState:
     """What the routes and the page share: the models, the counters, the log."""
 
-    def __init__(self, engines: Mapping[str, Engine], config: ServerConfig, events: Events) -> None:
+    def __init__(self, engines: Mapping[str, Engine | Replicas], config: ServerConfig, events: Events) -> None:
         if not engines:
             raise UserError("there is no model to serve", "name at least one")
         self.config, self.events = config, events
@@ -134,7 +134,7 @@ class ServerState:
 
 
 def create_app(
-    models: Mapping[str, Engine], config: ServerConfig | None = None, *, events: Events | None = None
+    models: Mapping[str, Engine | Replicas], config: ServerConfig | None = None, *, events: Events | None = None
 ) -> FastAPI:
     """The application for loaded engines by name. The chat page lives once in a process (NiceGUI is a singleton)."""
     config = config or ServerConfig()

@@ -23,7 +23,7 @@ from danlu.serve.worker import EngineWorker, Overloaded, Ticket
 
 if TYPE_CHECKING:
     from danlu.core.events import Events
-    from danlu.engine import Delta, Engine, Grammar, Sampling
+    from danlu.engine import Delta, Engine, Grammar, Replicas, Sampling
     from danlu.serve.metrics import Metrics
     from danlu.serve.protocol import GenerationRequest
     from danlu.tokenizer import Tokenizer
@@ -60,7 +60,7 @@ class ServedModel:
     """A name, the engine behind it, and the worker that runs it."""
 
     name: str
-    engine: Engine
+    engine: Engine | Replicas
     worker: EngineWorker
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -345,6 +345,9 @@ def _piece(served: ServedModel, choice: int, delta: Delta) -> Piece:
     if delta.finish_reason == "error":
         message = "the model produced a value that is not a number"
         raise ApiError(500, message, kind="server_error", code="model_error")
+    if delta.finish_reason == "lost":
+        message = "the process that was writing this answer has ended; send the request again"
+        raise ApiError(500, message, kind="server_error", code="replica_lost")
     finish: Literal["stop", "length"] | None = None
     if delta.finish_reason is not None:
         finish = "stop" if delta.finish_reason == "stop" else "length"

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from danlu.core.errors import UserError, need
 from danlu.core.events import Event, Events
@@ -29,13 +29,13 @@ from danlu.serve import MAX_WAITING
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from danlu.engine import Engine
+    from danlu.engine import Engine, Replicas
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
 def run(
-    models: Mapping[str, Engine | Callable[[], Engine]],
+    models: Mapping[str, Engine | Replicas | Callable[[], Engine | Replicas]],
     host: str = "127.0.0.1",
     port: int = 8000,
     api_key: str | tuple[str, ...] | None = None,
@@ -91,14 +91,21 @@ def serve_models(
     port: int = 8000,
     api_key: str | None = None,
     max_waiting: int = MAX_WAITING,
+    replicas: int = 1,
+    options: Mapping[str, Any] | None = None,
 ) -> None:
-    """`danlu serve`: the models at these paths, by name, until a signal. Ctrl-C ends in KeyboardInterrupt."""
+    """`danlu serve`: the models at these paths, by name, until a signal. Ctrl-C ends in KeyboardInterrupt.
 
-    def loader(path: str | Path) -> Callable[[], Engine]:
-        def load() -> Engine:
-            from danlu.engine import Engine
+    Each model has `replicas` engines, made with these `options` of Engine.
+    """
 
-            return Engine(path)
+    def loader(path: str | Path) -> Callable[[], Engine | Replicas]:
+        def load() -> Engine | Replicas:
+            from danlu.engine import Engine, Replicas
+
+            if replicas == 1:
+                return Engine(path, **options or {})
+            return Replicas(path, replicas, **options or {})
 
         return load
 

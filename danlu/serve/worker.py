@@ -41,11 +41,12 @@ from typing import TYPE_CHECKING, Any
 
 from danlu.core.errors import UserError
 from danlu.core.events import Events
+from danlu.engine.child import ProcessLost
 from danlu.serve import MAX_WAITING
 from danlu.serve.wire import ApiError
 
 if TYPE_CHECKING:
-    from danlu.engine import Delta, Engine, Sampling
+    from danlu.engine import Delta, Engine, Replicas, Sampling
 
 
 WAITING_CACHES = 4  # not tuned
@@ -100,11 +101,11 @@ class EngineWorker:
     """Owns the thread that steps one engine. Everything public belongs to the event loop."""
 
     def __init__(
-        self, name: str, engine: Engine, *, max_waiting: int = MAX_WAITING, events: Events | None = None
+        self, name: str, engine: Engine | Replicas, *, max_waiting: int = MAX_WAITING, events: Events | None = None
     ) -> None:
         self.name, self.engine = name, engine
         self.limit = engine.max_sequences + max_waiting  # choices inside at once
-        self.token_limit = (1 + WAITING_CACHES) * engine.cache.capacity  # of their prompts
+        self.token_limit = (1 + WAITING_CACHES) * engine.capacity  # of their prompts
         self.events = events or Events()
         self.failure: str | None = None  # why the engine cannot go on, if it cannot; /health says so
         self.pending = 0  # choices in the engine or waiting for it
@@ -140,6 +141,10 @@ class EngineWorker:
             except UserError as error:
                 self._leave(ticket)
                 raise ApiError(400, str(error), code="invalid_value") from None
+            except ProcessLost as error:
+                self._leave(ticket)
+                headers = {"Retry-After": "5"}
+                raise ApiError(503, str(error), kind="server_error", code="starting", headers=headers) from None
             self._wake.notify()
         return ticket
 
@@ -160,7 +165,7 @@ class EngineWorker:
         return finished
 
     def close(self) -> None:
-        """End the thread after the step it is in."""
+        """End the thread after the step it is in, and the processes of the engine."""
         with self._wake:
             self._closed = self._draining = True
             self._wake.notify()
@@ -168,6 +173,7 @@ class EngineWorker:
             self._thread.join()
         with self._wake:
             self._leave_all(_shutting_down())
+        self.engine.close()
 
     # --- holding _wake ---
 
@@ -263,11 +269,14 @@ class EngineWorker:
             self._leave(ticket)
 
     def _step_failed(self, error: Exception) -> None:
-        """Empty the engine and go on. An engine that fails with nothing in it, or cannot be emptied, is broken."""
+        """Empty the engine and go on. An engine is broken that fails with nothing in it, that cannot be emptied, or
+        that lost a process it needs."""
         trace = traceback.format_exc()
         self.events.emit("failed", model=self.name, error=repr(error), traceback=trace)
         with self._wake:
-            if not self._tickets:
+            if isinstance(error, ProcessLost):
+                self.failure = str(error)
+            elif not self._tickets:
                 self.failure = repr(error)
             try:
                 self._leave_all(EngineFailure(repr(error)))

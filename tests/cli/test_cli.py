@@ -229,6 +229,18 @@ def test_a_prompt_that_is_not_text(here: Path) -> None:
         assert result.exit_code == 2 and "UTF-8" in result.stderr
 
 
+def test_one_model_over_several_processes(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    from tests.serve.tiny import write_model
+
+    model = str(write_model(tmp_path_factory.mktemp("model") / "tiny"))
+    asked = ["generate", model, "--prompt", "x", "--max-tokens", "5", "--temperature", "0", "--json"]
+    assert last_json(danlu(*asked, "--tensor-parallel", "2")) == last_json(danlu(*asked))
+    refused = danlu(*asked, "--tensor-parallel", "3")
+    assert refused.exit_code == 2 and "2 KV heads cannot be shared by 3" in refused.stderr
+    refused = danlu("serve", model, "--port", "0", "--replicas", "0")
+    assert refused.exit_code == 2 and "replicas is 0" in refused.stderr
+
+
 def test_an_export_into_the_working_directory(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     from tests.serve.tiny import write_model
 
