@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("kernels_on")
 
 
 def engine(model: Transformer, **limits: int) -> Engine:
-    """Blocks of 8 tokens: the compiled kernels of the CPU take only 16."""
+    """On a CPU in blocks of 8 tokens, since in blocks of 16 the compiled kernels would take the model."""
     e = Engine((copy.deepcopy(model).to(DEVICE), None), **{"block_size": 8, **limits})  # type: ignore[arg-type]
     assert isinstance(e.runner, Runner) and isinstance(e.runner._fused, FusedForward)
     return e
@@ -27,12 +27,12 @@ def engine(model: Transformer, **limits: int) -> Engine:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_logits_equal_a_full_forward_on_torch(shape: str) -> None:
-    """Prompts of several lengths and decoding in one batch, chunks of at most 21 tokens."""
+    """A short and a long prompt, the second in two chunks: decoding and reading in one batch."""
     model = make_model(shape)
-    prompts = [random_prompt(n, seed=n) for n in (1, 30, 19)]
-    settings = Sampling(temperature=0, max_tokens=4, logprobs=101)
-    for prompt, output in zip(prompts, engine(model, max_batch_tokens=21).generate(prompts, settings), strict=True):
-        assert list(output.token_ids) == greedy(model, prompt, 4)
+    prompts = [random_prompt(n, seed=n) for n in (3, 22)]
+    settings = Sampling(temperature=0, max_tokens=2, logprobs=101)
+    for prompt, output in zip(prompts, engine(model, max_batch_tokens=20).generate(prompts, settings), strict=True):
+        assert list(output.token_ids) == greedy(model, prompt, 2)
         wanted = full_forward(model, prompt)[-1].log_softmax(-1)
         got = dict(output.logprobs[0].top)  # type: ignore[index]
         assert max(abs(got[token] - float(wanted[token])) for token in range(101)) < 1e-3
@@ -42,25 +42,20 @@ def test_logits_equal_a_full_forward_on_torch(shape: str) -> None:
 def test_a_quantised_model_gives_the_logits_of_torch(bits: int) -> None:
     model = make_model("qk_norm", hidden_size=64, intermediate_size=96)
     quantize_(model, bits)
-    prompt = random_prompt(12)
+    prompt = random_prompt(4)
     wanted = full_forward(model.float(), prompt)[-1].log_softmax(-1)
     output = next(engine(model).generate(prompt, Sampling(temperature=0, max_tokens=1, logprobs=101)))
     got = dict(output.logprobs[0].top)  # type: ignore[index]
     assert max(abs(got[token] - float(wanted[token])) for token in range(101)) < 1e-2
 
 
-def test_bits_do_not_depend_on_company_and_preemption() -> None:
+def test_preemption_and_scattered_blocks_change_no_token() -> None:
     model = make_model("some_windows")
-    prompts = [random_prompt(n, seed=n) for n in (5, 12, 9)]
-    settings = [Sampling(temperature=0.9, seed=i, max_tokens=8, logprobs=2) for i in range(3)]
-    alone = [next(engine(model).generate(p, s)) for p, s in zip(prompts, settings, strict=True)]
-    tight = engine(model, kv_bytes=5 * 8 * engine(model).cache.shape.bytes_per_token)
-    together = list(tight.generate(prompts, settings))
+    prompts = [random_prompt(n, seed=n) for n in (5, 7)]
+    tight = engine(model, kv_bytes=5 * 4 * engine(model).cache.shape.bytes_per_token, block_size=4)
+    outputs = list(tight.generate(prompts, Sampling(temperature=0, max_tokens=5)))
     assert tight.stats.preemptions > 0
-    for a, b in zip(alone, together, strict=True):
-        assert a.token_ids == b.token_ids
-        for one, other in zip(a.logprobs, b.logprobs, strict=True):  # type: ignore[arg-type]
-            assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+    assert [list(output.token_ids) for output in outputs] == [greedy(model, prompt, 5) for prompt in prompts]
 
 
 def test_nan_ends_the_request_and_not_the_engine() -> None:

@@ -58,9 +58,9 @@ def main(capability: int) -> None:
 def compile_instead(kernel: Any, grid: tuple[int, ...]) -> Callable[..., None]:
     def launch(*args: Any, **kwargs: Any) -> None:
         made = kernel.warmup(*args, grid=grid, **kwargs)
-        dtype = next(str(arg.dtype) for arg in args if isinstance(arg, Tensor) and arg.is_floating_point())
+        given = [f"{list(arg.shape)} {arg.dtype}" for arg in args if isinstance(arg, Tensor)]
         size = len(made.asm["cubin"])
-        print(json.dumps({"kernel": kernel.__name__, "dtype": dtype, "shared": made.metadata.shared, "size": size}))
+        print(json.dumps({"kernel": kernel.__name__, "given": given, "shared": made.metadata.shared, "size": size}))
 
     return launch
 

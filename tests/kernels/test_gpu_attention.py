@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kernels.on_gpu import ATOL, DEVICE, FLOATS, attention, kernels_on, random  # noqa: F401
-from danlu.kernels.gpu.attention import SHORT, SPLIT, PagedBatch, paged_attention, paged_attention_reference
 
 pytestmark = pytest.mark.usefixtures("kernels_on")
-PAGE = 16
+SHORT, SPLIT, PagedBatch = attention.SHORT, attention.SPLIT, attention.PagedBatch
+paged_attention, paged_attention_reference = attention.paged_attention, attention.paged_attention_reference
 
+PAGE = 16
 Sizes = list[tuple[int, int]]  # (rows, length) of each sequence
 
 
@@ -60,7 +61,7 @@ def test_worked_example() -> None:
 
 @pytest.mark.parametrize("group", [1, 3, 4, 7, 8, 20])
 def test_groups_of_heads(group: int) -> None:
-    check([(1, 1), (1, 37), (3, 21), (18, 30)], group=group, kv_heads=2)
+    check([(1, 1), (3, 21), (17, 30)], group=group, kv_heads=2)
 
 
 @pytest.mark.parametrize(("head_dim", "dtype"), [(8, FLOATS[0]), (64, FLOATS[1]), (80, FLOATS[2]), (96, FLOATS[0]),
@@ -69,19 +70,19 @@ def test_widths_and_dtypes(head_dim: int, dtype: torch.dtype) -> None:
     check([(1, 33), (17, 20)], group=2, head_dim=head_dim, dtype=dtype)
 
 
-@pytest.mark.parametrize("window", [1, 5, 16, 64, 300, 5000])
+@pytest.mark.parametrize("window", [1, 16, 300, 5000])
 def test_windows(window: int) -> None:
-    check([(1, 3), (1, 2 * SPLIT + 9), (9, SPLIT + 4), (70, 90)], window=window, group=2)
+    check([(1, 3), (1, 2 * SPLIT + 9), (5, SPLIT + 4), (18, 40)], window=window, group=2)
 
 
 def test_keys_in_several_splits() -> None:
-    check([(1, SPLIT), (1, SPLIT + 1), (1, 3 * SPLIT - 7), (SHORT, 2 * SPLIT + 1), (1, 1)], group=3, kv_heads=2)
+    check([(1, SPLIT), (1, SPLIT + 1), (1, 3 * SPLIT - 7), (4, 2 * SPLIT + 1)], group=7)
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(st.data())
 def test_any_batch(data: st.DataObject) -> None:
-    rows = st.one_of(st.just(1), st.integers(1, 4), st.integers(SHORT, 40))
+    rows = st.one_of(st.just(1), st.integers(1, 4), st.integers(SHORT, 24))
     size = rows.flatmap(lambda n: st.tuples(st.just(n), st.integers(n, n + 60)))
     sizes = data.draw(st.lists(size, min_size=1, max_size=5), label="rows and lengths")
     check(
@@ -93,20 +94,15 @@ def test_any_batch(data: st.DataObject) -> None:
     )
 
 
-def one_of(batch_q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, batch: PagedBatch, index: int, **kw: int):
-    """Sequence `index` of a batch, computed alone."""
-    row, count, length, *table = batch.lines[index].tolist()
-    alone = PagedBatch.of([(0, count, length, table)], DEVICE)
-    return paged_attention(batch_q[row : row + count], keys, values, alone, 0.25, **kw), slice(row, row + count)
-
-
 @pytest.mark.parametrize("window", [None, 40])
 def test_bits_do_not_depend_on_the_batch(window: int | None) -> None:
-    q, keys, values, batch = make([(1, 20), (1, 2 * SPLIT + 50), (5, SPLIT + 90), (30, 70), (67, 67)], group=3)
+    q, keys, values, batch = make([(1, 20), (1, SPLIT + 50), (5, SPLIT + 9), (21, 70), (33, 33)], group=3)
     together = paged_attention(q, keys, values, batch, 0.25, window)
     for index in range(5):
-        alone, rows = one_of(q, keys, values, batch, index, window=window)
-        assert torch.equal(together[rows], alone)
+        row, count, length, *table = batch.lines[index].tolist()
+        own = PagedBatch.of([(0, count, length, table)], DEVICE)
+        alone = paged_attention(q[row : row + count], keys, values, own, 0.25, window)
+        assert torch.equal(together[row : row + count], alone)
 
 
 def test_bits_do_not_depend_on_how_a_prompt_was_cut() -> None:
@@ -134,7 +130,7 @@ def test_wrong_input_is_named() -> None:
         paged_attention(q[:1], keys, values, batch, 1.0)
     with pytest.raises(ValueError, match="5 heads, which is not a multiple of the 2"):
         paged_attention(q[:, :5].contiguous(), keys, values, batch, 1.0)
-    with pytest.raises(ValueError, match="keys is torch.float16, it must be torch.float32"):
+    with pytest.raises(ValueError, match=r"keys is torch\.float16, it must be torch\.float32"):
         paged_attention(q, keys.half(), values, batch, 1.0)
     with pytest.raises(ValueError, match="values has gaps"):
         paged_attention(q, keys, values.transpose(0, 1).contiguous().transpose(0, 1), batch, 1.0)

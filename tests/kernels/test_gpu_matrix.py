@@ -42,12 +42,12 @@ def test_rows_and_dtypes(rows: int, bits: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_columns_in_several_splits(bits: int) -> None:
-    check(bits, 3, 33, 2 * matrix.SPLIT_K + 32, bias=True)
-    check(bits, 2, 7, matrix.SPLIT_K)
+    check(bits, 3, 33, matrix.SPLIT_K + 32, torch.float16, bias=True)
+    check(bits, 2, 7, matrix.SPLIT_K, torch.float16)
 
 
-@settings(max_examples=15)
-@given(st.integers(1, 90), st.integers(1, 150), st.integers(1, 9), st.sampled_from([8, 4]), st.booleans())
+@settings(max_examples=12)
+@given(st.integers(1, 40), st.integers(1, 150), st.integers(1, 5), st.sampled_from([8, 4]), st.booleans())
 def test_any_size(rows: int, n: int, groups: int, bits: int, bias: bool) -> None:
     check(bits, rows, n, 32 * groups, bias=bias)
 
@@ -60,7 +60,8 @@ def test_eight_bits_need_no_groups() -> None:
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("rows", [16, 80])
 def test_bits_do_not_depend_on_the_other_rows(bits: int, rows: int) -> None:
-    x, (weight, scale) = random(rows, 1100 // 32 * 32, seed=1), weights(bits, 40, 1100 // 32 * 32)
+    width = matrix.SPLIT_K + 64
+    x, (weight, scale) = random(rows, width, dtype=torch.float16, seed=1), weights(bits, 40, width)
     all_rows = matrix.quantized_linear(x, weight, scale)
     fewer = slice(0, rows - 9)
     assert torch.equal(matrix.quantized_linear(x[fewer], weight, scale), all_rows[fewer])
@@ -100,7 +101,7 @@ def test_wrong_input_is_named() -> None:
         matrix.quantized_linear(random(2, 64), weight, scale[:, :1].contiguous())
     with pytest.raises(ValueError, match="not a multiple of 32"):
         matrix.quantized_linear(random(2, 40), weight[:, :5].contiguous(), scale)
-    with pytest.raises(ValueError, match="weight is torch.float32, it must be torch.int8 or torch.int32"):
+    with pytest.raises(ValueError, match=r"weight is torch\.float32, it must be torch\.int8 or torch\.int32"):
         matrix.quantized_linear(random(2, 64), random(24, 64), scale)
     with pytest.raises(ValueError, match=r"bias is \[23\]"):
         matrix.quantized_linear(random(2, 64), weight, scale, random(23))

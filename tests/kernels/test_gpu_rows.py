@@ -50,7 +50,7 @@ def test_norm_worked_example() -> None:
     assert x.tolist() == [[3.0, 4.0]]
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(st.data())
 def test_rotary_and_store(data: st.DataObject) -> None:
     heads, kv_heads = data.draw(st.sampled_from([(1, 1), (3, 1), (4, 2), (7, 1)]), label="heads")
@@ -93,7 +93,7 @@ def test_reference_turns_as_the_model_does() -> None:
 def test_wrong_input_is_named() -> None:
     with pytest.raises(ValueError, match=r"delta is \[2, 3\], it must be \[2, 4\]"):
         norm.add_rms_norm(random(2, 4), random(2, 3), random(4), 1e-6)
-    with pytest.raises(ValueError, match="x is torch.float64"):
+    with pytest.raises(ValueError, match=r"x is torch\.float64"):
         norm.add_rms_norm(random(2, 4).double(), None, random(4), 1e-6)
     with pytest.raises(ValueError, match="gate_up has gaps"):
         activation.swiglu(random(4, 8)[:, ::2])

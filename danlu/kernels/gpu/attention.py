@@ -51,7 +51,9 @@ SHORT = 16  # most rows of a short sequence
 SPLIT = 256  # keys of one program of a short one: 4,096 tokens on 8 KV heads are 128 programs; not tuned
 UNSPLIT = 1 << 30
 SMALL, LARGE = 16, 64  # tiles in M: 16 is the least that the matrix unit takes
-TILE_BYTES = 1 << 14  # of a tile of keys, at most: two of them, two of values and the queries fit every GPU's multiprocessor
+TILE_BYTES = (
+    1 << 14
+)  # of a tile of keys, at most: two of them, two of values and the queries fit every GPU's multiprocessor
 LOG2_E = math.log2(math.e)
 HEADER = tl.constexpr(3)  # numbers before the block table in a line of `PagedBatch.lines`
 
@@ -210,7 +212,7 @@ def _attend(
     QUERIES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, SPLIT: tl.constexpr,
     PARTIAL: tl.constexpr,
 ):  # fmt: skip
-    """Program (sequence and tile, KV head, split). `out` is the output, or with PARTIAL the parts that `_join` joins."""
+    """Program (sequence and tile, KV head, split): a tile of the output, or with PARTIAL its part of one split."""
     N_KV_HEADS: tl.constexpr = N_HEADS // GROUP
     sequence, kv_head = tl.program_id(0) // n_tiles, tl.program_id(1)
     line = lines + sequence.to(tl.int64) * width
@@ -285,7 +287,7 @@ def _join(
     top = float("-inf")
     total = 0.0
     acc = tl.full([BLOCK_D], 0.0, tl.float32)
-    for split in range(0, (high + SPLIT - 1) // SPLIT - low // SPLIT):
+    for split in range((high + SPLIT - 1) // SPLIT - low // SPLIT):
         part = (tl.program_id(0).to(tl.int64) + split * tl.num_programs(0)) * N_HEADS + tl.program_id(1)
         its_top = tl.load(ends + part * 2)
         new_top = tl.maximum(top, its_top)

@@ -24,7 +24,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from danlu.kernels.gpu.checks import FLOATS, check, on, power_of_two, same_device
+from danlu.kernels.gpu.checks import FLOATS, check, on, same_device
 
 FEW_ROWS = 16
 SPLIT_K = 1024  # columns of one program: a 2048 x 2048 matrix is 64 x 2 programs; not tuned
@@ -136,7 +136,7 @@ def _add_parts(out, parts, bias, n_rows, n_columns, n_splits, BIAS: tl.constexpr
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = n < n_columns
     total = tl.full([BLOCK], 0.0, tl.float32)
-    for split in range(0, n_splits):
+    for split in range(n_splits):
         total += tl.load(parts + (row + split * n_rows) * n_columns + n, mask=inside, other=0.0)
     if BIAS:
         total += tl.load(bias + n, mask=inside, other=0.0).to(tl.float32)

@@ -1,6 +1,6 @@
 """Everything between the projection and attention, in one pass over its output.
 
-    qkv [T, H + 2 Hkv, hd]     q heads | k heads | v heads     one program = one head of one token
+    qkv [T, H + 2 Hkv, hd]     q heads | k heads | v heads     one program = all heads of one kind of one token
             |
       q, k: RMSNorm over hd (where the model has it), then turned by the angle of the token's position (rope.py)
             |
@@ -81,10 +81,11 @@ def rotate_and_store(
     q = torch.empty(n_tokens, n_heads, head_dim, dtype=qkv.dtype, device=qkv.device)
     if n_tokens:
         with on(qkv):
-            _rotate_and_store[n_tokens, n_heads + 2 * n_kv_heads](
+            _rotate_and_store[n_tokens, 3](
                 qkv, key_slots, value_slots, slots, cos, sin, q_norm, k_norm, q, eps,
-                N_HEADS=n_heads, N_KV_HEADS=n_kv_heads, HALF=head_dim // 2, BLOCK=power_of_two(head_dim // 2),
-                ROTARY=rotary is not None, NORM=norms is not None, num_warps=1,
+                N_HEADS=n_heads, N_KV_HEADS=n_kv_heads, HALF=head_dim // 2,
+                BLOCK_H=power_of_two(max(n_heads, n_kv_heads)), BLOCK_I=power_of_two(head_dim // 2),
+                ROTARY=rotary is not None, NORM=norms is not None,
             )  # fmt: skip
     return q
 
@@ -92,36 +93,37 @@ def rotate_and_store(
 @triton.jit
 def _rotate_and_store(
     qkv, key_slots, value_slots, slots, cos, sin, q_norm, k_norm, q, eps,
-    N_HEADS: tl.constexpr, N_KV_HEADS: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
+    N_HEADS: tl.constexpr, N_KV_HEADS: tl.constexpr, HALF: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_I: tl.constexpr,
     ROTARY: tl.constexpr, NORM: tl.constexpr,
 ):  # fmt: skip
-    token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    i = tl.arange(0, BLOCK)
-    inside = i < HALF
-    at = (token * (N_HEADS + 2 * N_KV_HEADS) + head) * 2 * HALF + i
-    first = tl.load(qkv + at, mask=inside, other=0.0).to(tl.float32)
-    second = tl.load(qkv + at + HALF, mask=inside, other=0.0).to(tl.float32)
-    if head < N_HEADS + N_KV_HEADS:
+    """Program (token, kind): the queries (0), the keys (1) or the values (2) of a token."""
+    token, kind = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    n_heads = tl.where(kind == 0, N_HEADS, N_KV_HEADS)
+    before = tl.where(kind == 0, 0, N_HEADS + (kind - 1) * N_KV_HEADS)  # heads of other kinds in the row
+    h, i = tl.arange(0, BLOCK_H)[:, None], tl.arange(0, BLOCK_I)
+    half = i < HALF
+    inside = (h < n_heads) & half[None, :]
+    at = h * (2 * HALF) + i[None, :]  # [H, hd / 2] of this kind's heads
+    source = qkv + (token * (N_HEADS + 2 * N_KV_HEADS) + before) * (2 * HALF) + at
+    first = tl.load(source, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(source + HALF, mask=inside, other=0.0).to(tl.float32)
+    if kind < 2:
         if NORM:
-            scale = tl.rsqrt((tl.sum(first * first, axis=0) + tl.sum(second * second, axis=0)) / (2 * HALF) + eps)
-            weight = q_norm if head < N_HEADS else k_norm
-            first = first * scale * tl.load(weight + i, mask=inside, other=0.0).to(tl.float32)
-            second = second * scale * tl.load(weight + i + HALF, mask=inside, other=0.0).to(tl.float32)
+            squares = tl.sum(first * first, axis=1) + tl.sum(second * second, axis=1)  # [H]
+            scale = tl.rsqrt(squares / (2 * HALF) + eps)[:, None]
+            weight = q_norm if kind == 0 else k_norm
+            first = first * scale * tl.load(weight + i, mask=half, other=0.0).to(tl.float32)[None, :]
+            second = second * scale * tl.load(weight + HALF + i, mask=half, other=0.0).to(tl.float32)[None, :]
         if ROTARY:
-            c = tl.load(cos + token * HALF + i, mask=inside, other=0.0)
-            s = tl.load(sin + token * HALF + i, mask=inside, other=0.0)
+            c = tl.load(cos + token * HALF + i, mask=half, other=0.0)[None, :]
+            s = tl.load(sin + token * HALF + i, mask=half, other=0.0)[None, :]
             first, second = first * c - second * s, second * c + first * s
-    if head < N_HEADS:
-        to = q + (token * N_HEADS + head) * 2 * HALF + i
+    if kind == 0:
+        to = q + token * (N_HEADS * 2 * HALF) + at
         tl.store(to, first, mask=inside)
         tl.store(to + HALF, second, mask=inside)
     else:
-        slot = tl.load(slots + token).to(tl.int64) * N_KV_HEADS
-        if head < N_HEADS + N_KV_HEADS:
-            to_key = key_slots + (slot + head - N_HEADS) * 2 * HALF + i
-            tl.store(to_key, first, mask=inside)
-            tl.store(to_key + HALF, second, mask=inside)
-        else:
-            to_value = value_slots + (slot + head - N_HEADS - N_KV_HEADS) * 2 * HALF + i
-            tl.store(to_value, first, mask=inside)
-            tl.store(to_value + HALF, second, mask=inside)
+        cache = key_slots if kind == 1 else value_slots
+        to = cache + tl.load(slots + token).to(tl.int64) * (N_KV_HEADS * 2 * HALF) + at
+        tl.store(to, first, mask=inside)
+        tl.store(to + HALF, second, mask=inside)
