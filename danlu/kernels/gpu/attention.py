@@ -37,7 +37,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import triton
@@ -51,9 +51,7 @@ SHORT = 16  # most rows of a short sequence
 SPLIT = 256  # keys of one program of a short one: 4,096 tokens on 8 KV heads are 128 programs; not tuned
 UNSPLIT = 1 << 30
 SMALL, LARGE = 16, 64  # tiles in M: 16 is the least that the matrix unit takes
-TILE_BYTES = (
-    1 << 14
-)  # of a tile of keys, at most: two of them, two of values and the queries fit every GPU's multiprocessor
+TILE_BYTES = 1 << 14  # of a tile of keys, at most: with the values, and the next two on their way, it fits every GPU
 LOG2_E = math.log2(math.e)
 HEADER = tl.constexpr(3)  # numbers before the block table in a line of `PagedBatch.lines`
 
@@ -72,6 +70,7 @@ class PagedBatch:
     counts: tuple[int, ...]
     lengths: tuple[int, ...]
     n_rows: int
+    _n_splits: dict[int | None, int] = field(default_factory=dict)  # by window: every layer asks
 
     @staticmethod
     def of(spans: Sequence[tuple[int, int, int, Sequence[int]]], device: torch.device | str) -> PagedBatch:
@@ -89,11 +88,13 @@ class PagedBatch:
 
     def n_splits(self, window: int | None) -> int:
         """The most splits that a short sequence's keys lie in."""
-        most = 1
-        for count, length in zip(self.counts[: self.n_short], self.lengths, strict=False):
-            low = max(0, length - count + 1 - window) if window else 0
-            most = max(most, -(-length // SPLIT) - low // SPLIT)
-        return most
+        if window not in self._n_splits:
+            most = 1
+            for count, length in zip(self.counts[: self.n_short], self.lengths, strict=False):
+                low = max(0, length - count + 1 - window) if window else 0
+                most = max(most, -(-length // SPLIT) - low // SPLIT)
+            self._n_splits[window] = most
+        return self._n_splits[window]
 
 
 def paged_attention_reference(
@@ -205,7 +206,8 @@ def _seen(count, length, first, WINDOW: tl.constexpr, QUERIES: tl.constexpr):
     return low, high
 
 
-@triton.jit
+# What changes from step to step is not compiled in: Triton would make another program for a number that 16 divides.
+@triton.jit(do_not_specialize=["width", "n_tiles", "n_rows"], do_not_specialize_on_alignment=["lines"])
 def _attend(
     out, ends, q, keys, values, lines, width, n_tiles, n_rows, scale,
     N_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, PAGE: tl.constexpr, WINDOW: tl.constexpr,
@@ -269,7 +271,7 @@ def _attend(
         tl.store(out + q_at[:, None] + d[None, :], acc, mask=mine[:, None] & real[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width", "n_rows"], do_not_specialize_on_alignment=["lines"])
 def _join(
     out, parts, ends, lines, width, n_rows,
     N_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WINDOW: tl.constexpr, QUERIES: tl.constexpr,

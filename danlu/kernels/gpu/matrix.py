@@ -88,7 +88,7 @@ def _multiply(y: Tensor, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor 
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def _multiply_tile(
     out, x, weight, scale, bias, n_rows, n_columns, width,
     FOUR_BITS: tl.constexpr, BIAS: tl.constexpr, PARTIAL: tl.constexpr,
@@ -129,7 +129,7 @@ def _multiply_tile(
     tl.store(out + row[:, None] * n_columns + n[None, :], acc, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def _add_parts(out, parts, bias, n_rows, n_columns, n_splits, BIAS: tl.constexpr, BLOCK: tl.constexpr):
     """Program (row, columns): the sum over the splits of K, from the first to the last."""
     row = tl.program_id(0).to(tl.int64)

@@ -90,7 +90,7 @@ def rotate_and_store(
     return q
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["slots"])
 def _rotate_and_store(
     qkv, key_slots, value_slots, slots, cos, sin, q_norm, k_norm, q, eps,
     N_HEADS: tl.constexpr, N_KV_HEADS: tl.constexpr, HALF: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_I: tl.constexpr,
