@@ -15,6 +15,7 @@ The interpreter of Triton 3.6 computes with numpy. Where that differs from a GPU
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +29,7 @@ ATOL = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 FLOATS = tuple(ATOL)
 
 if DEVICE.type == "cpu":
+    assert "triton" not in sys.modules, "Triton came in before it was told to interpret"
     os.environ["TRITON_INTERPRET"] = "1"
 try:
     pytest.importorskip("triton", reason="Triton is for Linux")

@@ -10,8 +10,9 @@ A kernel is a program that runs many times side by side, each time with other nu
 draws what one program computes. Beside every kernel is its reference in ordinary torch. What a kernel is given is
 checked in Python first (`check`): on a GPU a wrong shape is not an error but other people's memory.
 
-Numbers: tensors may be float32, bfloat16 or float16; sums are float32. Results do not depend on what else is in the
-batch: how a sum is cut into pieces follows from its own length, never from how many programs there are.
+Numbers: tensors may be float32, bfloat16 or float16; sums are float32. How a sum is cut into pieces follows from its
+own length, never from how many programs there are, so among launches of one kind (few rows or many; each file says
+where it draws the line) a row's bits do not depend on the rest of the batch. torch's own matrix products promise less.
 
 Triton comes with PyTorch's CUDA builds. Where it is missing, or the GPU is older than Ampere (compute capability 8.0),
 or a first launch fails, torch's own operators are used and one line says so.
