@@ -43,6 +43,14 @@ class Batch:
         self.positions += range(start, start + n)
         self.rows += range(len(self.ids) - wanted, len(self.ids))
 
+    def slots(self, block_size: int) -> list[int]:
+        """Where the cache keeps each token: block * block_size + offset."""
+        return [
+            span.table[at // block_size] * block_size + at % block_size
+            for span in self.spans
+            for at in self.positions[span.row : span.row + span.n]
+        ]
+
 
 @dataclass(frozen=True)
 class Wanted:

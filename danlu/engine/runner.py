@@ -12,6 +12,8 @@ the blocks lie in a row (the usual case for one stream), else a gather of whole 
 the blocks it can see. All indices and masks are made once a step and window, not once a layer.
 
 The head (a matrix of the vocabulary's height) runs only for rows that a token is sampled from.
+
+On a GPU fused kernels take the same batch through the same model (fused.py).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from danlu.engine.batch import Batch, Span
+from danlu.engine.fused import FusedForward
 from danlu.engine.kv_cache import KVCache
 
 if TYPE_CHECKING:
@@ -31,20 +34,24 @@ if TYPE_CHECKING:
 
 
 class Runner:
-    """Runs steps of a model over a cache. No state of its own."""
+    """Runs steps of a model over a cache: on a GPU through the fused kernels, else on torch's operators."""
 
     def __init__(self, model: Transformer, cache: KVCache, device: torch.device) -> None:
         self.model, self.cache, self.device = model, cache, device
+        self._fused = FusedForward(model, cache, device) if FusedForward.fits(model, device) else None
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
         """Compute a batch: fills the cache, returns logits [R, V] of `batch.rows`."""
-        context = PagedContext(self.cache, batch.spans, batch.positions, self.device)
-        ids, positions = (torch.tensor([row], device=self.device) for row in (batch.ids, batch.positions))
-        hidden = self.model.hidden(ids, positions, context)[0]  # [T, D]
+        hidden = self._fused.hidden(batch) if self._fused is not None else self._hidden(batch)  # [T, D]
         if len(batch.rows) < len(batch.ids):
             hidden = hidden[torch.tensor(batch.rows, dtype=torch.long, device=self.device)]  # [R, D]
         return self.model.head(hidden)
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        context = PagedContext(self.cache, batch, self.device)
+        ids, positions = (torch.tensor([row], device=self.device) for row in (batch.ids, batch.positions))
+        return self.model.hidden(ids, positions, context)[0]
 
 
 @dataclass(frozen=True)
@@ -68,15 +75,9 @@ class _Part:
 class PagedContext:
     """The engine's answer to "who may look at whom": the context that the model's attention asks (attention.py)."""
 
-    def __init__(self, cache: KVCache, spans: list[Span], positions: list[int], device: torch.device) -> None:
-        self.cache, self.spans, self.device = cache, spans, device
-        size = cache.block_size
-        slots = [
-            span.table[at // size] * size + at % size
-            for span in spans
-            for at in positions[span.row : span.row + span.n]
-        ]
-        self._slots = torch.tensor(slots, device=device)  # [T]
+    def __init__(self, cache: KVCache, batch: Batch, device: torch.device) -> None:
+        self.cache, self.spans, self.device = cache, batch.spans, device
+        self._slots = torch.tensor(batch.slots(cache.block_size), device=device)  # [T]
         self._parts: dict[int | None, list[_Part]] = {}  # by window
 
     def attend(self, layer_index: int, q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -> Tensor:

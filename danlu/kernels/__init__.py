@@ -4,6 +4,7 @@
     int4.py      weights in four bits, in groups of 32
     decoder.py   a whole decoder in compiled C++ (cpu/): one call a step
     build.py     compiles it for this machine, once
+    gpu/         the same loops on a GPU, in Triton
 
 A kernel is a function of tensors and knows nothing of models, files or configs. For every kernel there is a
 reference in a few lines of ordinary torch, and a test that holds the two together; which of several routes a call

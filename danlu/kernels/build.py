@@ -8,7 +8,7 @@ Without a compiler everything runs on torch's operators, and one line says so.
 
 | variable        | meaning                                                                                     |
 |-----------------|---------------------------------------------------------------------------------------------|
-| `DANLU_KERNELS` | `off`: do not use the library                                                               |
+| `DANLU_KERNELS` | `off`: do not use the library, nor the Triton kernels (gpu/)                                |
 | `DANLU_CXX`     | the compiler; default: the first of c++, g++, clang++                                        |
 | `DANLU_CXXFLAGS`| flags added at the end, for tests: `-DDANLU_LANES=16`, `-mno-avx2`, `-fsanitize=address`      |
 """
@@ -42,13 +42,17 @@ class BuildError(Exception):
 @functools.lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, built if need be; None (and one logged line, once) where they cannot be had."""
-    if os.environ.get("DANLU_KERNELS", "").lower() in ("off", "0", "no"):
+    if switched_off():
         return None
     try:
         return ctypes.CDLL(str(build()))
     except (BuildError, OSError) as error:
         log.warning("the compiled kernels are not used (%s); torch's own operators are, which is slower", error)
         return None
+
+
+def switched_off() -> bool:
+    return os.environ.get("DANLU_KERNELS", "").lower() in ("off", "0", "no")
 
 
 def instructions() -> str:

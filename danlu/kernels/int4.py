@@ -13,7 +13,8 @@ Worked example, one group (the other 28 weights are 0): w = [0.8, -0.4, 0.1, 0.3
     s = 0.8 / 7 = 0.114:                 q = [7, -4 (-3.5), 1 (0.9), 3 (2.6)], w' = [0.8, -0.457, 0.114, 0.343]
 
 On disk eight values share an int32, value + 8 in four bits, the first in the lowest: the layout of compressed-tensors'
-"pack-quantized". The routes here are the plain ones; the fast way is the compiled decoder (decoder.py).
+"pack-quantized". What is here is plain; fast are the compiled decoder on a CPU (decoder.py) and, for the linear layer
+without a gradient on a GPU, gpu/matrix.py.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from danlu.kernels import gpu
 
 GROUP = 32
 LOW, HIGH = -8, 7
@@ -74,7 +77,10 @@ def unpack_nibbles(packed: Tensor) -> Tensor:
 
 def int4_linear(x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., K] times packed int32 [N, K / 8] with scale [N, K / 32] and bias [N] -> [..., N] in x's dtype."""
-    return F.linear(x, dequantize_groups(unpack_nibbles(packed), scale, x.dtype), bias)
+    if gpu.enabled(x.device) and not x.requires_grad:
+        return gpu.quantized_linear(x, packed, scale, bias)
+    weight = dequantize_groups(unpack_nibbles(packed), scale, x.dtype)
+    return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
 
 
 def int4_embedding(ids: Tensor, packed: Tensor, scale: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

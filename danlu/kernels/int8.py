@@ -23,6 +23,7 @@ Routes of `int8_linear`, for x [M, K] (all compute the same sum, in different pr
 | route     | when                              | arithmetic                                                   |
 |-----------|-----------------------------------|--------------------------------------------------------------|
 | packed    | CPU, M <= 32, K and N fit the op  | x rounded to bfloat16, sum in float32, y rounded to bfloat16 |
+| triton    | GPU, no gradient (gpu/matrix.py)  | q widened to x.dtype, sum and scale in float32               |
 | widened   | everything else                   | q widened to x.dtype (exact up to 127), one ordinary GEMM    |
 
 The packed route reads one byte per weight instead of four and so is the fast one where decoding is bound by
@@ -36,6 +37,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from danlu.kernels import gpu
 
 PACKED_ROWS = 32  # above this many rows of x one widening and a GEMM is faster (measured on AVX2, not tuned)
 INT8_MAX = 127  # -128 is left unused, so that the range is symmetric
@@ -65,6 +68,8 @@ def int8_linear_reference(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor
 
 def int8_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [..., K] times weight int8 [N, K] with scale [N] and bias [N] -> [..., N] in x's dtype."""
+    if gpu.enabled(x.device) and not x.requires_grad:
+        return gpu.quantized_linear(x, weight, scale[:, None], bias)
     rows = x.reshape(-1, x.shape[-1])  # [M, K]
     if _packed_fits(rows, weight):
         # The op wants bfloat16 scales; ones are exact in it, and the true scale follows in x's precision.

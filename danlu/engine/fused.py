@@ -1,0 +1,92 @@
+"""A step on a GPU: the decoder of model/transformer.py as a row of fused kernels.
+
+The same modules and the same numbers; what differs is how often a row of activations goes through memory. A layer is
+
+    x += delta, norm | qkv | norm, turn, store k v | attend (, join) | out | x += delta, norm | gate_up | swiglu | down
+
+where qkv, out, gate_up and down are the model's own modules, called as they are (float, quantised, hooked), and each
+other part is one kernel of kernels/gpu. `delta` is what the part before adds to the residual stream: it waits for the
+next norm, which reads the stream anyway. LayerNorm and GELU stay with torch.
+
+What the kernels need to know of the step goes to the GPU in two small copies: three numbers for every token (id,
+position, slot) and a line for every sequence (`PagedBatch`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from danlu.kernels import gpu
+from danlu.model.layers import RMSNorm, SwiGLU
+
+if TYPE_CHECKING:
+    from danlu.engine.batch import Batch
+    from danlu.engine.kv_cache import KVCache
+    from danlu.model.transformer import Transformer
+
+
+class FusedForward:
+    """A model's forward pass over the cache, for a `Runner`. Make one where it `fits`."""
+
+    def __init__(self, model: Transformer, cache: KVCache, device: torch.device) -> None:
+        self.model, self.cache, self.device = model, cache, device
+
+    @staticmethod
+    def fits(model: Transformer, device: torch.device) -> bool:
+        """Whether the kernels run on this device and know heads of this width."""
+        head_dim = model.config.head_dim
+        return head_dim % 2 == 0 and head_dim <= gpu.MAX_HEAD_DIM and gpu.enabled(device)
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """The last hidden state of every row, [T, D]; fills the cache."""
+        model, cache, n_rows = self.model, self.cache, len(batch.ids)
+        per_token = torch.tensor([batch.ids, batch.positions, batch.slots(cache.block_size)])
+        ids, positions, slots = per_token.to(self.device)  # each [T]
+        spans = [(span.row, span.n, span.length, span.table) for span in batch.spans]
+        paged = gpu.PagedBatch.of(spans, self.device)
+
+        x = model.embedding(ids[None]).to(cache.shape.dtype)  # [1, T, D]
+        rotary = None
+        if model.rotary is not None:
+            cos, sin = model.rotary.tables(positions, n_rows, self.device)  # [T, 1, hd / 2]
+            rotary = cos[:, 0], sin[:, 0]
+        elif model.position_embedding is not None:
+            x += model.position_embedding(positions)
+
+        delta = None
+        blocks: Any = model.blocks
+        for layer, block in enumerate(blocks):
+            attention = block.attention
+            qkv = attention.qkv(_add_norm(x, delta, block.attention_norm))
+            q = gpu.rotate_and_store(
+                qkv.view(n_rows, -1, attention.head_dim), cache.key_slots[layer], cache.value_slots[layer], slots,
+                rotary, _head_norms(attention),
+            )  # fmt: skip
+            o = gpu.paged_attention(
+                q, cache.keys[layer], cache.values[layer], paged, attention.scale, attention.window
+            )  # [T, H, hd]
+            delta = attention.out(o.view(1, n_rows, -1))
+            delta = _mlp(block.mlp, _add_norm(x, delta, block.mlp_norm))
+        return _add_norm(x, delta, model.norm)[0]
+
+
+def _add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> Tensor:
+    """x += delta, in place; norm(x)."""
+    if isinstance(norm, RMSNorm):
+        return gpu.add_rms_norm(x, delta, norm.weight, norm.eps)
+    if delta is not None:
+        x += delta
+    return norm(x)
+
+
+def _mlp(mlp: nn.Module, x: Tensor) -> Tensor:
+    return mlp.down(gpu.swiglu(mlp.gate_up(x))) if isinstance(mlp, SwiGLU) else mlp(x)
+
+
+def _head_norms(attention: Any) -> tuple[Tensor, Tensor, float] | None:
+    if attention.q_norm is None:
+        return None
+    return attention.q_norm.weight, attention.k_norm.weight, attention.q_norm.eps
