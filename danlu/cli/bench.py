@@ -98,7 +98,7 @@ def _print(result: dict[str, Any]) -> None:
         f"measured here: memory {limits['bandwidth'] / 1e9:.1f} GB/s, "
         f"matrix products {limits['matrix_peak'] / 1e9:,.0f} GFLOP/s\n"
     )
-    sizes = f"{result['prompt_tokens']} tokens in, {result['max_tokens']} out, {result['rounds']} rounds"
+    sizes = f"{result['prompt_tokens']} tokens in, {result['max_tokens']} out, rounds: {result['rounds']}"
     rows = [
         (name, _rate(part["tokens_per_second"]), f"{part['limit']:,.0f}", f"{part['share']:.0%}")
         for name, part in (("prefill", result["prefill"]), ("decode", result["decode"]))
