@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -91,7 +92,10 @@ class Contestant:
         """What an ended process left: the last line of its standard error, or how it ended."""
         self.log.seek(0)
         lines = [line for line in self.log.read().splitlines() if line.strip()]
-        return one_line(lines[-1]) if lines else f"exit code {self.process.returncode}"
+        code = self.process.returncode
+        if code < 0:
+            return f"ended by {signal.Signals(-code).name}"  # SIGILL: instructions that this processor has not
+        return one_line(lines[-1]) if lines else f"exit code {code}"
 
     def close(self) -> None:
         assert self.process.stdin is not None

@@ -39,6 +39,10 @@ def test_the_last_words_of_one_that_cannot_start() -> None:
     with pytest.raises(Unavailable, match="exit code 3"):
         silent.ask(about=True)
     silent.close()
+    illegal = python("import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    with pytest.raises(Unavailable, match="ended by SIGILL"):
+        illegal.ask(about=True)
+    illegal.close()
 
 
 def test_one_that_never_answers_is_ended() -> None:
