@@ -1,8 +1,8 @@
 """The referee of the benches: keeps contestants loaded as processes and lets them take turns.
 
 A contestant is a Python script that reads one JSON request a line from standard input and answers each with one JSON
-line on standard output. It may live in another environment, so this file's worker side (`serve`) uses the standard
-library alone.
+line on a pipe of its own, because libraries print to standard output what they like. It may live in another
+environment, so this file's worker side (`serve`) uses the standard library alone.
 
     referee                         contestant
     {"task": "decode", ...}   --->
@@ -32,6 +32,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 ENVS = HERE / ".envs"
+PIPE = "DANLU_CONTEST_PIPE"  # the number of the pipe that answers go to
 
 
 class Unavailable(Exception):
@@ -40,8 +41,7 @@ class Unavailable(Exception):
 
 def serve(handler: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """The contestant's side: answer requests until standard input ends."""
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print must not disturb the protocol
+    out = os.fdopen(int(os.environ[PIPE]), "w")
     for line in sys.stdin:
         try:
             answer = handler(json.loads(line))
@@ -58,24 +58,29 @@ class Contestant:
     def __init__(self, name: str, command: list[str]) -> None:
         self.name = name
         self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        read_end, write_end = os.pipe()
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
             stderr=self.log,
             text=True,
             cwd=HERE.parent,
+            pass_fds=(write_end,),
+            env={**os.environ, PIPE: str(write_end)},
         )
+        os.close(write_end)
+        self.answers = os.fdopen(read_end)
 
     def ask(self, *, limit: float = 3600.0, **request: Any) -> dict[str, Any]:
         """One request. Raises Unavailable when it is refused, the process ends, or `limit` seconds pass."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
         alarm = threading.Timer(limit, self.process.kill)
         alarm.start()
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
-            line = self.process.stdout.readline()
+            line = self.answers.readline()
         except BrokenPipeError:
             line = ""
         late = not alarm.is_alive()
@@ -105,6 +110,7 @@ class Contestant:
         except (BrokenPipeError, subprocess.TimeoutExpired):
             self.process.kill()
             self.process.wait()
+        self.answers.close()
         self.log.close()
 
 

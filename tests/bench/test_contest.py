@@ -13,6 +13,7 @@ from bench.contest import Contestant, Unavailable
 ADDER = """
 import sys; sys.path.insert(0, '.')
 from bench import contest
+print('{"noise": "of a library that is loaded"}', flush=True)
 contest.serve(lambda request: print('noise of a library') or {'sum': request['a'] + request['b']})
 """
 
