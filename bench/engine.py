@@ -117,15 +117,19 @@ class Weights:
         return self._q4_0() if name == "Q4_0" else self._artifact(name)
 
     def _artifact(self, name: str) -> Path:
+        from danlu.core.errors import StageFailed, UserError
         from danlu.core.run import run_stage
         from danlu.core.store import Store
 
         store, asset = Store(STORE), self.subject.asset
-        full = run_stage("model.importing", {"source": str(self.file)}, store, save_as=asset)
-        if name == "float32":
-            return full.path
-        bits = int(name.removeprefix("int"))
-        return run_stage("compress.quantize", {"model": asset, "bits": bits}, store, save_as=f"{asset}-{name}").path
+        try:
+            full = run_stage("model.importing", {"source": str(self.file)}, store, save_as=asset)
+            if name == "float32":
+                return full.path
+            config = {"model": asset, "bits": int(name.removeprefix("int"))}
+            return run_stage("compress.quantize", config, store, save_as=f"{asset}-{name}").path
+        except (UserError, StageFailed) as error:
+            raise contest.Unavailable(contest.one_line(str(error))) from None
 
     def _q4_0(self) -> Path:
         target = STORE / f"{self.subject.asset}-q4_0.gguf"
