@@ -1,12 +1,15 @@
 """The referee of the benches: keeps contestants loaded as processes and lets them take turns.
 
 A contestant is a Python script that reads one JSON request a line from standard input and answers each with one JSON
-line on standard output. It may live in another environment, so this file's worker side (`serve`) uses the standard
-library alone.
+line on a pipe of its own, because libraries print to standard output what they like. It may live in another
+environment, so this file's worker side (`serve`) uses the standard library alone.
 
     referee                         contestant
     {"task": "decode", ...}   --->
-                              <---  {"seconds": 1.2, "tokens": 64}
+                              <---  {"seconds": 1.2, "tokens": 64}, or {"error": "why not"}
+
+Where a contestant cannot be installed, started or asked, `Unavailable` says why in its own words: the last line that
+pip or the process left.
 """
 
 from __future__ import annotations
@@ -14,9 +17,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
+import traceback
 import venv
 from collections.abc import Callable
 from pathlib import Path
@@ -25,14 +32,23 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 ENVS = HERE / ".envs"
+PIPE = "DANLU_CONTEST_PIPE"  # the number of the pipe that answers go to
+
+
+class Unavailable(Exception):
+    """A contestant that cannot take part, and why: one line."""
 
 
 def serve(handler: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """The contestant's side: answer requests until standard input ends."""
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print must not disturb the protocol
+    out = os.fdopen(int(os.environ[PIPE]), "w")
     for line in sys.stdin:
-        out.write(json.dumps(handler(json.loads(line))) + "\n")
+        try:
+            answer = handler(json.loads(line))
+        except Exception as error:
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {str(error).strip() or 'no message'}"}
+        out.write(json.dumps(answer) + "\n")
         out.flush()
 
 
@@ -41,29 +57,67 @@ class Contestant:
 
     def __init__(self, name: str, command: list[str]) -> None:
         self.name = name
+        self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        read_end, write_end = os.pipe()
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self.log,
             text=True,
             cwd=HERE.parent,
+            pass_fds=(write_end,),
+            env={**os.environ, PIPE: str(write_end)},
         )
+        os.close(write_end)
+        self.answers = os.fdopen(read_end)
 
-    def ask(self, **request: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
+    def ask(self, *, limit: float = 3600.0, **request: Any) -> dict[str, Any]:
+        """One request. Raises Unavailable when it is refused, the process ends, or `limit` seconds pass."""
+        assert self.process.stdin is not None
+        alarm = threading.Timer(limit, self.process.kill)
+        alarm.start()
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            line = self.answers.readline()
+        except BrokenPipeError:
+            line = ""
+        late = not alarm.is_alive()
+        alarm.cancel()
         if not line:
-            raise RuntimeError(f"{self.name} ended with exit code {self.process.wait()}")
+            self.process.wait()
+            raise Unavailable(f"no answer in {limit:.0f} s" if late else self.last_words())
         answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise Unavailable(one_line(answer["error"]))
         return answer
+
+    def last_words(self) -> str:
+        """What an ended process left: the last line of its standard error, or how it ended."""
+        self.log.seek(0)
+        lines = [line for line in self.log.read().splitlines() if line.strip()]
+        code = self.process.returncode
+        if code < 0:
+            return f"ended by {signal.Signals(-code).name}"  # SIGILL: instructions that this processor has not
+        return one_line(lines[-1]) if lines else f"exit code {code}"
 
     def close(self) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(timeout=30)
+        try:
+            self.process.stdin.close()
+            self.process.wait(timeout=60)
+        except (BrokenPipeError, subprocess.TimeoutExpired):
+            self.process.kill()
+            self.process.wait()
+        self.answers.close()
+        self.log.close()
+
+
+def one_line(text: str, longest: int = 300) -> str:
+    """The first line that says something, cut."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "no message")
+    return line if len(line) <= longest else line[: longest - 3] + "..."
 
 
 def matrix_worker(dtype_name: str) -> None:
@@ -91,14 +145,21 @@ def matrix_worker(dtype_name: str) -> None:
 
 
 def environment(name: str, requirements: list[str]) -> str:
-    """The Python of an environment of its own with `requirements` installed; made once."""
+    """The Python of an environment of its own with `requirements` installed; made once.
+
+    Raises Unavailable with pip's reason when they cannot be installed.
+    """
     folder = ENVS / name
     python = folder / "bin" / "python"
     stamp = folder / "requirements.txt"
     wanted = "\n".join(requirements)
     if not stamp.exists() or stamp.read_text() != wanted:
         venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True)
+        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or [done.stderr]
+            raise Unavailable(one_line(errors[0]))
         stamp.write_text(wanted)
     return str(python)
 

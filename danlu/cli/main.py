@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from danlu.cli import artifacts, machine, models, recipes
+from danlu.cli import artifacts, bench, machine, models, recipes
 
 
 class Ordered(click.Group):
@@ -30,6 +30,7 @@ def main() -> None:
 recipes.register(main)
 artifacts.register(main)
 models.register(main)
+bench.register(main)
 machine.register(main)
 
 if __name__ == "__main__":
