@@ -16,8 +16,10 @@ The head (a matrix of the vocabulary's height) runs only for rows that a token i
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -25,26 +27,45 @@ from torch import Tensor
 
 from danlu.engine.batch import Batch, Span
 from danlu.engine.kv_cache import KVCache
+from danlu.engine.lora import AdapterHooks, Plan, Weights, weights_of
 
 if TYPE_CHECKING:
+    from danlu.engine.adapters import LoadedAdapter
+    from danlu.model.adapter import Adapter
     from danlu.model.transformer import Transformer
 
 
 class Runner:
-    """Runs steps of a model over a cache. No state of its own."""
+    """Runs steps of a model over a cache. No state of its own but the weights of adapters."""
 
     def __init__(self, model: Transformer, cache: KVCache, device: torch.device) -> None:
         self.model, self.cache, self.device = model, cache, device
+        self._adapters: WeakKeyDictionary[LoadedAdapter, Weights] = WeakKeyDictionary()
+        self._hooks: AdapterHooks | None = None  # with the first adapter
+
+    def add_adapter(self, loaded: LoadedAdapter, adapter: Adapter) -> None:
+        """Lay out an adapter for the spans that will name `loaded`."""
+        self._hooks = self._hooks or AdapterHooks(self.model)
+        self._adapters[loaded] = weights_of(adapter, self.cache.shape.dtype, self.device)
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
         """Compute a batch: fills the cache, returns logits [R, V] of `batch.rows`."""
         context = PagedContext(self.cache, batch.spans, batch.positions, self.device)
         ids, positions = (torch.tensor([row], device=self.device) for row in (batch.ids, batch.positions))
-        hidden = self.model.hidden(ids, positions, context)[0]  # [T, D]
+        with self._hooks.applied(self._plan(batch)) if self._hooks else nullcontext():
+            hidden = self.model.hidden(ids, positions, context)[0]  # [T, D]
         if len(batch.rows) < len(batch.ids):
             hidden = hidden[torch.tensor(batch.rows, dtype=torch.long, device=self.device)]  # [R, D]
         return self.model.head(hidden)
+
+    def _plan(self, batch: Batch) -> Plan:
+        """The rows of each adapter in the batch."""
+        rows: dict[LoadedAdapter, list[int]] = {}
+        for span in batch.spans:
+            if span.adapter is not None:
+                rows.setdefault(span.adapter, []).extend(range(span.row, span.row + span.n))
+        return [(torch.tensor(own, device=self.device), self._adapters[loaded]) for loaded, own in rows.items()]
 
 
 @dataclass(frozen=True)
