@@ -136,8 +136,9 @@ def _pad(text: str, width: int, right: bool) -> str:
     return space + text if right else text + space
 
 
-def engine_for(store: Store, model: str, **settings: Any) -> Any:
-    """An engine for a model of the store or a path; raises UserError when there is none."""
+def engine_for(store: Store, model: str, adapter: str | None = None) -> Any:
+    """An engine for a model of the store or a path, and an adapter of it; raises UserError when there is none."""
     from danlu.engine import Engine
 
-    return Engine(store.resolve(model, "model").path, **settings)
+    adapters = {adapter: store.resolve(adapter, "adapter").path} if adapter else None
+    return Engine(store.resolve(model, "model").path, adapters=adapters)

@@ -80,7 +80,7 @@ def run(
             allowed_hosts=LOOPBACK_NAMES if _is_loopback(address[0]) else None,
         )
         app = create_app(engines, config, events=events)
-        ready = f"serving {', '.join(engines)} on http://{_url_host(host)}:{address[1]}  (Ctrl-C stops)"
+        ready = f"serving {', '.join(app.state.danlu.models)} on http://{_url_host(host)}:{address[1]}  (Ctrl-C stops)"
         return _serve(app, listener, drain_seconds, ready, say)
 
 
@@ -91,14 +91,18 @@ def serve_models(
     port: int = 8000,
     api_key: str | None = None,
     max_waiting: int = MAX_WAITING,
+    adapters: Mapping[str, str | Path] | None = None,
 ) -> None:
-    """`danlu serve`: the models at these paths, by name, until a signal. Ctrl-C ends in KeyboardInterrupt."""
+    """`danlu serve`: the models at these paths, by name, until a signal. Ctrl-C ends in KeyboardInterrupt.
+
+    `adapters`, by name as well, are served beside each of the models; so there should be one.
+    """
 
     def loader(path: str | Path) -> Callable[[], Engine]:
         def load() -> Engine:
             from danlu.engine import Engine
 
-            return Engine(path)
+            return Engine(path, adapters=adapters)
 
         return load
 
