@@ -142,8 +142,9 @@ def drafter(store: Store, how: str | None) -> str | Path | None:
     return how if how is None or how == "lookup" else store.resolve(how, "model").path
 
 
-def engine_for(store: Store, model: str, **settings: Any) -> Any:
-    """An engine for a model of the store or a path; raises UserError when there is none."""
+def engine_for(store: Store, model: str, adapter: str | None = None, **settings: Any) -> Any:
+    """An engine for a model of the store or a path, and an adapter of it; raises UserError when there is none."""
     from danlu.engine import Engine
 
-    return Engine(store.resolve(model, "model").path, **settings)
+    adapters = {adapter: store.resolve(adapter, "adapter").path} if adapter else None
+    return Engine(store.resolve(model, "model").path, adapters=adapters, **settings)

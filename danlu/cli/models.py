@@ -28,9 +28,10 @@ def register(main: click.Group) -> None:
     @click.option("--seed", type=int, help="The same seed gives the same text.")
     @click.option("--stop", multiple=True, help="End at this text; repeatable.")
     @click.option("--tensor-parallel", default=1, help="Cut the model over so many processes or GPUs.")
+    @click.option("--adapter", help="A LoRA adapter of this model: a path, id or name.")
     def generate(
         store: Store, as_json: bool, model: str, prompt: str | None, max_tokens: int, temperature: float,
-        top_p: float, seed: int | None, stop: tuple[str, ...], tensor_parallel: int,
+        top_p: float, seed: int | None, stop: tuple[str, ...], tensor_parallel: int, adapter: str | None,
     ) -> dict[str, Any]:  # fmt: skip
         """Continue a text."""
         from danlu.engine import Sampling
@@ -38,8 +39,8 @@ def register(main: click.Group) -> None:
         text = _checked(prompt if prompt is not None else _read_standard_input())
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=list(stop))
         parts, last = [], None
-        with engine_for(store, model, tensor_parallel=tensor_parallel) as engine:
-            for last in engine.stream(text, sampling):
+        with engine_for(store, model, adapter, tensor_parallel=tensor_parallel) as engine:
+            for last in engine.stream(text, sampling, adapter):
                 parts.append(last.text)
                 if not as_json:
                     click.echo(last.text, nl=False)
@@ -54,6 +55,7 @@ def register(main: click.Group) -> None:
     @click.option("--max-tokens", default=512, show_default=True)
     @click.option("--temperature", default=0.7, show_default=True)
     @click.option("--seed", type=int)
+    @click.option("--adapter", help="A LoRA adapter of this model: a path, id or name.")
     def chat(
         store: Store,
         as_json: bool,
@@ -62,11 +64,12 @@ def register(main: click.Group) -> None:
         max_tokens: int,
         temperature: float,
         seed: int | None,
+        adapter: str | None,
     ) -> dict[str, Any]:
         """Talk to a model. An empty line or Ctrl-D ends; Ctrl-C stops an answer; /new forgets what was said."""
         from danlu.engine import Sampling
 
-        engine = engine_for(store, model)
+        engine = engine_for(store, model, adapter)
         if engine.tokenizer is None or engine.tokenizer.chat_template is None:
             raise UserError(
                 f'"{model}" has no chat template', f"it continues text: danlu generate {model} --prompt TEXT"
@@ -80,7 +83,7 @@ def register(main: click.Group) -> None:
                 continue
             messages.append({"role": "user", "content": _checked(line)})
             try:
-                answer = _answer(engine, messages, sampling)
+                answer = _answer(engine, messages, sampling, adapter)
             except UserError as error:  # too long for the context: no reason to leave the table
                 if not sys.stdin.isatty():
                     raise
@@ -105,6 +108,9 @@ def register(main: click.Group) -> None:
         show_default=True,
         help="Answers that may wait beyond those being written; more are refused with 503.",
     )
+    @click.option(
+        "--adapter", "adapters", multiple=True, help="NAME=SOURCE: a LoRA adapter to serve as NAME; repeatable."
+    )
     def serve(
         store: Store,
         as_json: bool,
@@ -116,20 +122,29 @@ def register(main: click.Group) -> None:
         tensor_parallel: int,
         speculate: str | None,
         max_waiting: int,
+        adapters: tuple[str, ...],
     ) -> dict[str, Any]:
         """Serve models over the OpenAI protocol, with a chat page at /."""
         from danlu.serve.server import serve_models
 
+        pairs = _pairs(adapters)
+        if pairs and len(models) > 1:
+            raise UserError("--adapter needs to know its model", "serve one model with adapters at a time")
         paths = {_served_name(spec): store.resolve(spec, "model").path for spec in models}
         if len(paths) < len(models):
             raise UserError(
                 "two of the models would have the same name on the server", "name them apart with danlu import"
             )
-        options: dict[str, Any] = {"tensor_parallel": tensor_parallel, "speculate": drafter(store, speculate)}
+        found = {name: store.resolve(source, "adapter").path for name, source in pairs.items()}
+        options: dict[str, Any] = {
+            "tensor_parallel": tensor_parallel,
+            "speculate": drafter(store, speculate),
+            "adapters": found,
+        }
         serve_models(
             paths, host=host, port=port, api_key=api_key, max_waiting=max_waiting, replicas=replicas, options=options
         )
-        return {"served": list(paths)}
+        return {"served": [*paths, *found]}
 
     @command(main, "eval")
     @click.argument("model")
@@ -205,10 +220,10 @@ def _lines() -> Any:
         yield line
 
 
-def _answer(engine: Any, messages: list[dict[str, str]], sampling: Any) -> str:
+def _answer(engine: Any, messages: list[dict[str, str]], sampling: Any, adapter: str | None) -> str:
     """Stream one answer to the terminal; Ctrl-C ends the answer, not the conversation."""
     parts: list[str] = []
-    stream = engine.stream(messages, sampling)
+    stream = engine.stream(messages, sampling, adapter)
     try:
         for delta in stream:
             parts.append(delta.text)
@@ -217,6 +232,19 @@ def _answer(engine: Any, messages: list[dict[str, str]], sampling: Any) -> str:
         stream.close()
     click.echo("\n")
     return "".join(parts)
+
+
+def _pairs(adapters: tuple[str, ...]) -> dict[str, str]:
+    """`--adapter NAME=SOURCE`, repeated, as a mapping."""
+    pairs: dict[str, str] = {}
+    for given in adapters:
+        name, equals, source = given.partition("=")
+        if not (name and equals and source):
+            raise UserError(f'--adapter "{given}" is not NAME=SOURCE', "for example --adapter poet=adapters/poet")
+        if name in pairs:
+            raise UserError(f'two adapters are named "{name}"')
+        pairs[name] = source
+    return pairs
 
 
 def _served_name(spec: str) -> str:

@@ -68,7 +68,7 @@ def estimate(config: QuantizeConfig, parents: Mapping[str, Manifest | None]) -> 
     return Estimate(memory_bytes=1.25 * model.size, disk_bytes=0.26 * model.size) if model else Estimate()
 
 
-@stage("compress.quantize", makes="model", takes={"model": "model"}, estimate=estimate)
+@stage("compress.quantize", version="2", makes="model", takes={"model": "model"}, estimate=estimate)
 def quantize(config: QuantizeConfig, run: StageRun, model: Artifact) -> dict[str, Any]:
     """Write a model again with fewer bits per weight.
 

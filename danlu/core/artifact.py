@@ -124,6 +124,11 @@ class Artifact:
         return cls(kind, manifest.id, path, manifest)
 
 
+def artifact_id_of(path: str | Path) -> str | None:
+    """The id of the artifact in a directory, if it lies in a store: what `danlu lineage` can trace."""
+    return Manifest.read(Path(path)).id if (Path(path) / MANIFEST).is_file() else None
+
+
 def guess_kind(path: Path) -> str | None:
     """The kind of a directory or file made elsewhere, by what lies in it."""
     if path.is_file():

@@ -7,6 +7,7 @@ A request walks: prompt -> tokenizer -> scheduler -> runner -> sampler -> detoke
 * ``scheduler``   a step is {sequence: number of tokens} under one budget; no prefill phase, no decode phase
 * ``batch``       that step as flat rows
 * ``runner``      those rows through the model on torch, attention reading the blocks; ``compiled``: through kernels
+* ``adapters``    LoRA adapters by name, and the prefix cache's beginning of each; ``lora`` computes them on torch
 * ``sampling``    logits -> the next token of each sequence, each with its own seed
 * ``detokenize``  tokens -> text that never splits a character and never shows part of a stop string
 * ``engine``      the loop around them, and the counters

@@ -13,9 +13,13 @@ Only attention knows that these are three sequences, and a runner knows nothing 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from danlu.engine.request import Sequence
 from danlu.engine.scheduler import Step
+
+if TYPE_CHECKING:
+    from danlu.engine.adapters import LoadedAdapter
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Span:
     n: int
     length: int
     table: list[int]
+    adapter: LoadedAdapter | None = None
 
 
 @dataclass
@@ -35,10 +40,12 @@ class Batch:
     spans: list[Span] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
 
-    def add(self, tokens: list[int], start: int, table: list[int], wanted: int) -> None:
+    def add(
+        self, tokens: list[int], start: int, table: list[int], wanted: int, adapter: LoadedAdapter | None = None
+    ) -> None:
         """Tokens of one sequence at positions `start ..`, in the blocks of `table`; logits of the last `wanted`."""
         n = len(tokens)
-        self.spans.append(Span(len(self.ids), n, start + n, table))
+        self.spans.append(Span(len(self.ids), n, start + n, table, adapter))
         self.ids += tokens
         self.positions += range(start, start + n)
         self.rows += range(len(self.ids) - wanted, len(self.ids))
@@ -76,5 +83,6 @@ def flatten(step: Step) -> tuple[Batch, list[Wanted]]:
         n_scored = max(0, min(end, len(sequence.request.prompt_ids) - 1) - first) if sequence.unscored else 0
         if n_scored or n_sampled:
             wanted.append(Wanted(sequence, len(batch.rows), n_scored, n_sampled))
-        batch.add(sequence.tokens[start:end] + drafts, start, sequence.table, n_scored + n_sampled)
+        tokens, adapter = sequence.tokens[start:end] + drafts, sequence.request.adapter
+        batch.add(tokens, start, sequence.table, n_scored + n_sampled, adapter)
     return batch, wanted

@@ -8,16 +8,19 @@ multiple of 16, no compiler); the engine then runs on torch.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from danlu.engine.batch import Batch
 from danlu.engine.kv_cache import KVCache
-from danlu.kernels.decoder import Decoder, KernelError, Shape
+from danlu.kernels.decoder import Decoder, KernelError, LoraWeights, Shape
 from danlu.model.quantized import QuantizedEmbedding, QuantizedLinear
 
 if TYPE_CHECKING:
+    from danlu.engine.adapters import LoadedAdapter
+    from danlu.model.adapter import Adapter
     from danlu.model.transformer import Transformer
 
 
@@ -26,12 +29,20 @@ class CompiledRunner:
 
     def __init__(self, decoder: Decoder, cache: KVCache) -> None:
         self.decoder, self.cache = decoder, cache
+        self._adapters: WeakKeyDictionary[LoadedAdapter, LoraWeights] = WeakKeyDictionary()
+
+    def add_adapter(self, loaded: LoadedAdapter, adapter: Adapter) -> None:
+        """Lay out an adapter for the spans that will name `loaded`. Raises KernelError."""
+        self._adapters[loaded] = compile_adapter(self.decoder, adapter)
 
     def run(self, batch: Batch) -> Tensor:
         """Compute a batch: fills the cache, returns logits [R, V] of `batch.rows`."""
         spans = [(span.row, span.n, span.length) for span in batch.spans]
         tables = [span.table for span in batch.spans]
-        logits, _ = self.decoder.step(batch.ids, batch.positions, spans, tables, self.cache.memory, batch.rows)
+        adapters = [self._adapters[span.adapter] if span.adapter is not None else None for span in batch.spans]
+        logits, _ = self.decoder.step(
+            batch.ids, batch.positions, spans, tables, self.cache.memory, batch.rows, adapters=adapters
+        )
         assert logits is not None
         return logits
 
@@ -54,6 +65,21 @@ def compile_model(model: Transformer, *, max_tokens: int, max_context: int, kv_d
     except KernelError:
         return None
     return decoder
+
+
+def compile_adapter(decoder: Decoder, adapter: Adapter) -> LoraWeights:
+    """An adapter in the library. Raises KernelError when there is no memory."""
+    weights = LoraWeights(decoder)
+    for part in adapter.parts:
+        _, layer, module = part.module.split(".", 2)
+        weights.part(int(layer), _MATRICES[module], part.first, part.a, part.scale * part.b.float())
+    return weights
+
+
+# danlu's names of the matrices in a block, and the library's.
+_MATRICES = {
+    "attention.qkv": "qkv", "attention.out": "out", "mlp.gate_up": "gate_up", "mlp.up": "gate_up", "mlp.down": "down",
+}  # fmt: skip
 
 
 def _fill(decoder: Decoder, model: Transformer, max_context: int) -> None:

@@ -19,7 +19,7 @@ import itertools
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as ListLike
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from danlu.core.artifact import MANIFEST, Manifest
+from danlu.core.artifact import artifact_id_of
 from danlu.core.errors import DanluError, UserError
+from danlu.engine.adapters import Adapters
 from danlu.engine.batch import Wanted, flatten
 from danlu.engine.compiled import CompiledRunner, compile_model
 from danlu.engine.detokenize import TextStream
@@ -101,6 +102,7 @@ class Engine:
     | `device`           | None = the accelerator if one answers, else the CPU                             |
     | `tensor_parallel`  | so many processes, with a GPU each or sharing the CPU, hold a slice of the      |
     |                    | model each (parallel.py); `kv_bytes` is for all of them together                |
+    | `adapters`         | {name: path or id} of LoRA adapters that requests may name                      |
 
     A model given as a pair is used as it is, where it is, unless `dtype` or `device` are given. An engine with other
     processes is closed at the end, by `close` or as a context manager; if it is not, they end with this process.
@@ -120,6 +122,7 @@ class Engine:
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
         tensor_parallel: int = 1,
+        adapters: Mapping[str, str | Path] | None = None,
     ) -> None:
         for name, value in (
             ("max_batch_tokens", max_batch_tokens),
@@ -132,7 +135,7 @@ class Engine:
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise UserError(f"{name} is {value!r}", "it must be a whole number of at least 1")
         model, self.tokenizer, place = _load(source, dtype, device, keep_on_cpu=tensor_parallel > 1)
-        self.artifact_id = _artifact_id(source)
+        self.artifact_id = None if isinstance(source, tuple) else artifact_id_of(source)
         self._parallel = ParallelRunner(model, tensor_parallel, place) if tensor_parallel > 1 else None
         self.model = self._parallel.model if self._parallel is not None else model
         weights = next(p for p in self.model.parameters() if p.is_floating_point())
@@ -160,6 +163,9 @@ class Engine:
         if self._parallel is not None:
             self._parallel.use(self.cache)
         self.runner = self._parallel or self._make_runner(self.model, self.cache)
+        self.adapters = Adapters(config, self.runner)
+        for adapter, path in (adapters or {}).items():
+            self.load_adapter(adapter, path)
         self.speculator = self._make_speculator(speculate) if speculate is not None else None
         self._grammars = Grammars(self.tokenizer, config.vocab_size, self.stop_ids) if self.tokenizer else None
         self._lock = threading.RLock()  # held for a whole step
@@ -220,31 +226,44 @@ class Engine:
     # --- the comfortable door -------------------------------------------------------------------------------------
 
     def generate(
-        self, prompts: Prompt | ListLike[Prompt], sampling: Sampling | ListLike[Sampling] | None = None
+        self,
+        prompts: Prompt | ListLike[Prompt],
+        sampling: Sampling | ListLike[Sampling] | None = None,
+        adapter: str | ListLike[str | None] | None = None,
     ) -> Iterator[Output]:
         """Answer all prompts in one batch; yield the answers in the order of the prompts, `n` for each.
 
-        A prompt is a string, a list of token ids, or a list of chat messages ({"role", "content"}). One Sampling for
-        all, or one for each. All prompts are checked before this returns (UserError); then nothing is computed until
-        the first answer is asked for. Raises DanluError when the model gives NaN.
+        A prompt is a string, a list of token ids, or a list of chat messages ({"role", "content"}). One Sampling and
+        one adapter for all, or one for each. All prompts are checked before this returns (UserError); then nothing is
+        computed until the first answer is asked for. Raises DanluError when the model gives NaN.
         """
         many = _as_prompts(prompts)
         one = sampling is None or isinstance(sampling, Sampling)
         settings: ListLike[Sampling] = [sampling or Sampling()] * len(many) if one else sampling  # type: ignore
         if len(settings) != len(many):
             raise UserError(f"there are {len(many)} prompts and {len(settings)} samplings", "give one, or one for each")
-        requests = [self._request(self.encode(p), s, None) for p, s in zip(many, settings, strict=True)]
+        names = [adapter] * len(many) if adapter is None or isinstance(adapter, str) else adapter
+        if len(names) != len(many):
+            raise UserError(f"there are {len(many)} prompts and {len(names)} adapters", "give one, or one for each")
+        requests = [
+            self._request(self.encode(p), s, None, name) for p, s, name in zip(many, settings, names, strict=True)
+        ]
         return self._drive(requests)
 
-    def score(self, texts: Prompt | ListLike[Prompt], top: int = 0) -> Iterator[tuple[TokenLogprob, ...]]:
+    def score(
+        self,
+        texts: Prompt | ListLike[Prompt],
+        top: int = 0,
+        adapter: str | ListLike[str | None] | None = None,
+    ) -> Iterator[tuple[TokenLogprob, ...]]:
         """For each text the log-probability of every token but the first, and of the `top` most likely ones there."""
-        for out in self.generate(texts, Sampling(max_tokens=0, prompt_logprobs=top)):
+        for out in self.generate(texts, Sampling(max_tokens=0, prompt_logprobs=top), adapter):
             assert out.prompt_logprobs is not None
             yield out.prompt_logprobs
 
-    def stream(self, prompt: Prompt, sampling: Sampling | None = None) -> Iterator[Delta]:
+    def stream(self, prompt: Prompt, sampling: Sampling | None = None, adapter: str | None = None) -> Iterator[Delta]:
         """Answer one prompt; yield each piece as it is made. Closing the iterator cancels the request."""
-        request = self._request(self.encode(prompt), sampling or Sampling(), None)
+        request = self._request(self.encode(prompt), sampling or Sampling(), None, adapter)
         return self._drive_stream(request)
 
     def encode(self, prompt: Prompt) -> list[int]:
@@ -266,6 +285,21 @@ class Engine:
             ids = [start]
         return ids
 
+    def load_adapter(self, name: str, source: str | Path) -> None:
+        """Let requests name a LoRA adapter: a PEFT directory, or the id or name of an adapter in the store.
+
+        From any thread; steps go on meanwhile. Raises UserError, and nothing changes, when the name is taken, or the
+        adapter is damaged or made for another model.
+        """
+        self.adapters.load(name, source)
+
+    def unload_adapter(self, name: str) -> None:
+        """Take a name away, at once. Requests that have it finish with it; its memory goes with the last of them.
+
+        From any thread. Raises UserError when there is no such adapter.
+        """
+        self.adapters.unload(name)
+
     # --- the loop's door ------------------------------------------------------------------------------------------
 
     def submit(
@@ -275,13 +309,14 @@ class Engine:
         on_delta: Callable[[Delta], Any] | None = None,
         *,
         priority: int = 0,
+        adapter: str | None = None,
     ) -> Request:
         """Queue a prompt. From any thread. Raises UserError when it can never be answered.
 
         `on_delta` is called for every piece, in the thread that steps; it must not raise. A request of a lower
         `priority` begins earlier, and gives way later when the cache is full.
         """
-        request = self._request(list(prompt_ids), sampling, on_delta)
+        request = self._request(list(prompt_ids), sampling, on_delta, adapter)
         request.priority = priority
         self._inbox.append(("submit", request))
         return request
@@ -350,7 +385,13 @@ class Engine:
 
     # --- from a prompt to sequences ---------------------------------------------------------------------------------
 
-    def _request(self, prompt_ids: list[int], sampling: Sampling, on_delta: Callable[[Delta], Any] | None) -> Request:
+    def _request(
+        self,
+        prompt_ids: list[int],
+        sampling: Sampling,
+        on_delta: Callable[[Delta], Any] | None,
+        adapter: str | None = None,
+    ) -> Request:
         """Check everything that could go wrong later, and make the sequences."""
         vocabulary = self.model.config.vocab_size
         if not prompt_ids:
@@ -363,7 +404,8 @@ class Engine:
                 raise UserError(f"logit_bias names token {token}, outside the vocabulary of {vocabulary}")
         if sampling.stop and self.tokenizer is None:
             raise UserError("stop strings need a tokenizer and this model has none", "use stop_token_ids")
-        request = Request(f"request-{next(self._numbers)}", prompt_ids, sampling, on_delta)
+        loaded = self.adapters.find(adapter) if adapter is not None else None
+        request = Request(f"request-{next(self._numbers)}", prompt_ids, sampling, on_delta, adapter=loaded)
         max_length = self._max_length(request)
         matcher = self.prepare(sampling)
         seed = sampling.seed if sampling.seed is not None else randbits(63)
@@ -599,13 +641,6 @@ def _load(
             dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = model.to(device=None if keep_on_cpu else device, dtype=dtype)
     return model.eval(), tokenizer, device
-
-
-def _artifact_id(source: object) -> str | None:
-    """The id of the artifact a model was loaded from, when it lies in a store: what `danlu lineage` can trace."""
-    if not isinstance(source, str | Path) or not (Path(source) / MANIFEST).is_file():
-        return None
-    return Manifest.read(Path(source)).id
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -19,6 +19,8 @@ them, so it is known by a pair, checked token by token:
 
     (content number of the block before it, its tokens)  ->  block         content number 0: the beginning
 
+A number below 0 is a beginning of another kind: the same tokens under an adapter have other keys and values.
+
 Blocks are shared by counting who uses them. One that nobody uses is free, and still found, until `take` needs it: free
 blocks wait in a line, those without content in front, then those unused for longest.
 
@@ -199,30 +201,31 @@ class KVCache:
         while table:
             self.pool.give(table.pop())
 
-    def known_prefix(self, tokens: list[int]) -> tuple[list[int], list[int]]:
+    def known_prefix(self, tokens: list[int], root: int = 0) -> tuple[list[int], list[int]]:
         """The blocks that hold the longest known beginning of `tokens`, and their content numbers.
 
-        At least one token is left out: the one whose logits are wanted must be computed.
+        `root` is the content number of the beginning. At least one token is left out: the one whose logits are
+        wanted must be computed.
         """
         size = self.block_size
         blocks: list[int] = []
         contents: list[int] = []
         for start in range(0, len(tokens) - size, size):
-            found = self.pool.find(contents[-1] if contents else 0, tuple(tokens[start : start + size]))
+            found = self.pool.find(contents[-1] if contents else root, tuple(tokens[start : start + size]))
             if found is None:
                 break
             blocks.append(found[0])
             contents.append(found[1])
         return blocks, contents
 
-    def remember(self, table: list[int], tokens: list[int], computed: int, contents: list[int]) -> None:
+    def remember(self, table: list[int], tokens: list[int], computed: int, contents: list[int], root: int = 0) -> None:
         """Let full blocks of `table` be found; `tokens[:computed]` is in them.
 
         `contents` has the numbers of those that were known before; it grows.
         """
         size = self.block_size
         for index in range(len(contents), computed // size):
-            before = contents[-1] if contents else 0
+            before = contents[-1] if contents else root
             held = tuple(tokens[index * size : (index + 1) * size])
             contents.append(self.pool.remember(table[index], before, held))
 

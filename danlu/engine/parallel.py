@@ -37,7 +37,7 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,10 @@ from danlu.engine.kv_cache import KVCache
 from danlu.engine.runner import Runner
 from danlu.model.config import ModelConfig
 from danlu.model.transformer import Transformer, fused_rows
+
+if TYPE_CHECKING:
+    from danlu.engine.adapters import LoadedAdapter
+    from danlu.model.adapter import Adapter
 
 PATIENCE = timedelta(minutes=5)  # a rank that has not come to a sum by then is stuck
 AFTER_ERROR = 2.0  # seconds in which a rank that caused an error has ended
@@ -88,6 +92,9 @@ class ParallelRunner:
         self._runner = Runner(self.model, cache, self.device)
         for child in self._children:
             child.pipe.send((cache.shape, cache.n_blocks, cache.block_size))
+
+    def add_adapter(self, loaded: LoadedAdapter, adapter: Adapter) -> None:
+        raise UserError("a tensor-parallel engine takes no adapters", "merge the adapter into the model")
 
     def run(self, batch: Batch) -> Tensor:
         """As `Runner.run`. Raises ProcessLost when a rank is gone."""

@@ -71,6 +71,8 @@ class Replicas:
     def __init__(self, source: str | Path, n: int, **options: Any) -> None:
         if not isinstance(n, int) or n < 1:
             raise UserError(f"replicas is {n!r}", "it must be a whole number of at least 1")
+        if options.get("adapters"):
+            raise UserError("replicas serve no adapters", "serve them with one engine, or merge them into models")
         self._orders = _orders(str(source), n, options)
         self._lock = threading.Lock()  # guards all below, and the sending on pipes
         self._replicas: list[_Replica] = []  # those that take requests, or still owe an answer
@@ -87,6 +89,7 @@ class Replicas:
             self.close()
             raise
         self.tokenizer: Tokenizer | None = self._desk.tokenizer
+        self.adapters = self._desk.adapters  # none
         self.stop_ids = self._desk.stop_ids
         self.max_context = self._desk.max_context
         self.max_sequences = n * self._desk.max_sequences
@@ -103,11 +106,13 @@ class Replicas:
         """As `Engine.prepare`. The replica compiles again, beside its steps."""
         return self._desk.prepare(sampling)
 
-    def submit(self, prompt_ids: ListLike[int], sampling: Sampling, priority: int = 0) -> Request:
-        """As `Engine.submit`, but without `prompt_logprobs`. Raises ProcessLost when no replica is running."""
+    def submit(
+        self, prompt_ids: ListLike[int], sampling: Sampling, priority: int = 0, adapter: str | None = None
+    ) -> Request:
+        """As `Engine.submit`; no `prompt_logprobs`, no adapters. Raises ProcessLost when no replica is running."""
         if sampling.prompt_logprobs is not None:
             raise UserError("replicas give no prompt_logprobs", "score prompts with a single engine")
-        request = self._desk._request(list(prompt_ids), sampling, None)
+        request = self._desk._request(list(prompt_ids), sampling, None, adapter)
         blocks = list(_chain(request.prompt_ids, self._desk.cache.block_size))
         with self._lock:
             while candidates := [replica for replica in self._replicas if replica.alive]:

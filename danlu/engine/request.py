@@ -25,6 +25,7 @@ from danlu.core.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from danlu.engine.adapters import LoadedAdapter
     from danlu.engine.detokenize import TextStream
     from danlu.engine.structured import Matcher
     from danlu.tokenizer.tools import CallForm
@@ -281,6 +282,11 @@ class Sequence:
         return self.request.sampling
 
     @property
+    def root(self) -> int:
+        """Content number of the beginning: what is computed under an adapter is found under it alone."""
+        return -self.request.adapter.number if self.request.adapter is not None else 0
+
+    @property
     def generated(self) -> list[int]:
         return self.tokens[len(self.request.prompt_ids) :]
 
@@ -316,6 +322,7 @@ class Request:
     sampling: Sampling
     on_delta: Callable[[Delta], Any] | None = None
     priority: int = 0
+    adapter: LoadedAdapter | None = None
     sequences: list[Sequence] = field(default_factory=list)
     scores: tuple[TokenLogprob, ...] = ()  # of the prompt's tokens from the second on, where they are asked for
 

@@ -18,8 +18,10 @@ On a GPU fused kernels take the same batch through the same model (fused.py).
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +30,11 @@ from torch import Tensor
 from danlu.engine.batch import Batch, Span
 from danlu.engine.fused import FusedForward
 from danlu.engine.kv_cache import KVCache
+from danlu.engine.lora import AdapterHooks, Plan, Weights, weights_of
 
 if TYPE_CHECKING:
+    from danlu.engine.adapters import LoadedAdapter
+    from danlu.model.adapter import Adapter
     from danlu.model.transformer import Transformer
 
 
@@ -39,11 +44,19 @@ class Runner:
     def __init__(self, model: Transformer, cache: KVCache, device: torch.device) -> None:
         self.model, self.cache, self.device = model, cache, device
         self._fused = FusedForward(model, cache, device) if FusedForward.fits(model, device) else None
+        self._adapters: WeakKeyDictionary[LoadedAdapter, Weights] = WeakKeyDictionary()
+        self._hooks: AdapterHooks | None = None  # with the first adapter
+
+    def add_adapter(self, loaded: LoadedAdapter, adapter: Adapter) -> None:
+        """Lay out an adapter for the spans that will name `loaded`."""
+        self._hooks = self._hooks or AdapterHooks(self.model)
+        self._adapters[loaded] = weights_of(adapter, self.cache.shape.dtype, self.device)
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
         """Compute a batch: fills the cache, returns logits [R, V] of `batch.rows`."""
-        hidden = self._fused.hidden(batch) if self._fused is not None else self._hidden(batch)  # [T, D]
+        with self._hooks.applied(self._plan(batch)) if self._hooks else nullcontext():
+            hidden = self._fused.hidden(batch) if self._fused is not None else self._hidden(batch)  # [T, D]
         if len(batch.rows) < len(batch.ids):
             hidden = hidden[torch.tensor(batch.rows, dtype=torch.long, device=self.device)]  # [R, D]
         return self.model.head(hidden)
@@ -52,6 +65,14 @@ class Runner:
         context = PagedContext(self.cache, batch, self.device)
         ids, positions = (torch.tensor([row], device=self.device) for row in (batch.ids, batch.positions))
         return self.model.hidden(ids, positions, context)[0]
+
+    def _plan(self, batch: Batch) -> Plan:
+        """The rows of each adapter in the batch."""
+        rows: dict[LoadedAdapter, list[int]] = {}
+        for span in batch.spans:
+            if span.adapter is not None:
+                rows.setdefault(span.adapter, []).extend(range(span.row, span.row + span.n))
+        return [(torch.tensor(own, device=self.device), self._adapters[loaded]) for loaded, own in rows.items()]
 
 
 @dataclass(frozen=True)

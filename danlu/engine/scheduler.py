@@ -110,7 +110,9 @@ class Scheduler:
         for sequence, n in step:
             sequence.computed += n - len(sequence.drafts)
             if self.prefix_cache:
-                self.cache.remember(sequence.table, sequence.tokens, sequence.computed, sequence.contents)
+                self.cache.remember(
+                    sequence.table, sequence.tokens, sequence.computed, sequence.contents, sequence.root
+                )
 
     def check(self) -> None:
         """Assert the invariants; used by tests after every step."""
@@ -124,7 +126,7 @@ class Scheduler:
     def _begin(self, sequence: Sequence) -> bool:
         """Give a waiting sequence what is known of its beginning; False, and no change, if the rest has no room."""
         reuse = self.prefix_cache and not sequence.unscored  # a token without a row has no score
-        blocks, contents = self.cache.known_prefix(sequence.tokens) if reuse else ([], [])
+        blocks, contents = self.cache.known_prefix(sequence.tokens, sequence.root) if reuse else ([], [])
         pool = self.cache.pool
         missing = self.cache.blocks_for(len(sequence.tokens)) - len(blocks)
         if missing + sum(pool.is_free(block) for block in blocks) > pool.n_free:

@@ -7,6 +7,10 @@ exceptions. It knows shapes and numbers, no model files and no requests.
     decoder.matrix(0, "qkv", weight)                          float32 or bfloat16 [N, K]
     decoder.matrix(0, "out", q, scale)                        int8 [N, K], scale [N] or, for 4 bits, [N, K / 32]
     logits, hidden = decoder.step(ids, positions, spans, tables, cache, rows)
+
+    lora = LoraWeights(decoder)                               for the sequences that have an adapter (cpu/lora.h)
+    lora.part(0, "qkv", first_row, a, b)                      b (a x) is added to rows of the product
+    decoder.step(..., adapters=[lora, None])
 """
 
 from __future__ import annotations
@@ -148,12 +152,14 @@ class Decoder:
         *,
         want_logits: bool = True,
         want_hidden: bool = False,
+        adapters: Sequence[LoraWeights | None] = (),
     ) -> tuple[Tensor | None, Tensor | None]:
         """Compute one step; the cache is mutated.
 
         spans: (first row, tokens, length after the step) of each sequence, in the order of the rows; tables: its
         blocks, one for every 16 tokens of that length. cache [layers, 2, n_blocks, 16 * kv_heads * head_dim], float32
-        or bfloat16 as the shape says. Returns logits [S, V] and hidden states [S, D] after the last norm, of `rows`.
+        or bfloat16 as the shape says; adapters: one for each sequence, or none at all. Returns logits [S, V] and hidden
+        states [S, D] after the last norm, of `rows`.
         """
         shape = self.shape
         expected = torch.bfloat16 if shape.kv_bfloat16 else torch.float32
@@ -164,6 +170,9 @@ class Decoder:
         needed = [-(-length // PAGE) for _, _, length in spans]
         if len(tables) != len(spans) or any(len(t) < n for t, n in zip(tables, needed, strict=True)):
             raise KernelError("a block table is too short for its sequence")
+        if adapters and len(adapters) != len(spans):
+            raise KernelError(f"{len(adapters)} adapters for {len(spans)} sequences")
+        loras = (ctypes.c_void_p * len(spans))(*(lora.handle if lora else None for lora in adapters))
         flat = [page for table, n in zip(tables, needed, strict=True) for page in table[:n]]
         logits = torch.empty(len(rows), shape.vocab) if want_logits else None
         hidden = torch.empty(len(rows), shape.hidden) if want_hidden else None
@@ -171,7 +180,7 @@ class Decoder:
             self._library.danlu_step(
                 self._handle, len(ids), _ints(ids), _ints(positions), len(spans),
                 _ints([number for span in spans for number in span]), len(flat), _ints(flat), cache.data_ptr(), pages,
-                len(rows), _ints(rows), _pointer(logits), _pointer(hidden),
+                len(rows), _ints(rows), _pointer(logits), _pointer(hidden), loras if any(adapters) else None,
             )
         )  # fmt: skip
         return logits, hidden
@@ -190,6 +199,33 @@ class Decoder:
         return str(self._library.danlu_error().decode())
 
 
+class LoraWeights:
+    """An adapter of one decoder, in the library's layout. It may be filled while the decoder steps without it."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder  # lives as long as this
+        self.handle = decoder._library.danlu_adapter_new(decoder._handle)
+        if not self.handle:
+            raise KernelError(decoder._why())
+
+    def __del__(self) -> None:
+        if getattr(self, "handle", None):
+            self._decoder._library.danlu_adapter_free(self.handle)
+            self.handle = None
+
+    def part(self, layer: int, which: str, first: int, a: Tensor, b: Tensor) -> None:
+        """Add b (a x) to rows `first .. first + N` of a product with x; a [r, K], b [N, r] with the scale in it."""
+        a, b = a.detach().float().contiguous(), b.detach().float().contiguous()
+        if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1]:
+            raise KernelError(f"a {tuple(a.shape)} and b {tuple(b.shape)} are no product")
+        self._decoder._check(
+            self._decoder._library.danlu_adapter_part(
+                self.handle, layer, MATRICES[which], first, b.shape[0], a.shape[0], a.shape[1], a.data_ptr(),
+                b.data_ptr(),
+            )
+        )  # fmt: skip
+
+
 def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
@@ -206,9 +242,12 @@ def _declare(found: ctypes.CDLL) -> ctypes.CDLL:
     found.danlu_matrix.argtypes = [pointer, *[number] * 5, pointer, pointer, pointer]
     found.danlu_vector.argtypes = [pointer, number, number, ctypes.c_int64, pointer]
     found.danlu_window.argtypes = [pointer, number, number]
+    found.danlu_adapter_new.restype, found.danlu_adapter_new.argtypes = pointer, [pointer]
+    found.danlu_adapter_free.restype, found.danlu_adapter_free.argtypes = None, [pointer]
+    found.danlu_adapter_part.argtypes = [pointer, *[number] * 6, pointer, pointer]
     found.danlu_step.argtypes = [
         pointer, number, pointer, pointer, number, pointer, number, pointer, pointer, ctypes.c_int64, number,
-        pointer, pointer, pointer,
+        pointer, pointer, pointer, pointer,
     ]  # fmt: skip
     found.danlu_read_rate.restype = ctypes.c_double
     found.danlu_read_rate.argtypes = [pointer, pointer, ctypes.c_int64, pointer]

@@ -11,6 +11,7 @@ One door: `load_model(path)` gives a `Transformer`, `load(path_or_id)` gives it 
     families.py      GPT-2, Llama, Mistral, Qwen2, Qwen3 as tables of names and config keys
     hub.py           the Hugging Face directory layout, in and out
     presets.py       pico, nano, micro, small, base: shapes to train from scratch
+    adapter.py       LoRA adapters in PEFT's layout, and W + scale B A
     gguf.py, importing.py, quantized.py   GGUF files, the import stage, int8 modules
 
 The room knows nothing about training, serving or caches: those hand a *context* to the forward pass

@@ -8,11 +8,14 @@ On disk and in memory a quantised matrix is two tensors, named as the compressed
 Both have the output rows first, so whatever cuts or joins rows treats them alike: the file's q_proj, k_proj and
 v_proj become the model's one `qkv` by joining weights and joining scales, and nothing is quantised twice.
 
+A model in 4 bits keeps 8 for its embedding and its head: a fifth of a small model's weights, and half of what rounding
+everything would cost (decision 10).
+
 `config.json` says it under `quantization_config` in the words of that format: `quant_method: compressed-tensors`,
-`format: int-quantized` or `pack-quantized`. Both `Linear` and `Embedding` are targets here, because in a small model
-the embedding is the largest matrix of all. That goes further than other readers do: transformers 5.23 with
-compressed-tensors 0.20 does not open a quantised embedding that is tied to the head. For other programs export the
-float model.
+`format: int-quantized` or `pack-quantized`, or `mixed-precision` where each group of modules has its own. Both `Linear`
+and `Embedding` are targets here, because in a small model the embedding is the largest matrix of all. That goes further
+than other readers do: transformers 5.23 with compressed-tensors 0.20 does not open a quantised embedding that is tied
+to the head. For other programs export the float model.
 
 The way in is `apply_quantization`: it swaps modules of a model that has no weights yet (device "meta"), so that a
 quantised model is never held in float. The arithmetic is in `danlu.kernels`; what differs between the two is a row of
@@ -33,6 +36,7 @@ from danlu.kernels import int4, int8
 from danlu.model.transformer import Transformer
 
 QUANT_METHOD = "compressed-tensors"
+MIXED = "mixed-precision"
 _POSITIONS = "transformer.wpe"  # GPT-2's table of positions: a few hundred rows, left in float
 
 
@@ -170,17 +174,22 @@ class QuantizedEmbedding(_Quantized):
 
 def scheme_config(bits: int, learned_positions: bool = False) -> dict[str, Any]:
     """The `quantization_config` of what `quantize_` makes."""
-    group = {
-        "targets": ["Linear", "Embedding"],
-        "weights": SCHEMES[bits].to_json(),
-        "input_activations": None,
-        "output_activations": None,
+    parts = [(8, ["Linear", "Embedding"])] if bits == 8 else [(bits, ["Linear"]), (8, ["Embedding", "lm_head"])]
+    groups = {
+        f"group_{number}": {
+            "targets": targets,
+            "weights": SCHEMES[own].to_json(),
+            "input_activations": None,
+            "output_activations": None,
+            "format": SCHEMES[own].format,
+        }
+        for number, (own, targets) in enumerate(parts)
     }
     return {
         "quant_method": QUANT_METHOD,
-        "format": SCHEMES[bits].format,
+        "format": SCHEMES[bits].format if len(parts) == 1 else MIXED,
         "quantization_status": "compressed",
-        "config_groups": {"group_0": group},
+        "config_groups": groups,
         "ignore": [_POSITIONS] if learned_positions else [],
         "kv_cache_scheme": None,
     }
@@ -192,8 +201,7 @@ def apply_quantization(model: Transformer, quantization_config: Mapping[str, Any
     Call it before weights are loaded; the new tensors are on the device of the old ones, uninitialised.
     Raises UserError for a scheme that danlu does not read.
     """
-    scheme, targets, ignored = _read_config(quantization_config)
-    for name, module in _matrices(model, targets, ignored):
+    for name, module, scheme in _matrices(model, quantization_config):
         model.set_submodule(name, _empty_twin(module, scheme, name))
     _mark(model, dict(quantization_config))
 
@@ -203,18 +211,18 @@ def quantize_(model: Transformer, bits: int = 8) -> dict[str, float]:
 
     The error of a matrix is |w - w'| / |w| in the Frobenius norm. Raises UserError for a width that does not divide.
     """
-    scheme = SCHEMES[bits]
-    matrices = _matrices(model, {"Linear", "Embedding"}, set())
-    for name, module in matrices:
+    config = scheme_config(bits, model.position_embedding is not None)
+    matrices = _matrices(model, config)
+    for name, module, scheme in matrices:
         _check_width(scheme, module.weight.shape[1], name)
     errors = []
-    for name, module in matrices:
+    for name, module, scheme in matrices:
         twin = _empty_twin(module, scheme, name)
         errors.append(twin.fill(module.weight.detach()))
         if getattr(module, "bias", None) is not None:
             twin.bias = nn.Parameter(module.bias.detach().clone(), requires_grad=False)
         model.set_submodule(name, twin)
-    _mark(model, scheme_config(bits, model.position_embedding is not None))
+    _mark(model, config)
     return {"max_error": max(errors), "mean_error": sum(errors) / len(errors)}
 
 
@@ -222,14 +230,18 @@ def _mark(model: Any, config: dict[str, Any]) -> None:
     model.quantization_config = config  # hub.save_model writes it into config.json
 
 
-def _matrices(model: Transformer, targets: set[str], ignored: set[str]) -> list[tuple[str, Any]]:
-    """The modules to swap, by name."""
-    kinds = tuple(kind for name, kind in (("Linear", nn.Linear), ("Embedding", nn.Embedding)) if name in targets)
-    return [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, kinds) and name not in ignored and name != "position_embedding"
-    ]
+def _matrices(model: Transformer, config: Mapping[str, Any]) -> list[tuple[str, Any, Scheme]]:
+    """The modules to swap, by name, and the scheme of each: that of its name goes before that of its kind."""
+    schemes, ignored = _read_config(config)
+    found = []
+    for name, module in model.named_modules():
+        kind = "Linear" if isinstance(module, nn.Linear) else "Embedding" if isinstance(module, nn.Embedding) else None
+        if kind is None or name in ignored or name == "position_embedding":
+            continue
+        scheme = schemes.get(name) or schemes.get(kind)
+        if scheme is not None:
+            found.append((name, module, scheme))
+    return found
 
 
 def _check_width(scheme: Scheme, columns: int, name: str) -> None:
@@ -251,30 +263,32 @@ def _empty_twin(module: nn.Module, scheme: Scheme, name: str) -> Any:
     return QuantizedEmbedding(scheme, module.num_embeddings, module.embedding_dim, module.weight.device)
 
 
-def _read_config(config: Mapping[str, Any]) -> tuple[Scheme, set[str], set[str]]:
-    """(scheme, module kinds to swap, names to leave alone). Raises UserError for anything that is not in SCHEMES."""
-    method, form = config.get("quant_method"), config.get("format")
-    scheme = next((one for one in SCHEMES.values() if one.format == form), None)
-    if method != QUANT_METHOD or scheme is None:
-        readable = " or ".join(f'"{one.format}"' for one in SCHEMES.values())
-        raise UserError(
-            f'the model is quantised with "{method}" (format "{form}"), which danlu does not read',
-            f'it reads "{QUANT_METHOD}" with format {readable}, and GGUF files',
-        )
-    wanted = {key: scheme.to_json()[key] for key in ("num_bits", "type", "strategy", "symmetric", "group_size")}
-    targets: set[str] = set()
+def _read_config(config: Mapping[str, Any]) -> tuple[dict[str, Scheme], set[str]]:
+    """(schemes by target, names to leave alone). Raises UserError for anything that is not in SCHEMES."""
+    schemes: dict[str, Scheme] = {}
+    method = config.get("quant_method")
     for name, group in (config.get("config_groups") or {}).items():
+        form = config.get("format")
+        form = group.get("format") if form == MIXED else form
+        scheme = next((one for one in SCHEMES.values() if one.format == form), None)
+        if method != QUANT_METHOD or scheme is None:
+            readable = " or ".join(f'"{one.format}"' for one in SCHEMES.values())
+            raise UserError(
+                f'the model is quantised with "{method}" (format "{form}"), which danlu does not read',
+                f'it reads "{QUANT_METHOD}" with format {readable}, and GGUF files',
+            )
+        wanted = {key: scheme.to_json()[key] for key in ("num_bits", "type", "strategy", "symmetric", "group_size")}
         weights = group.get("weights") or {}
         found = {key: weights.get(key) for key in wanted}
         if found != wanted:
             raise UserError(f"quantization_config.{name}.weights is {found}", f"danlu reads {wanted} in this format")
         if group.get("input_activations"):
             raise UserError(f"quantization_config.{name} quantises activations too", "danlu reads weights only")
-        targets |= set(group.get("targets") or ())
+        schemes |= dict.fromkeys(group.get("targets") or (), scheme)
     ignored = set(config.get("ignore") or ())
-    if not targets or targets - {"Linear", "Embedding"} or ignored - {"lm_head", _POSITIONS}:
+    if not schemes or set(schemes) - {"Linear", "Embedding", "lm_head"} or ignored - {"lm_head", _POSITIONS}:
         raise UserError(
-            f"quantization_config has targets {sorted(targets)} and ignores {sorted(ignored)}",
-            "danlu reads the targets Linear and Embedding, and can leave out only lm_head",
+            f"quantization_config has targets {sorted(schemes)} and ignores {sorted(ignored)}",
+            "danlu reads the targets Linear, Embedding and lm_head, and can leave out only lm_head",
         )
-    return scheme, targets, ignored
+    return schemes, ignored

@@ -86,12 +86,20 @@ class ServerState:
         if not engines:
             raise UserError("there is no model to serve", "name at least one")
         self.config, self.events = config, events
-        self.models = {
-            name: ServedModel(name, engine, EngineWorker(name, engine, max_waiting=config.max_waiting, events=events))
-            for name, engine in engines.items()
-        }
-        self.metrics = metrics_module.Metrics(self.models.values())
+        self.models: dict[str, ServedModel] = {}
+        for name, engine in engines.items():
+            worker = EngineWorker(name, engine, max_waiting=config.max_waiting, events=events)
+            self._add(ServedModel(name, engine, worker))
+            for adapter in engine.adapters.names:
+                self._add(ServedModel(adapter, engine, worker, parent=name))
+        self.bases = [served for served in self.models.values() if served.parent is None]
+        self.metrics = metrics_module.Metrics(self.bases)
         self.at_stop: set[Callable[[], None]] = set()  # what to end first: the answers on open pages
+
+    def _add(self, served: ServedModel) -> None:
+        if served.name in self.models:
+            raise UserError(f'two models or adapters would be served as "{served.name}"', "give them other names")
+        self.models[served.name] = served
 
     def find(self, name: str) -> ServedModel:
         if name not in self.models:
@@ -120,14 +128,14 @@ class ServerState:
         )
 
     def start(self) -> None:
-        for served in self.models.values():
+        for served in self.bases:
             served.worker.start()
 
     async def stop(self) -> None:
         """Let running requests finish within the time limit, then end the threads."""
         for end in list(self.at_stop):
             end()
-        workers = [served.worker for served in self.models.values()]
+        workers = [served.worker for served in self.bases]
         await asyncio.gather(*(worker.drain(self.config.drain_seconds) for worker in workers))
         for worker in workers:
             await asyncio.to_thread(worker.close)
@@ -273,7 +281,13 @@ async def _read_body(request: Request, config: ServerConfig) -> bytes:
 
 
 def _card(served: ServedModel) -> ModelCard:
-    return ModelCard(id=served.name, created=served.created, context_length=served.context_length, chat=served.chat)
+    return ModelCard(
+        id=served.name,
+        created=served.created,
+        context_length=served.context_length,
+        chat=served.chat,
+        parent=served.parent,
+    )
 
 
 def _json(body: BaseModel) -> Response:

@@ -137,7 +137,7 @@ class ChatAnswer(Answer):
             id=self.id,
             created=self.created,
             model=self.served.name,
-            system_fingerprint=self.served.engine.artifact_id,
+            system_fingerprint=self.served.artifact_id,
             choices=[self._choice(index, pieces) for index, pieces in enumerate(choices)],
             usage=usage,
         )
@@ -166,7 +166,7 @@ class ChatAnswer(Answer):
             id=self.id,
             created=self.created,
             model=self.served.name,
-            system_fingerprint=self.served.engine.artifact_id,
+            system_fingerprint=self.served.artifact_id,
             choices=choices,
             usage=usage,
         )
@@ -217,7 +217,7 @@ class CompletionAnswer(Answer):
             id=self.id,
             created=self.created,
             model=self.served.name,
-            system_fingerprint=self.served.engine.artifact_id,
+            system_fingerprint=self.served.artifact_id,
             choices=choices,
             usage=usage,
         )

@@ -57,16 +57,30 @@ class Piece:
 
 @dataclass
 class ServedModel:
-    """A name, the engine behind it, and the worker that runs it."""
+    """A name, the engine behind it, and the worker that runs it. An adapter shares both with its base, `parent`."""
 
     name: str
     engine: Engine | Replicas
     worker: EngineWorker
+    parent: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
     def tokenizer(self) -> Tokenizer | None:
         return self.engine.tokenizer
+
+    @property
+    def adapter(self) -> str | None:
+        """Its name in the engine."""
+        return self.name if self.parent is not None else None
+
+    @property
+    def artifact_id(self) -> str | None:
+        """What the answers come from, if it lies in a store: the adapter's lineage leads to its base."""
+        if self.adapter is None:
+            return self.engine.artifact_id
+        loaded = self.engine.adapters.get(self.adapter)
+        return loaded.artifact_id if loaded is not None else None
 
     @property
     def chat(self) -> bool:
@@ -268,7 +282,8 @@ class Generation:
     def submit(self) -> None:
         """Enter the worker's queue. Raises ApiError when the server is full or shutting down."""
         try:
-            self._ticket = self.served.worker.submit(self.prompts, self.sampling, self.priority)
+            served = self.served
+            self._ticket = served.worker.submit(self.prompts, self.sampling, self.priority, served.adapter)
         except ApiError as error:
             self.metrics.requests.labels(self.served.name, self.endpoint, "refused").inc()
             if isinstance(error, Overloaded):

@@ -461,7 +461,7 @@ class ChatChunk(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """OpenAI's four fields, and two of danlu's: a client can see the limit before it meets it."""
+    """OpenAI's four fields, and three of danlu's: a client can see the limit before it meets it."""
 
     id: str
     object: Literal["model"] = "model"
@@ -469,6 +469,7 @@ class ModelCard(BaseModel):
     owned_by: str = "danlu"
     context_length: int
     chat: bool
+    parent: str | None = None  # of an adapter: the model that it changes
 
 
 class ModelList(BaseModel):

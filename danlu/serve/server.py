@@ -80,7 +80,7 @@ def run(
             allowed_hosts=LOOPBACK_NAMES if _is_loopback(address[0]) else None,
         )
         app = create_app(engines, config, events=events)
-        ready = f"serving {', '.join(engines)} on http://{_url_host(host)}:{address[1]}  (Ctrl-C stops)"
+        ready = f"serving {', '.join(app.state.danlu.models)} on http://{_url_host(host)}:{address[1]}  (Ctrl-C stops)"
         return _serve(app, listener, drain_seconds, ready, say)
 
 

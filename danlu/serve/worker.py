@@ -121,7 +121,9 @@ class EngineWorker:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, prompts: Sequence[list[int]], sampling: Sampling, priority: int = 0) -> Ticket:
+    def submit(
+        self, prompts: Sequence[list[int]], sampling: Sampling, priority: int = 0, adapter: str | None = None
+    ) -> Ticket:
         """Hand a request to the engine.
 
         Raises ApiError: 503 while overloaded (`Overloaded`), shutting down or broken, 400 for what the engine refuses.
@@ -135,7 +137,7 @@ class EngineWorker:
             self._idle.clear()
             try:
                 for position, ids in enumerate(prompts):
-                    request = self.engine.submit(ids, sampling, priority=priority)
+                    request = self.engine.submit(ids, sampling, priority=priority, adapter=adapter)
                     ticket.first_choice[request.id] = position * sampling.n
                     self._routes[request.id] = ticket
             except UserError as error:

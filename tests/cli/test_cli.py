@@ -113,6 +113,9 @@ def test_recipes_are_listed(here: Path) -> None:
         (["chat", "nothing"], 'no model "nothing"'),
         (["serve", "nothing"], 'no model "nothing"'),
         (["serve", "nothing", "--max-waiting", "-1"], "--max-waiting"),
+        (["serve", "nothing", "--adapter", "poet"], "is not NAME=SOURCE"),
+        (["serve", "nothing", "--adapter", "a=x", "--adapter", "a=y"], 'two adapters are named "a"'),
+        (["serve", "one", "two", "--adapter", "a=x"], "one model with adapters"),
         (["eval", "nothing", "--task", "perplexity"], 'no model "nothing"'),
         (["export", "nothing", "out"], 'no model "nothing"'),
         (["compress", "nothing", "--method", "rtn", "--name", "x"], 'no model "nothing"'),
@@ -253,3 +256,28 @@ def test_an_export_into_the_working_directory(here: Path, tmp_path_factory: pyte
     )
     assert made.returncode == 0, made.stderr
     assert (empty / "config.json").exists()
+
+
+def test_generate_and_chat_with_an_adapter(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    from danlu.engine import Engine, Sampling
+    from danlu.model.adapter import write_adapter
+    from tests.adapters import make_adapter
+    from tests.serve.tiny import write_model
+
+    model = tmp_path_factory.mktemp("model")
+    write_model(model)
+    engine = Engine(model)
+    write_adapter(make_adapter(engine.model.config), here / "poet", engine.model.config)
+    engine.load_adapter("poet", here / "poet")
+    greedy = Sampling(temperature=0, max_tokens=8)
+    plain, wanted = (next(engine.generate("明月", greedy, adapter)).text for adapter in (None, "poet"))
+    arguments = ["generate", str(model), "--prompt", "明月", "--temperature", "0", "--max-tokens", "8", "--json"]
+    assert last_json(danlu(*arguments, "--adapter", "./poet"))["text"] == wanted != plain
+    assert last_json(danlu(*arguments))["text"] == plain
+    said = [{"role": "user", "content": "明月"}]
+    talked = danlu(
+        "chat", str(model), "--adapter", "./poet", "--temperature", "0", "--max-tokens", "8", "--json", input="明月\n"
+    )
+    assert last_json(talked)["messages"][1]["content"] == next(engine.generate([said], greedy, "poet")).text  # type: ignore[index]
+    wrong = danlu(*arguments, "--adapter", "nothing")
+    assert wrong.exit_code == 2 and 'no adapter "nothing"' in wrong.stderr

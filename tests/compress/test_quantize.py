@@ -53,7 +53,8 @@ def test_int4_of_nano(nano: Artifact, tmp_path: Path) -> None:
     assert metrics["smaller_than_float32"] >= 0.83
     assert 0.03 < metrics["mean_error"] < 0.12
     config = json.loads((run.out / "config.json").read_text())["quantization_config"]
-    assert config["format"] == "pack-quantized"
+    assert config["format"] == "mixed-precision"
+    assert {group["format"] for group in config["config_groups"].values()} == {"pack-quantized", "int-quantized"}
     ids = torch.arange(60).view(1, 60)
     with torch.no_grad():
         before, after = load_model(nano.path)(ids), load_model(run.out)(ids)

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from danlu.engine.compiled import compile_model
+from danlu.engine.compiled import compile_adapter, compile_model
 from danlu.kernels.build import library
-from danlu.kernels.decoder import PAGE, Decoder, KernelError, Shape
+from danlu.kernels.decoder import PAGE, Decoder, KernelError, LoraWeights, Shape
+from danlu.model.adapter import merge
 from danlu.model.config import ModelConfig
 from danlu.model.quantized import quantize_
 from danlu.model.transformer import Transformer
+from tests.adapters import make_adapter
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no compiled kernels here")
 
@@ -62,7 +64,9 @@ class Runs:
         each = -(-CONTEXT // PAGE)
         return self.order[sequence * each : (sequence + 1) * each]
 
-    def __call__(self, parts: list[tuple[int, list[int], int]]) -> torch.Tensor:
+    def __call__(
+        self, parts: list[tuple[int, list[int], int]], adapters: list[LoraWeights | None] | tuple[()] = ()
+    ) -> torch.Tensor:
         """parts: (sequence, tokens, position of the first) -> logits of every token, in order."""
         ids = [token for _, tokens, _ in parts for token in tokens]
         positions = [start + i for _, tokens, start in parts for i in range(len(tokens))]
@@ -71,7 +75,7 @@ class Runs:
             spans.append((row, len(tokens), start + len(tokens)))
             row += len(tokens)
         tables = [self.table(sequence) for sequence, _, _ in parts]
-        logits, _ = self.decoder.step(ids, positions, spans, tables, self.cache, range(len(ids)))
+        logits, _ = self.decoder.step(ids, positions, spans, tables, self.cache, range(len(ids)), adapters=adapters)
         assert logits is not None
         return logits
 
@@ -127,6 +131,103 @@ def test_bits_do_not_depend_on_company(shape: str, quantised: bool, kv_dtype: to
     for i in range(290, 300):
         parts = [(1, other[i - 40 : i - 39], i - 40), (0, ids[i : i + 1], i), (2, other[:7], 3 + 7 * (i - 290))]
         assert torch.equal(company(parts)[1], whole[i])
+
+
+def adapter_of(model: Transformer, **options: Any) -> Any:
+    """A random adapter; danlu's families have names for two kinds of block."""
+    family = "llama" if model.config.mlp == "swiglu" else "gpt2"
+    return make_adapter(model.config.model_copy(update={"family": family}), **options)
+
+
+@pytest.mark.parametrize(("shape", "rank"), [("gqa", 1), ("mqa", 13), ("mha", 256), ("learned", 5)])
+def test_an_adapter_is_the_merged_model(shape: str, rank: int) -> None:
+    model = make(shape, intermediate_size=90)
+    adapter = adapter_of(model, rank=rank, size=0.5)
+    run, ids = Runs(model), tokens(60)
+    weights = compile_adapter(run.decoder, adapter)
+    beside = torch.cat(
+        [run([(0, ids[:57], 0)], [weights]), *(run([(0, ids[i : i + 1], i)], [weights]) for i in (57, 58, 59))]
+    )
+    plain = run([(1, ids, 0)], [None])
+    merge(model, adapter)
+    with torch.inference_mode():
+        expected = model(torch.tensor([ids]))[0]
+    torch.testing.assert_close(beside, expected, atol=5e-4, rtol=1e-4)
+    assert (plain - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(("shape", "bits"), [("gqa", 0), ("gqa", 8), ("gqa", 4), ("learned", 0)])
+def test_bits_with_adapters_do_not_depend_on_company(shape: str, bits: int) -> None:
+    """Alone in any cuts, or beside other adapters and none; and without one as if there were none."""
+    model = make(shape)
+    adapters = [
+        adapter_of(model, seed=1, rank=3),
+        adapter_of(model, seed=2, rank=20, ends=("q_proj", "up_proj", "c_fc")),
+    ]
+    if bits:
+        quantize_(model, bits)
+    ids, other = tokens(80), tokens(80, seed=9)
+    run = Runs(model)
+    first, second = (compile_adapter(run.decoder, adapter) for adapter in adapters)
+    whole = {name: run([(0, ids, 0)], [name]) for name in (first, second, None)}
+    assert not torch.equal(whole[first], whole[second]) and torch.equal(whole[None], Runs(model)([(0, ids, 0)]))
+    for mine, beside in ((first, second), (second, None), (None, first)):
+        run([(1, other[:40], 0), (0, ids[:33], 0)], [beside, mine])
+        at = 33
+        for n in (1, 2, 30, 1, 13):
+            together = run(
+                [(1, other[at : at + 1], at + 7), (0, ids[at : at + n], at), (2, other[:n], 0)], [beside, mine, first]
+            )
+            assert torch.equal(together[1 : 1 + n], whole[mine][at : at + n])
+            at += n
+
+
+def test_a_part_that_does_not_fit_is_refused() -> None:
+    shape = Shape(1, 32, 2, 1, 16, 40, 50, 64, "rms", "swiglu", 1e-6, 0.25, 2, 8)  # qkv 64 rows, gate_up 80
+    weights = LoraWeights(Decoder(shape))
+
+    def part(layer: int = 0, which: str = "qkv", first: int = 0, rank: int = 4, k: int = 32, n: int = 32) -> None:
+        weights.part(layer, which, first, torch.zeros(rank, k), torch.zeros(n, rank))
+
+    for wrong in (
+        {"layer": 1},
+        {"layer": -1},
+        {"which": "head"},
+        {"which": "embedding"},
+        {"first": -16},
+        {"first": 64},
+        {"first": 48},
+        {"first": 4},
+        {"n": 65},
+        {"n": 0},
+        {"n": 20},
+        {"rank": 0},
+        {"k": 31},
+        {"which": "down"},
+        {"which": "gate_up", "n": 80},  # gate and up are two
+        {"which": "gate_up", "first": 16, "n": 40},
+        {"which": "gate_up", "first": 1 << 20},
+    ):
+        with pytest.raises(KernelError):
+            part(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(KernelError, match="no product"):
+        weights.part(0, "qkv", 0, torch.zeros(4, 32), torch.zeros(32, 5))
+    part()
+    with pytest.raises(KernelError, match="two parts"):
+        part(first=16)
+    part(first=32, n=16)
+    part(which="gate_up", first=40, n=40)
+    part(which="down", k=40)
+
+
+def test_an_adapter_of_another_model_is_refused() -> None:
+    run, other = Runs(make("gqa"), max_tokens=8), Runs(make("mqa"), max_tokens=8)
+    foreign = LoraWeights(other.decoder)
+    with pytest.raises(KernelError, match="another model"):
+        run([(0, [1, 2], 0)], [foreign])
+    with pytest.raises(KernelError, match="2 adapters for 1"):
+        run([(0, [1, 2], 0)], [None, None])
+    assert torch.equal(run([(0, [1, 2], 0)], [LoraWeights(run.decoder)]), run([(0, [1, 2], 0)]))  # an empty one
 
 
 def test_every_wrong_size_is_refused() -> None:

@@ -74,6 +74,8 @@ def test_int4_equals_the_dequantised_float_model(model: Transformer, tmp_path: P
         if name.endswith("weight_packed"):
             stem = name.removesuffix("_packed")
             state[stem] = dequantize_groups(unpack_nibbles(state.pop(name)), state.pop(f"{stem}_scale"))
+        elif name in ("embedding.weight", "lm_head.weight"):
+            state[name] = dequantize_rows(state[name], state.pop(f"{name}_scale")[:, 0])
     plain.load_state_dict(state)
     torch.testing.assert_close(model(ids), plain(ids), rtol=1e-4, atol=1e-4)
 
@@ -83,15 +85,28 @@ def test_int4_through_a_file(model: Transformer, tmp_path: Path) -> None:
     quantize_(model, 4)
     save_model(model, tmp_path)
     again = load_model(tmp_path)
-    assert again.embedding.weight_packed.dtype == torch.int32 and again.embedding.weight_scale.dtype == torch.float16
+    assert again.embedding.weight.dtype == torch.int8  # eight bits, and the head as well
+    assert again.lm_head is None or again.lm_head.weight.dtype == torch.int8
+    qkv = again.blocks[0].attention.qkv
+    assert qkv.weight_packed.dtype == torch.int32 and qkv.weight_scale.dtype == torch.float16
     ids = torch.randint(0, 128, (1, 40))
     assert torch.equal(again(ids), model(ids))
-    scales = again.embedding.weight_scale.clone()
-    assert torch.equal(again.to(torch.bfloat16).embedding.weight_scale, scales)  # rounding them would move weights
+    scales = qkv.weight_scale.clone()
+    again.to(torch.bfloat16)
+    assert torch.equal(again.blocks[0].attention.qkv.weight_scale, scales)  # rounding them would move weights
     tensors = load_file(tmp_path / "model.safetensors")
     packed = next(name for name in tensors if name.endswith("weight_packed"))
     shape = tensors[packed.removesuffix("packed") + "shape"].tolist()
     assert shape == [tensors[packed].shape[0], 8 * tensors[packed].shape[1]]
+
+
+def test_four_bits_everywhere_are_still_read(tmp_path: Path) -> None:
+    model = Transformer(ModelConfig(**SHAPE))
+    config = scheme_config(4)
+    config |= {"format": "pack-quantized", "config_groups": {"g": config["config_groups"]["group_0"]}}
+    config["config_groups"]["g"]["targets"] = ["Linear", "Embedding"]
+    apply_quantization(model, config)
+    assert model.embedding.weight_packed.shape == (128, 8)
 
 
 def test_int4_of_a_width_that_does_not_divide() -> None:

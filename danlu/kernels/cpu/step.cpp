@@ -19,6 +19,7 @@
 #include <string>
 
 #include "attention.h"
+#include "lora.h"
 #include "matrix.h"
 #include "team.h"
 
@@ -49,6 +50,7 @@ struct Layer {
 struct Span {  // tokens of one sequence in this step: rows row .. row + n, positions length - n .. length
     int row, n, length;
     const int32_t* table;
+    const Adapter* adapter = nullptr;
     size_t partial = 0;  // where its splits' results go, when n == 1 and there are several
     int splits() const { return (length + SPLIT - 1) / SPLIT; }
 };
@@ -90,8 +92,9 @@ struct Model {
     std::vector<float> x, qkv, attended, inner;  // [T, ...], rows padded to 16
     std::vector<float> rows;                     // the input of a product with float weights
     std::vector<uint8_t> bytes;                  // the same, rounded
+    std::vector<float> low;                      // the same, through an adapter's A (lora.h)
     struct Own {                                 // a member's own
-        std::vector<float> rows, q, o, whole, gate;
+        std::vector<float> rows, low, more, q, o, whole, gate;
         std::vector<uint8_t> bytes;
     };
     std::vector<Own> own;
@@ -104,17 +107,20 @@ struct Model {
     std::vector<Item> items;
     std::vector<int> span_of;  // row -> span
     bool chunked = false;      // whether some span has several tokens
+    size_t low_width = 0;      // of a row in `low`; 0 when no span has an adapter
     std::vector<float> partial_o;
     std::vector<Partial> partials;
     uint8_t* cache = nullptr;
     size_t n_pages = 0;
 };
 
-// What a product reads: floats, or bytes.
+// What a product reads: floats, or bytes; and, where there are adapters, what they made of it.
 struct Input {
     const float* rows;
     size_t stride;
     Rounded rounded;
+    const float* low = nullptr;
+    int product = -1;  // layer * 4 + which; -1: the head, which has no adapters
 };
 
 class Stepper {
@@ -172,7 +178,7 @@ class Stepper {
 
         Input input = prepare(layer.qkv, T, [&](int t, float* to) {
             norm(&m.x[t * stride], layer.vectors[ATTENTION_NORM], layer.vectors[ATTENTION_NORM_BIAS], to);
-        });
+        }, 4 * l + QKV);
         const float* bias = layer.qkv.bias.empty() ? nullptr : layer.qkv.bias.data();
         multiply(layer.qkv, input, T, [&](int row, int n, Floats y) {
             if (bias) y += load(bias + n);
@@ -186,14 +192,14 @@ class Stepper {
             attention<float>(l, layer);
         m.team.barrier();
 
-        input = prepare(layer.out, T, [&](int t, float* to) { attended_row(t, to); });
+        input = prepare(layer.out, T, [&](int t, float* to) { attended_row(t, to); }, 4 * l + OUT);
         multiply(layer.out, input, T, add(layer.out));
         m.team.barrier();
 
         const size_t inner = padded(s.inner);
         input = prepare(layer.gate_up, T, [&](int t, float* to) {
             norm(&m.x[t * stride], layer.vectors[MLP_NORM], layer.vectors[MLP_NORM_BIAS], to);
-        });
+        }, 4 * l + GATE_UP);
         if (s.mlp == SWIGLU) {  // blocks of gate and up take turns, and a piece always holds both
             bias = layer.gate_up.bias.empty() ? nullptr : layer.gate_up.bias.data();
             multiply(layer.gate_up, input, T, [&](int row, int n, Floats y) {
@@ -216,7 +222,7 @@ class Stepper {
 
         input = prepare(layer.down, T, [&](int t, float* to) {
             std::memcpy(to, &m.inner[t * inner], s.inner * sizeof(float));
-        });
+        }, 4 * l + DOWN);
         multiply(layer.down, input, T, add(layer.down));
         m.team.barrier();
     }
@@ -229,46 +235,94 @@ class Stepper {
             for (int i = at; i < std::min(n, at + piece); i++) f(i);
     }
 
+    // What the adapter of row t adds to a product; null when it has none, or adds nothing there.
+    const LowRank* low_rank(int t, int product) const {
+        const Adapter* adapter = m.spans[m.span_of[t]].adapter;
+        return adapter && adapter->products[product].width ? &adapter->products[product] : nullptr;
+    }
+
+    // f(what their adapter adds to a product, first row, number) for neighbouring rows that share one.
+    template <class F>
+    void by_adapter(int product, int row, int end, F f) const {
+        while (row < end) {
+            const int from = row;
+            const LowRank* adapter = low_rank(row, product);
+            while (++row < end && low_rank(row, product) == adapter) {}
+            if (adapter) f(*adapter, from, row - from);
+        }
+    }
+
     // make(t, row) for every row of the input of a product with w, rounded if w is in bytes.
     template <class F>
-    Input prepare(const Matrix& w, int n, F make) {
+    Input prepare(const Matrix& w, int n, F make, int product = -1) {
         const bool few = n <= FEW;
         const size_t stride = padded(w.columns);
         float* rows = few ? own.rows.data() : m.rows.data();
         Input input{rows, stride, Rounded::in(few ? own.bytes.data() : m.bytes.data(), n, w.columns, w.zero())};
-        auto one = [&](int t) {
-            float* row = rows + t * stride;
-            make(t, row);
-            if (w.quantised()) input.rounded.round_row(t, row);
+        float* low = few ? own.low.data() : m.low.data();
+        if (product >= 0 && m.low_width) input.low = low, input.product = product;
+        auto some = [&](int from, int end) {
+            for (int t = from; t < end; t++) {
+                float* row = rows + t * stride;
+                make(t, row);
+                if (w.quantised()) input.rounded.round_row(t, row);
+            }
+            if (input.low)
+                by_adapter(product, from, end, [&](const LowRank& adapter, int t, int count) {
+                    adapter.shrink(rows + t * stride, stride, count, low + t * m.low_width, m.low_width);
+                });
         };
         if (few) {
             stage++;
-            for (int t = 0; t < n; t++) one(t);
+            some(0, n);
         } else {
-            each(n, one, std::max(1, n / (8 * m.team.size())));
+            const int piece = std::max(1, n / (8 * m.team.size()));
+            each((n + piece - 1) / piece, [&](int i) { some(i * piece, std::min(n, (i + 1) * piece)); });
             m.team.barrier();
         }
         return input;
     }
 
     template <class Sink>
-    void multiply(const Matrix& w, const Input& x, int n, Sink sink) {
+    void multiply(const Matrix& w, const Input& x, int n, Sink take) {
+        // What adapters add waits in own.more, [row][two blocks][LANES], until the product of its block is there.
+        auto expand = [&](int b) {
+            if (!x.low) return;
+            by_adapter(x.product, 0, n, [&](const LowRank& adapter, int row, int count) {
+                adapter.expand(b, x.low + row * m.low_width, m.low_width, count, &own.more[(2 * row + b % 2) * LANES], 2 * LANES);
+            });
+        };
+        auto sink = [&](int row, int column, Floats y) {
+            if (x.low) {
+                const LowRank* adapter = low_rank(row, x.product);
+                const int b = column / LANES;
+                if (adapter && adapter->changes(b)) y += load(&own.more[(2 * row + b % 2) * LANES]);
+            }
+            take(row, column, y);
+        };
         // Pieces of an even number of blocks, about eight for every member: small enough to share, large enough to count.
         int piece = std::max(2, (w.blocks / (8 * m.team.size()) + 1) / 2 * 2);
         auto& counter = m.counters[stage++];
         for (int at; (at = Team::next(counter) * piece) < w.blocks;) {
             int end = std::min(w.blocks, at + piece);
             if (w.quantised()) {
-                for (int b = at; b < end; b++) multiply_quantised(w, b, x.rounded, n, sink);
+                for (int b = at; b < end; b++) {
+                    expand(b);
+                    multiply_quantised(w, b, x.rounded, n, sink);
+                }
                 continue;
             }
             int b = at;
-            for (; b + 2 <= end; b += 2)
+            for (; b + 2 <= end; b += 2) {
+                expand(b);
+                expand(b + 1);
                 if (w.kind == FLOAT32)
                     multiply_blocks<FLOAT32, 2>(w, b, x.rows, x.stride, n, sink);
                 else
                     multiply_blocks<BFLOAT16, 2>(w, b, x.rows, x.stride, n, sink);
+            }
             if (b < end) {
+                expand(b);
                 if (w.kind == FLOAT32)
                     multiply_blocks<FLOAT32, 1>(w, b, x.rows, x.stride, n, sink);
                 else
@@ -561,6 +615,53 @@ int danlu_vector(void* handle, int layer, int which, int64_t n, const float* dat
     return 0;
 }
 
+// An adapter for a model: empty, then filled by danlu_adapter_part. It must not outlive the model. Null when there is no memory.
+void* danlu_adapter_new(void* handle) {
+    try {
+        return new Adapter{handle, std::vector<LowRank>(4 * static_cast<Model*>(handle)->layers.size())};
+    } catch (const std::exception& e) {
+        fail(e.what());
+        return nullptr;
+    }
+}
+
+void danlu_adapter_free(void* adapter) { delete static_cast<Adapter*>(adapter); }
+
+// y[first .. first + rows) += b (a x) of one matrix: a [rank, columns], b [rows, rank] with the scale in it. The part
+// must begin and end with blocks of the matrix, lie within one half of gate_up, and overlap no other.
+int danlu_adapter_part(void* adapter, int layer, int which, int first, int rows, int rank, int columns, const float* a, const float* b) {
+    Adapter& target = *static_cast<Adapter*>(adapter);
+    const Shape& s = static_cast<const Model*>(target.model)->shape;
+    int n, k;
+    if (!within(layer, 0, s.layers - 1) || !within(which, QKV, DOWN)) return fail("no such matrix");
+    expected(s, which, n, k);
+    if (!within(first, 0, n - 1) || !within(rows, 1, n - first) || columns != k || !within(rank, 1, 1 << 16)) return fail("a part of another shape");
+    const int halves = which == GATE_UP && s.mlp == SWIGLU ? 2 : 1, height = n / halves;
+    const int half = first / height, begin = first % height, end = begin + rows;
+    if (end > height || begin % LANES || (end % LANES && end != height)) return fail("a part that cuts through a block");
+    try {
+        LowRank& product = target.products[4 * layer + which];
+        product.blocks.resize(size_t(halves) * ((height + LANES - 1) / LANES));
+        const int count = (rows + LANES - 1) / LANES;
+        auto block = [&](int i) -> LowRank::Block& { return product.blocks[halves * (begin / LANES + i) + half]; };
+        for (int i = 0; i < count; i++)
+            if (block(i).part >= 0) return fail("two parts for the same rows");
+        Part part;
+        if (!part.a.shape(FLOAT32, rank, columns) || !part.b.shape(FLOAT32, rows, rank)) return fail("out of memory");
+        part.a.pack_floats(a, 0, rank);
+        part.b.pack_floats(b, 0, rows);
+        part.begin = product.width;
+        const int width = part.a.blocks * LANES, number = int(product.parts.size());
+        product.parts.push_back(std::move(part));
+        for (int i = 0; i < count; i++) block(i) = {number, i};
+        product.width += width;
+        target.width = std::max(target.width, product.width);
+    } catch (const std::exception& e) {
+        return fail(e.what());
+    }
+    return 0;
+}
+
 // How many tokens back, itself included, a layer sees; 0 for all.
 int danlu_window(void* handle, int layer, int window) {
     Model& model = *static_cast<Model*>(handle);
@@ -571,9 +672,10 @@ int danlu_window(void* handle, int layer, int window) {
 
 // One step. ids, positions [n_tokens]; spans [n_spans, 3]: first row, tokens, length of the sequence after the step;
 // tables [n_tables]: the page numbers of each span one behind the other, ceil(length / 16) each; cache [layers, 2, n_pages,
-// 16 * kv_heads * head_dim]; out_rows [n_out]; logits [n_out, vocab] or null; hidden [n_out, hidden] or null.
+// 16 * kv_heads * head_dim]; out_rows [n_out]; logits [n_out, vocab] or null; hidden [n_out, hidden] or null; adapters
+// [n_spans], null where a sequence has none, or null for none at all.
 int danlu_step(void* handle, int n_tokens, const int32_t* ids, const int32_t* positions, int n_spans, const int32_t* spans,
-               int n_tables, const int32_t* tables, void* cache, int64_t n_pages, int n_out, const int32_t* out_rows, float* logits, float* hidden) {
+               int n_tables, const int32_t* tables, void* cache, int64_t n_pages, int n_out, const int32_t* out_rows, float* logits, float* hidden, const void* const* adapters) {
     Model& model = *static_cast<Model*>(handle);
     const Shape& s = model.shape;
     if (!within(n_tokens, 1, s.max_tokens) || !within(n_spans, 1, n_tokens) || !within(n_out, 0, n_tokens)) return fail("a step of a wrong size");
@@ -586,6 +688,7 @@ int danlu_step(void* handle, int n_tokens, const int32_t* ids, const int32_t* po
         model.spans.clear(), model.items.clear();
         model.span_of.assign(n_tokens, -1);
         model.chunked = false;
+        model.low_width = 0;
         const int group = s.heads / s.kv_heads;
         size_t partials = 0;
         int row = 0;
@@ -598,6 +701,11 @@ int danlu_step(void* handle, int n_tokens, const int32_t* ids, const int32_t* po
             for (int page = 0; page < table_size; page++)
                 if (tables[page] < 0 || tables[page] >= n_pages) return fail("a page number out of range");
             tables += table_size;
+            span.adapter = adapters ? static_cast<const Adapter*>(adapters[i]) : nullptr;
+            if (span.adapter) {
+                if (span.adapter->model != handle) return fail("an adapter of another model");
+                model.low_width = std::max(model.low_width, size_t(span.adapter->width));
+            }
             std::fill_n(model.span_of.begin() + row, span.n, i);
             row += span.n;
             if (span.n == 1) {
@@ -617,6 +725,11 @@ int danlu_step(void* handle, int n_tokens, const int32_t* ids, const int32_t* po
         }
         model.partials.resize(partials);
         model.partial_o.resize(partials * s.head_dim);
+        model.low.resize(n_tokens > FEW ? n_tokens * model.low_width : 0);
+        for (auto& own : model.own) {
+            own.low.resize(FEW * model.low_width);
+            own.more.resize(model.low_width ? size_t(n_tokens) * 2 * LANES : 0);
+        }
         model.n_tokens = n_tokens, model.positions = positions;
         model.cache = static_cast<uint8_t*>(cache), model.n_pages = size_t(n_pages);
     } catch (const std::exception& e) {
