@@ -1,4 +1,4 @@
-"""Put the measured tables into the READMEs, between `<!-- bench:NAME -->` and `<!-- /bench -->`.
+"""Put the measured tables into the READMEs and the decisions, between `<!-- bench:NAME -->` and `<!-- /bench -->`.
 
 python bench/render.py            rewrite the tables
 python bench/render.py --check    exit 1 when a table does not say what its JSON says (CI does this)
@@ -15,7 +15,9 @@ from typing import Any
 from engine_table import engine_tables
 
 HERE = Path(__file__).resolve().parent
-DOCUMENTS = {"README.md": "en", "README.zh-CN.md": "zh"}
+DOCUMENTS = {"README.md": "en", "README.zh-CN.md": "zh"} | {
+    f"docs/decisions/{path.name}": "en" for path in sorted((HERE.parent / "docs" / "decisions").glob("*.md"))
+}
 BLOCK = re.compile(r"(<!-- bench:(\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
 WORDS = {
@@ -135,6 +137,52 @@ def poet_table(data: dict[str, Any], words: dict[str, Any]) -> str:
     return table(words["poet"], rows) + f"\n{facts}\n"
 
 
+def trials_table(data: dict[str, Any], words: dict[str, Any]) -> str:
+    rows = [
+        (
+            row["name"],
+            "{median:.3f} ({low:.3f} – {high:.3f})".format(**row["validation_loss"]),
+            f"{row['tokens_per_second']['median']:,.0f}",
+        )
+        for row in data["rows"]
+    ]
+    what = f"{data['what'].capitalize()}: median and range of {data['seeds']} seeds. Machine: {data['machine']}."
+    return table(("setting", "loss", "tokens/s"), rows) + f"\n{what}\n"
+
+
+def rounding_table(data: dict[str, Any], words: dict[str, Any]) -> str:
+    plain = data["rows"][0]["perplexity"]
+    rows = [
+        (
+            row["name"],
+            f"{row['bits_per_weight']:.1f}",
+            f"{row['perplexity']:.2f}",
+            f"{row['perplexity'] / plain - 1:+.1%}",
+        )
+        for row in data["rows"]
+    ]
+    return table(("", "bits per weight", "perplexity", "against float32"), rows)
+
+
+def speculative_table(data: dict[str, Any], words: dict[str, Any]) -> str:
+    rows = [
+        (
+            f"{row['text']}, {row['streams']}",
+            row["name"],
+            "{median:.2f} ({low:.2f} – {high:.2f})".format(**row["ratio_to_plain"]),
+            f"{row['guesses_per_token']:.2f}",
+            f"{row['right']:.0%}" if row["right"] is not None else "–",
+        )
+        for row in data["rows"]
+        if "," in row["name"]
+    ]
+    columns = ("text, streams", "engine", "times plain decoding", "guesses a token", "right")
+    what = (
+        f"{data['what'].capitalize()}: {data['rounds']} rounds in turns, median and range. Machine: {data['machine']}."
+    )
+    return table(columns, rows) + f"\n{what}\n"
+
+
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [columns, tuple("---" for _ in columns), *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
@@ -144,7 +192,15 @@ def note(data: dict[str, Any], words: dict[str, Any], detail: str) -> str:
     return "\n" + words["machine"].format(machine=data["machine"], rounds=data["rounds"], detail=detail) + "\n"
 
 
-TABLES = {"quickstart": quickstart_table, "poet": poet_table, "train": train_table, "engine": engine_table}
+TABLES = {
+    "quickstart": quickstart_table,
+    "poet": poet_table,
+    "train": train_table,
+    "engine": engine_table,
+    "trials": trials_table,
+    "rounding": rounding_table,
+    "speculative": speculative_table,
+}
 
 
 def render(text: str, language: str) -> str:

@@ -37,6 +37,7 @@ from danlu.model.transformer import Transformer
 
 QUANT_METHOD = "compressed-tensors"
 MIXED = "mixed-precision"
+BITS = {8: {"Linear": 8, "Embedding": 8}, 4: {"Linear": 4, "Embedding": 8, "lm_head": 8}}  # by kind, or by name
 _POSITIONS = "transformer.wpe"  # GPT-2's table of positions: a few hundred rows, left in float
 
 
@@ -172,22 +173,23 @@ class QuantizedEmbedding(_Quantized):
         return self.scheme.linear(hidden, self.stored, self.weight_scale)
 
 
-def scheme_config(bits: int, learned_positions: bool = False) -> dict[str, Any]:
+def scheme_config(bits: int | Mapping[str, int], learned_positions: bool = False) -> dict[str, Any]:
     """The `quantization_config` of what `quantize_` makes."""
-    parts = [(8, ["Linear", "Embedding"])] if bits == 8 else [(bits, ["Linear"]), (8, ["Embedding", "lm_head"])]
+    targets = BITS[bits] if isinstance(bits, int) else bits
+    used = list(dict.fromkeys(targets.values()))
     groups = {
         f"group_{number}": {
-            "targets": targets,
-            "weights": SCHEMES[own].to_json(),
+            "targets": [target for target, own in targets.items() if own == width],
+            "weights": SCHEMES[width].to_json(),
             "input_activations": None,
             "output_activations": None,
-            "format": SCHEMES[own].format,
+            "format": SCHEMES[width].format,
         }
-        for number, (own, targets) in enumerate(parts)
+        for number, width in enumerate(used)
     }
     return {
         "quant_method": QUANT_METHOD,
-        "format": SCHEMES[bits].format if len(parts) == 1 else MIXED,
+        "format": SCHEMES[used[0]].format if len(used) == 1 else MIXED,
         "quantization_status": "compressed",
         "config_groups": groups,
         "ignore": [_POSITIONS] if learned_positions else [],
@@ -206,10 +208,11 @@ def apply_quantization(model: Transformer, quantization_config: Mapping[str, Any
     _mark(model, dict(quantization_config))
 
 
-def quantize_(model: Transformer, bits: int = 8) -> dict[str, float]:
-    """Quantise every matrix of `model` in place; returns the largest and the mean relative error of its matrices.
+def quantize_(model: Transformer, bits: int | Mapping[str, int] = 8) -> dict[str, float]:
+    """Quantise the matrices of `model` in place; returns their largest and mean relative error.
 
-    The error of a matrix is |w - w'| / |w| in the Frobenius norm. Raises UserError for a width that does not divide.
+    `bits` is a row of BITS, or bits by target: what is not named stays as it is. The error of a matrix is
+    |w - w'| / |w| in the Frobenius norm. Raises UserError for a width that does not divide.
     """
     config = scheme_config(bits, model.position_embedding is not None)
     matrices = _matrices(model, config)
