@@ -58,8 +58,8 @@ class Drafter(Protocol):
 
     def propose(self, sequences: list[Sequence], most: list[int]) -> list[list[int]]: ...
 
-    def seconds(self, n: int) -> float:
-        """What guessing n tokens deep is expected to take."""
+    def seconds(self, sequences: list[Sequence], depth: int) -> float:
+        """What guessing so deep for these is expected to take."""
         ...
 
 
@@ -76,7 +76,7 @@ class Lookup:
     def propose(self, sequences: list[Sequence], most: list[int]) -> list[list[int]]:
         return [self._follow(sequence, n) for sequence, n in zip(sequences, most, strict=True)]
 
-    def seconds(self, n: int) -> float:
+    def seconds(self, sequences: list[Sequence], depth: int) -> float:
         return 0.0
 
     def _follow(self, sequence: Sequence, most: int) -> list[int]:
@@ -125,18 +125,24 @@ class DraftModel:
                     guessing.append(sequence)
         return list(guesses.values())
 
-    def seconds(self, n: int) -> float:
-        return n * self._cost(1)
+    def seconds(self, sequences: list[Sequence], depth: int) -> float:
+        """One small step for each guess. What must be read before counts as if it served the next PROBE steps."""
+        unread = sum(len(sequence.tokens) - 1 - self._known(sequence) for sequence in sequences)
+        return depth * self._cost(len(sequences)) + (
+            self._cost(unread) / PROBE if unread > MOST * len(sequences) else 0
+        )
+
+    def _known(self, sequence: Sequence) -> int:
+        """How many tokens are read. Wrong guesses are forgotten; another table means that nothing of it is here."""
+        table, done = self._read.get(sequence, (sequence.table, 0))
+        return min(done, len(sequence.tokens) - 1) if table is sequence.table else 0
 
     def _unread(self, sequences: list[Sequence]) -> tuple[Batch, list[Sequence]]:
         """What was not read yet, as far as one step goes; and the sequences that are then read to their end."""
         batch, guessing = Batch(), []
         budget = self._max_batch_tokens
         for sequence in sequences:
-            known = len(sequence.tokens)
-            table, done = self._read.get(sequence, (sequence.table, 0))
-            # Wrong guesses are forgotten; another table means that nothing of the sequence is here.
-            done = min(done, known - 1) if table is sequence.table else 0
+            known, done = len(sequence.tokens), self._known(sequence)
             n = min(known - done, budget)
             if n:
                 batch.add(sequence.tokens[done : done + n], done, sequence.table, int(done + n == known))
@@ -201,7 +207,7 @@ class Speculator:
         self.drafter, self.scheduler = drafter, scheduler
         self.cost = StepCost()
         self.checked = self.right = 0  # guesses
-        self._overall = Rate(0.5, fade=0.99)
+        self._overall = Rate(0.3, fade=0.99)
         self._rates: WeakKeyDictionary[Sequence, Rate] = WeakKeyDictionary()
         self._guesses: dict[Sequence, tuple[int, list[int]]] = {}  # of this step: tokens known before it, guesses
         self._idle = 0  # steps since a drafter that costs something was asked
@@ -252,7 +258,8 @@ class Speculator:
 
     def _worth(self, lengths: list[int]) -> list[int]:
         """How many guesses of each running sequence to check, when so many can be had: the best expected speed."""
-        rates = [self._rate(sequence).value for sequence in self.scheduler.running]
+        running = self.scheduler.running
+        rates = [self._rate(sequence).value for sequence in running]
         gains = [(rates[i] ** depth, depth, i) for i, n in enumerate(lengths) for depth in range(1, n + 1)]
         gains.sort(key=lambda gain: (-gain[0], gain[1]))
         plain = len(lengths)
@@ -261,7 +268,8 @@ class Speculator:
         for count, (gain, depth, _) in enumerate(gains[: self.scheduler.max_batch_tokens - plain], 1):
             expected += gain
             deepest = max(deepest, depth)
-            speed = expected / (self.cost(plain + count) + self.drafter.seconds(deepest))
+            drafting = self.drafter.seconds(running, deepest)
+            speed = expected / (self.cost(plain + count) + drafting)
             if speed > best_speed:
                 best, best_speed = count, speed
         counts = [0] * plain

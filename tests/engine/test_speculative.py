@@ -149,7 +149,7 @@ def test_guesses_that_are_never_right_are_soon_not_checked() -> None:
         def propose(self, sequences: list[Sequence], most: list[int]) -> list[list[int]]:
             return [[0] * n for n in most]
 
-        def seconds(self, n: int) -> float:
+        def seconds(self, sequences: list[Sequence], depth: int) -> float:
             return 0.0
 
     e = Engine((model_of("gqa"), None), speculate="lookup")
