@@ -71,8 +71,10 @@ def pack_nibbles(values: Tensor) -> Tensor:
 
 def unpack_nibbles(packed: Tensor) -> Tensor:
     """int32 [N, K / 8] -> int8 [N, K] from -8 to 7."""
-    shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=packed.device)
-    return (((packed[..., None] >> shifts) & 15) + LOW).to(torch.int8).flatten(1)
+    pairs = packed.contiguous().view(
+        torch.uint8
+    )  # [N, K / 2]; the lowest byte comes first, as on every machine of today
+    return torch.stack((pairs & 15, pairs >> 4), dim=-1).flatten(1).view(torch.int8).add_(LOW)
 
 
 def int4_linear(x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
