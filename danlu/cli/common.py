@@ -139,6 +139,8 @@ def _pad(text: str, width: int, right: bool) -> str:
 
 def drafter(store: Store, how: str | None) -> str | Path | None:
     """What `--speculate` names, for an engine: nothing, "lookup", or the path of a model."""
+    if how == "":
+        raise UserError("--speculate is empty", 'say "lookup", or name a smaller model')
     return how if how is None or how == "lookup" else store.resolve(how, "model").path
 
 

@@ -524,12 +524,15 @@ class Engine:
         sequence.counts[token] = sequence.counts.get(token, 0) + 1
         if logprob is not None:
             sequence.logprobs.append(logprob)
+        matcher = sequence.matcher
+        if matcher is not None and not matcher.accept(token):
+            self._finish(sequence, "error", "", (token,), logprob)  # its parser gave up
+            return
         if token in sampling.stop_token_ids or (token in self.stop_ids and not sampling.ignore_eos):
             self._finish(sequence, "stop", "", (token,), logprob)
             return
         text = sequence.text.push(token)
-        complete = sequence.matcher is not None and (not sequence.matcher.accept(token) or sequence.matcher.complete)
-        if sequence.text.stopped or complete:
+        if sequence.text.stopped or (matcher is not None and matcher.complete):
             self._finish(sequence, "stop", text, (token,), logprob)
         elif len(sequence.tokens) >= sequence.max_length:
             self._finish(sequence, "length", text, (token,), logprob)
@@ -601,7 +604,10 @@ class Engine:
 
 
 def _raise_if_unsound(request: Request) -> None:
-    if any(sequence.finish_reason == "error" for sequence in request.sequences):
+    broken = [sequence for sequence in request.sequences if sequence.finish_reason == "error"]
+    if any(sequence.matcher is not None and sequence.matcher.failure for sequence in broken):
+        raise DanluError("the parser of the grammar gave up", "simplify the grammar or schema")
+    if broken:
         raise DanluError("the model gave a value that is not a number", "check its weights, or use dtype float32")
 
 

@@ -174,7 +174,7 @@ class Sampling:
             if not isinstance(text, str) or not text:
                 raise UserError(f"a stop string is {text!r}", "each must be a string of at least one character")
         for token, bias in self.logit_bias.items():
-            if not isinstance(token, int) or not isinstance(bias, (int, float)) or not abs(bias) <= 100:
+            if type(token) is not int or not isinstance(bias, (int, float)) or not abs(bias) <= 100:
                 raise UserError(f"logit_bias has {token!r}: {bias!r}", "it maps token ids to numbers from -100 to 100")
 
     @property

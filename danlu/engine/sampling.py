@@ -59,10 +59,9 @@ def _choose(raw: Tensor, sequences: list[Sequence], settings: list[Sampling], gr
             sequence = sequences[row]
             adjust(adjusted[row], settings[row], sequence.request.prompt_ids, sequence.counts)
             if sequence.matcher is not None:
-                allowed = sequence.matcher.allowed().to(raw.device)
-                sound[row] &= allowed.any()  # the parser gave up: its limits, or a vocabulary that cannot spell it
-                adjusted[row].masked_fill_(~allowed, -torch.inf)
-        greedy = adjusted.argmax(dim=-1)
+                adjusted[row].masked_fill_(~sequence.matcher.allowed().to(raw.device), -torch.inf)
+        best, greedy = adjusted.max(dim=-1)
+        sound &= torch.isfinite(best)  # a penalty can make an infinity, a grammar can leave nothing
     drawing = [row for row, s in enumerate(settings) if not s.greedy]
     if not drawing:
         return greedy

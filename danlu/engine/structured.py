@@ -45,7 +45,7 @@ class Matcher:
         return Matcher(self._raw.deep_copy(), self._vocab_size)
 
     def allowed(self) -> Tensor:
-        """bool [V]: the tokens that may come next. All False when the parser gave up (`failure` says why)."""
+        """bool [V]: the tokens that may come next. When the parser gave up, the end alone, which `accept` refuses."""
         bits = torch.frombuffer(bytearray(self._raw.compute_bitmask()), dtype=torch.uint8)
         wide = (bits[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1  # the lowest bit is the first token
         return wide.flatten()[: self._vocab_size].bool()

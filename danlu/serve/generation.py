@@ -358,7 +358,7 @@ class Generation:
 
 def _piece(served: ServedModel, choice: int, delta: Delta) -> Piece:
     if delta.finish_reason == "error":
-        message = "the model produced a value that is not a number"
+        message = "the model gave a value that is not a number, or the parser of its form gave up"
         raise ApiError(500, message, kind="server_error", code="model_error")
     if delta.finish_reason == "lost":
         message = "the process that was writing this answer has ended; send the request again"

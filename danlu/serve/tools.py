@@ -108,7 +108,7 @@ def _arguments(value: Any) -> dict[str, Any]:
     """JSON text, as a call carries it, to the object that it is."""
     try:
         arguments = json.loads(value) if isinstance(value, str) else None
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
         raise ValueError("must be the JSON text of an object")

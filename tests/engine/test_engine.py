@@ -375,3 +375,14 @@ def test_half_precision_stays_near_float32(dtype: str) -> None:
     wanted = full_forward(model_of("some_windows"), [*prompt, *out.token_ids]).log_softmax(-1)
     for i, scored in enumerate(out.logprobs or ()):
         assert scored.logprob == pytest.approx(float(wanted[19 + i, scored.token_id]), abs=0.3)
+
+
+def test_a_penalty_that_overflows_ends_its_own_request_alone() -> None:
+    e = engine()
+    bad = e.submit(random_prompt(5), Sampling(repetition_penalty=1e-300, max_tokens=5, seed=1))
+    greedy_bad = e.submit(random_prompt(5), Sampling(repetition_penalty=1e-300, max_tokens=5, temperature=0))
+    good = e.submit(random_prompt(7), GREEDY)
+    while e.has_work:
+        e.step()
+    assert bad.sequences[0].finish_reason == greedy_bad.sequences[0].finish_reason == "error"
+    assert good.sequences[0].generated == greedy(model_of("gqa"), random_prompt(7), 12)

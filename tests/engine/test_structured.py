@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from danlu.core.errors import UserError
+from danlu.core.errors import DanluError, UserError
 from danlu.engine import Engine, Grammar, Sampling, structured
 from danlu.model.transformer import Transformer
 from danlu.tokenizer.tokenizer import Tokenizer
@@ -97,6 +97,13 @@ def test_what_cannot_be_compiled_is_refused_and_the_engine_goes_on(talker: Talke
     with pytest.raises(UserError, match=says):
         e.submit([1], Sampling(grammar=grammar))
     assert not e.has_work
+    assert answer(e, Grammar.choice(["yes"]))[0] == "yes"
+
+
+def test_a_parser_that_gives_up_is_no_end(talker: Talker) -> None:
+    e = Engine(talker)
+    with pytest.raises(DanluError, match="parser of the grammar gave up"):
+        list(e.generate("x", Sampling(grammar=Grammar.regex("(a{1000}){1000}"), max_tokens=20)))
     assert answer(e, Grammar.choice(["yes"]))[0] == "yes"
 
 

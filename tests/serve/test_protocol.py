@@ -161,3 +161,12 @@ def test_messages_know_every_field_of_an_answer() -> None:
     known = {*Message.model_fields, *Message.ONE_VALUE, *Message.NOT_SUPPORTED}
     assert set(ChatCompletionMessage.model_fields) - known == set()
     assert "assistant" in get_args(Message.model_fields["role"].annotation)
+
+
+def test_numbers_and_texts_beyond_all_measure() -> None:
+    assert refusal(ChatRequest, CHAT | {"top_k": 10**20}).param == "top_k"
+    deep = '{"a":' + "[" * 5000 + "]" * 5000 + "}"
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": deep}}
+    messages = [*CHAT["messages"], {"role": "assistant", "tool_calls": [call]}]
+    error = refusal(ChatRequest, CHAT | {"messages": messages})
+    assert error.param is not None and "arguments" in error.param
