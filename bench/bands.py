@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import yaml
 
 from danlu.core.artifact import Artifact, write_json
+from danlu.core.run import machine_name
 from danlu.core.stage import StageRun
 from danlu.train.pretrain import PretrainConfig, pretrain
 from danlu.train.reference import read_bands
@@ -77,7 +77,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     write_json(
         RESULTS / f"bands-{args.name}.json",
-        {"name": args.name, "settings": settings, "machine": platform.processor() or platform.machine(), "runs": runs},
+        {"name": args.name, "settings": settings, "machine": machine_name(), "runs": runs},
     )
 
 
