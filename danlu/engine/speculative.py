@@ -14,8 +14,8 @@ any drafter; and where a row's logits do not depend on its batch (the compiled k
 token. (Rejection sampling, Leviathan et al. 2023, arXiv:2211.17192, accepts more of a drafter that samples; this rule
 accepts as much of one that does not, which both drafters here are.)
 
-**Never much slower.** How many guesses to check is chosen anew in every step, from the measured seconds of steps of
-each size and from how often guesses were right:
+**Meant to cost nothing where it gains nothing.** How many guesses to check is chosen anew in
+every step, from the measured seconds of steps of each size and from how often guesses were right:
 
     tokens expected / seconds expected  =  (S + sum over guesses of p^i) / cost(S + guesses)
 
