@@ -40,11 +40,11 @@ class CompiledRunner:
         spans = [(span.row, span.n, span.length) for span in batch.spans]
         tables = [span.table for span in batch.spans]
         adapters = [self._adapters[span.adapter] if span.adapter is not None else None for span in batch.spans]
-        logits, _ = self.decoder.step(
+        results = self.decoder.step(
             batch.ids, batch.positions, spans, tables, self.cache.memory, batch.rows, adapters=adapters
         )
-        assert logits is not None
-        return logits
+        assert results.logits is not None
+        return results.logits
 
 
 def compile_model(model: Transformer, *, max_tokens: int, max_context: int, kv_dtype: torch.dtype) -> Decoder | None:
@@ -57,7 +57,7 @@ def compile_model(model: Transformer, *, max_tokens: int, max_context: int, kv_d
         layers=config.n_layers, hidden=config.hidden_size, heads=config.n_heads, kv_heads=config.n_kv_heads,
         head_dim=config.head_dim, inner=config.intermediate_size, vocab=config.vocab_size, max_position=max_context,
         norm="rms" if config.norm == "rms" else "layer", mlp=mlp, eps=config.norm_eps, scale=config.head_dim**-0.5,
-        threads=torch.get_num_threads(), max_tokens=max_tokens, kv_bfloat16=kv_dtype == torch.bfloat16,
+        threads=torch.get_num_threads(), max_tokens=max_tokens, kv_dtype=kv_dtype,
     )  # fmt: skip
     try:
         decoder = Decoder(shape)

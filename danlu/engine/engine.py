@@ -43,7 +43,7 @@ from danlu.engine.sampling import sample, token_logprobs
 from danlu.engine.scheduler import Scheduler
 from danlu.engine.speculative import DraftModel, Lookup, Speculator
 from danlu.engine.structured import Grammars, Matcher
-from danlu.kernels.decoder import PAGE
+from danlu.kernels.decoder import PAGE, Decoder
 
 if TYPE_CHECKING:
     from danlu.model.transformer import Transformer
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 Source = str | Path | tuple["Transformer", "Tokenizer | None"]
 Prompt = str | list[int] | list[dict[str, Any]]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+KV_DTYPES = DTYPES | {"int8": torch.int8}
 RATE_SECONDS = 5.0  # tokens per second are counted over this long
 
 
@@ -94,6 +95,9 @@ class Engine:
     | `max_sequences`    | most answers in the making at once                                              |
     | `max_context`      | most tokens of prompt and answer; None = what the model was made for            |
     | `kv_bytes`         | memory for the KV cache; None = by need, at most a quarter of what is free      |
+    | `kv_dtype`         | "float32", "bfloat16", "int8" (compiled kernels only): what keys and values are |
+    |                    | kept in; None = the dtype of the model, or bfloat16 where the compiled kernels  |
+    |                    | compute a quantised one                                                         |
     | `block_size`       | tokens per block of the cache                                                   |
     | `prefix_cache`     | prompts that begin like earlier ones are not computed again                     |
     | `speculate`        | None, "lookup" (guess from the text so far), or a smaller model that guesses:   |
@@ -116,6 +120,7 @@ class Engine:
         max_sequences: int = 32,
         max_context: int | None = None,
         kv_bytes: int | None = None,
+        kv_dtype: str | None = None,
         block_size: int = 16,
         prefix_cache: bool = True,
         speculate: Source | None = None,
@@ -134,6 +139,8 @@ class Engine:
         ):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise UserError(f"{name} is {value!r}", "it must be a whole number of at least 1")
+        if kv_dtype not in (None, *KV_DTYPES):
+            raise UserError(f'kv_dtype is "{kv_dtype}"', "it must be one of: " + ", ".join(KV_DTYPES))
         model, self.tokenizer, place = _load(source, dtype, device, keep_on_cpu=tensor_parallel > 1)
         self.artifact_id = None if isinstance(source, tuple) else artifact_id_of(source)
         self._parallel = ParallelRunner(model, tensor_parallel, place) if tensor_parallel > 1 else None
@@ -144,7 +151,14 @@ class Engine:
         self.max_context = min(max_context or config.max_position, config.max_position)
         self.max_sequences = max_sequences
         self.stop_ids = frozenset(config.eos_ids) | (self.tokenizer.stop_ids if self.tokenizer else frozenset())
-        shape = CacheShape(config.n_layers, config.n_kv_heads, config.head_dim, self.dtype)
+        if max_batch_tokens is None:
+            max_batch_tokens = 256 if self.device.type == "cpu" else 2048
+        self.max_batch_tokens = max_batch_tokens
+        decoder = self._compile(self.model, block_size, KV_DTYPES[kv_dtype] if kv_dtype else None)
+        kept = decoder.shape.kv_dtype if decoder is not None else KV_DTYPES[kv_dtype] if kv_dtype else self.dtype
+        if decoder is None and kept == torch.int8:
+            raise UserError("keys and values in int8 need the compiled kernels, which cannot compute this model here")
+        shape = CacheShape(config.n_layers, config.n_kv_heads, config.head_dim, kept)
         sharers = tensor_parallel if self.device.type == "cpu" else 1
         n_blocks = plan_blocks(
             shape,
@@ -155,14 +169,12 @@ class Engine:
             free_bytes=_free_bytes(self.device) // sharers,
         )
         self.cache = KVCache(shape, n_blocks, block_size, self.device)
-        if max_batch_tokens is None:
-            max_batch_tokens = 256 if self.device.type == "cpu" else 2048
         self.scheduler = Scheduler(
             self.cache, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences, prefix_cache=prefix_cache
         )
         if self._parallel is not None:
             self._parallel.use(self.cache)
-        self.runner = self._parallel or self._make_runner(self.model, self.cache)
+        self.runner = self._parallel or _runner(decoder, self.model, self.cache, self.device)
         self.adapters = Adapters(config, self.runner)
         for adapter, path in (adapters or {}).items():
             self.load_adapter(adapter, path)
@@ -178,16 +190,15 @@ class Engine:
         self._finished: Counter[str] = Counter()
         self._recent: deque[tuple[float, int]] = deque()  # (when, tokens) of the last steps
 
-    def _make_runner(self, model: Transformer, cache: KVCache) -> Runner | CompiledRunner:
-        """The compiled kernels where they can compute this model, else torch."""
-        dtype = cache.shape.dtype
-        if self.device.type == "cpu" and cache.block_size == PAGE and dtype != torch.float16:
-            decoder = compile_model(
-                model, max_tokens=self.scheduler.max_batch_tokens, max_context=self.max_context, kv_dtype=dtype
-            )
-            if decoder is not None:
-                return CompiledRunner(decoder, cache)
-        return Runner(model, cache, self.device)
+    def _compile(self, model: Transformer, block_size: int, kv_dtype: torch.dtype | None) -> Decoder | None:
+        """The model in the compiled kernels, or None where they cannot compute it."""
+        if kv_dtype is None:
+            weights = next(p for p in model.parameters() if p.is_floating_point())
+            quantised = getattr(model, "quantization_config", None) is not None
+            kv_dtype = torch.bfloat16 if quantised else weights.dtype
+        if self._parallel is not None or self.device.type != "cpu" or block_size != PAGE or kv_dtype == torch.float16:
+            return None
+        return compile_model(model, max_tokens=self.max_batch_tokens, max_context=self.max_context, kv_dtype=kv_dtype)
 
     def _make_speculator(self, source: Source) -> Speculator:
         if source == "lookup":
@@ -201,11 +212,12 @@ class Engine:
                 f"the draft model reads {config.max_position} tokens and the engine {self.max_context}",
                 f"give max_context={config.max_position}",
             )
+        decoder = self._compile(model, self.cache.block_size, None)
         weights = next(p for p in model.parameters() if p.is_floating_point())
-        shape = CacheShape(config.n_layers, config.n_kv_heads, config.head_dim, weights.dtype)
+        kept = decoder.shape.kv_dtype if decoder is not None else weights.dtype
+        shape = CacheShape(config.n_layers, config.n_kv_heads, config.head_dim, kept)
         cache = KVCache(shape, self.cache.n_blocks, self.cache.block_size, self.device)
-        drafter = DraftModel(self._make_runner(model, cache), self.scheduler.max_batch_tokens)
-        return Speculator(drafter, self.scheduler)
+        return Speculator(DraftModel(_runner(decoder, model, cache, self.device), self.max_batch_tokens), self.scheduler)
 
     @property
     def capacity(self) -> int:
@@ -601,6 +613,13 @@ class Engine:
         finally:
             if not request.finished:
                 self.cancel(request.id)
+
+
+def _runner(
+    decoder: Decoder | None, model: Transformer, cache: KVCache, device: torch.device
+) -> Runner | CompiledRunner:
+    """The compiled kernels where they can compute this model, else torch."""
+    return CompiledRunner(decoder, cache) if decoder is not None else Runner(model, cache, device)
 
 
 def _raise_if_unsound(request: Request) -> None:

@@ -25,7 +25,7 @@ Blocks are shared by counting who uses them. One that nobody uses is free, and s
 blocks wait in a line, those without content in front, then those unused for longest.
 
 The compiled kernels keep the same memory in an order of their own inside a block (kernels/cpu/attention.h); whoever
-writes a block also reads it, so nobody else needs to know.
+writes a block also reads it, so nobody else needs to know. Keys and values in int8 exist in that order only.
 
 The memory is asked for once, zeroed, and the operating system hands over its pages when they are first written: an
 idle engine with a large pool costs nothing. Zeroed matters: attention over a padded batch multiplies the rows behind
@@ -155,7 +155,12 @@ class CacheShape:
 
     @property
     def bytes_per_token(self) -> int:
-        return 2 * self.n_layers * self.n_kv_heads * self.head_dim * self.dtype.itemsize
+        return 2 * self.n_layers * self.n_kv_heads * self.head_bytes
+
+    @property
+    def head_bytes(self) -> int:
+        """Of the key, or the value, of one head of a token. In int8 it has a float32 scale."""
+        return self.head_dim * self.dtype.itemsize + (4 if self.dtype == torch.int8 else 0)
 
 
 class KVCache:
@@ -164,7 +169,8 @@ class KVCache:
     def __init__(self, shape: CacheShape, n_blocks: int, block_size: int, device: torch.device | str = "cpu") -> None:
         self.shape, self.block_size, self.n_blocks = shape, block_size, n_blocks
         self.pool = BlockPool(n_blocks)
-        size = (shape.n_layers, 2, n_blocks, block_size, shape.n_kv_heads, shape.head_dim)
+        width = shape.head_bytes // shape.dtype.itemsize
+        size = (shape.n_layers, 2, n_blocks, block_size, shape.n_kv_heads, width)
         self.memory = memory = _zeros(size, shape.dtype, torch.device(device))
         self.keys = [memory[layer, 0] for layer in range(shape.n_layers)]  # each [n_blocks, block_size, Hkv, hd]
         self.values = [memory[layer, 1] for layer in range(shape.n_layers)]

@@ -6,7 +6,7 @@ exceptions. It knows shapes and numbers, no model files and no requests.
     decoder = Decoder(Shape(...))
     decoder.matrix(0, "qkv", weight)                          float32 or bfloat16 [N, K]
     decoder.matrix(0, "out", q, scale)                        int8 [N, K], scale [N] or, for 4 bits, [N, K / 32]
-    logits, hidden = decoder.step(ids, positions, spans, tables, cache, rows)
+    results = decoder.step(ids, positions, spans, tables, cache, rows)
 
     lora = LoraWeights(decoder)                               for the sequences that have an adapter (cpu/lora.h)
     lora.part(0, "qkv", first_row, a, b)                      b (a x) is added to rows of the product
@@ -18,6 +18,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from danlu.kernels.build import library
 
 PAGE = 16  # tokens of a block of the cache: fixed in attention.h
 GROUP = 32  # weights that share a scale in 4 bits
+KV_DTYPES = (torch.float32, torch.bfloat16, torch.int8)
 KINDS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
 MATRICES = {"qkv": 0, "out": 1, "gate_up": 2, "down": 3, "head": 4, "embedding": 5}
 VECTORS = (
@@ -56,14 +58,29 @@ class Shape:
     scale: float  # of the scores, 1 / sqrt(head_dim)
     threads: int
     max_tokens: int  # of one step
-    kv_bfloat16: bool = False
+    kv_dtype: torch.dtype = torch.float32  # float32, bfloat16 or int8
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of the keys, or of the values, of one block of one layer. An int8 number has a float scale a head."""
+        scale = 4 if self.kv_dtype == torch.int8 else 0
+        return PAGE * self.kv_heads * (self.head_dim * self.kv_dtype.itemsize + scale)
+
+
+class Results(NamedTuple):
+    """Of the S rows that were asked for."""
+
+    logits: Tensor | None  # [S, V]
+    best: list[float]  # the largest logit of each row; NaN where one of them is no finite number
+    best_ids: list[int]  # and its token, the first of equals
+    hidden: Tensor | None  # [S, D] after the last norm
 
 
 class _Shape(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int32) for name in (
             "layers", "hidden", "heads", "kv_heads", "head_dim", "inner", "vocab", "max_position",
-            "norm", "mlp", "threads", "max_tokens", "kv_bfloat16",
+            "norm", "mlp", "threads", "max_tokens", "kept",
         )),
         ("eps", ctypes.c_float),
         ("scale", ctypes.c_float),
@@ -85,7 +102,7 @@ class Decoder:
         mlp = ("swiglu", "gelu_tanh", "gelu_erf").index(shape.mlp)
         raw = _Shape(
             shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, shape.inner, shape.vocab,
-            shape.max_position, norm, mlp, shape.threads, shape.max_tokens, shape.kv_bfloat16, shape.eps, shape.scale,
+            shape.max_position, norm, mlp, shape.threads, shape.max_tokens, KV_DTYPES.index(shape.kv_dtype), shape.eps, shape.scale,
         )  # fmt: skip
         self._handle = self._library.danlu_new(ctypes.byref(raw))
         if not self._handle:
@@ -153,20 +170,18 @@ class Decoder:
         want_logits: bool = True,
         want_hidden: bool = False,
         adapters: Sequence[LoraWeights | None] = (),
-    ) -> tuple[Tensor | None, Tensor | None]:
+    ) -> Results:
         """Compute one step; the cache is mutated.
 
         spans: (first row, tokens, length after the step) of each sequence, in the order of the rows; tables: its
-        blocks, one for every 16 tokens of that length. cache [layers, 2, n_blocks, 16 * kv_heads * head_dim], float32
-        or bfloat16 as the shape says; adapters: one for each sequence, or none at all. Returns logits [S, V] and hidden
-        states [S, D] after the last norm, of `rows`.
+        blocks, one for every 16 tokens of that length. cache [layers, 2, n_blocks, ...] of the shape's dtype, with
+        `page_bytes` in the last dimensions; adapters: one for each sequence, or none at all.
         """
         shape = self.shape
-        expected = torch.bfloat16 if shape.kv_bfloat16 else torch.float32
-        width = PAGE * shape.kv_heads * shape.head_dim
-        if cache.dtype != expected or not cache.is_contiguous() or cache.numel() % (2 * shape.layers * width):
+        each = 2 * shape.layers * shape.page_bytes  # a block in all layers
+        if cache.dtype != shape.kv_dtype or not cache.is_contiguous() or cache.nbytes % each:
             raise KernelError("a cache of another shape or dtype")
-        pages = cache.numel() // (2 * shape.layers * width)
+        pages = cache.nbytes // each
         needed = [-(-length // PAGE) for _, _, length in spans]
         if len(tables) != len(spans) or any(len(t) < n for t, n in zip(tables, needed, strict=True)):
             raise KernelError("a block table is too short for its sequence")
@@ -175,15 +190,17 @@ class Decoder:
         loras = (ctypes.c_void_p * len(spans))(*(lora.handle if lora else None for lora in adapters))
         flat = [page for table, n in zip(tables, needed, strict=True) for page in table[:n]]
         logits = torch.empty(len(rows), shape.vocab) if want_logits else None
+        best, best_ids = (ctypes.c_float * max(len(rows), 1))(), (ctypes.c_int32 * max(len(rows), 1))()
         hidden = torch.empty(len(rows), shape.hidden) if want_hidden else None
         self._check(
             self._library.danlu_step(
                 self._handle, len(ids), _ints(ids), _ints(positions), len(spans),
                 _ints([number for span in spans for number in span]), len(flat), _ints(flat), cache.data_ptr(), pages,
-                len(rows), _ints(rows), _pointer(logits), _pointer(hidden), loras if any(adapters) else None,
+                len(rows), _ints(rows), _pointer(logits), best, best_ids, _pointer(hidden),
+                loras if any(adapters) else None,
             )
         )  # fmt: skip
-        return logits, hidden
+        return Results(logits, list(best[: len(rows)]), list(best_ids[: len(rows)]), hidden)
 
     def read_rate(self, size: int = 256 << 20) -> float:
         """Bytes per second that the team reads from memory: the limit of decoding."""
@@ -247,7 +264,7 @@ def _declare(found: ctypes.CDLL) -> ctypes.CDLL:
     found.danlu_adapter_part.argtypes = [pointer, *[number] * 6, pointer, pointer]
     found.danlu_step.argtypes = [
         pointer, number, pointer, pointer, number, pointer, number, pointer, pointer, ctypes.c_int64, number,
-        pointer, pointer, pointer, pointer,
+        *[pointer] * 6,
     ]  # fmt: skip
     found.danlu_read_rate.restype = ctypes.c_double
     found.danlu_read_rate.argtypes = [pointer, pointer, ctypes.c_int64, pointer]

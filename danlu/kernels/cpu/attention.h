@@ -1,11 +1,14 @@
 // Attention over a paged cache, for a few rows of queries that share one key/value head.
 //
-//     keys     [block][kv head][head_dim][16]     turned over: a load gives 16 keys of one dimension
-//     values   [block][kv head][16][head_dim]
+//     a page of one kv head     float32, bfloat16    keys [head_dim][16]          values [16][head_dim]
+//                               bfloat16 in pairs    keys [head_dim / 2][16][2]   values [8][head_dim][2]
+//                               int8                 keys [head_dim][16]          values [16][head_dim], each with float scales [16]
 //
 // With keys turned over, q k^T for 16 keys is a sum over dimensions of (one number of q) times (a vector of keys): no
 // adding across a vector, and several rows of q use each load. Rows are the query heads of a group (they share keys and
-// values), or those of several tokens of a prompt.
+// values), or those of several tokens of a prompt. In pairs, where the processor multiplies and adds two bfloat16 at once,
+// q and the softmax are rounded to bfloat16 too; their sums are float32 always. An int8 page has one scale for each of
+// its 16 keys and one for each of its 16 values: a key's joins its score, a value's its weight.
 //
 // One pass over the keys, the softmax kept relative to the largest score so far (Milakov & Gimelshein,
 // arXiv:1805.02867, algorithm 3), 64 keys at a time:
@@ -15,84 +18,158 @@
 // Keys are cut into splits of 256, each with its own m, l, o; a decoding token has its splits computed side by side, a
 // prompt one after the other, and both join them by the same formula in the same order. All borders are absolute
 // positions. So a query's result does not depend on which chunk, batch or thread computed it.
+//
+// A decoding token reads every key once, and a page is too short for the processor's prefetcher: while it looks at keys
+// it asks for the values of the same pages, and while it sums values for the next keys.
 
 #pragma once
 
 #include <limits>
 
-#include "lanes.h"
+#include "matrix.h"
 
 namespace danlu {
 
 constexpr int PAGE = 16;    // keys of a block of the cache
 constexpr int CHUNK = 64;   // keys whose scores are held at once
+constexpr int PAGES = CHUNK / PAGE;
 constexpr int SPLIT = 256;  // keys that are summed without joining
 constexpr int TILE = 32;    // most rows of queries at once
 constexpr int V = PAGE / LANES;  // vectors of 16
-constexpr int ROWS = 12 / V;     // rows that share a load: 12 sums under way keep the multipliers busy
 constexpr float NEVER = -std::numeric_limits<float>::infinity();
 
-// Where the keys and values of one layer and one kv head are; T is float or uint16_t (bfloat16).
+// Rows, and pages or vectors of 16 dimensions, whose sums stay in registers.
+constexpr int ROWS_AT_ONCE = LANES == 16 ? 6 : 3, WIDTH_AT_ONCE = LANES == 16 ? 4 : 2;
+
+enum Kept : int { KEPT_FLOAT32 = 0, KEPT_BFLOAT16 = 1, KEPT_INT8 = 2 };
+
+// How numbers of type T lie in a page, and what q and the softmax are multiplied as.
 template <class T>
-struct Pages {
-    const T* keys;
-    const T* values;
-    size_t stride;  // from one block to the next
-    int head_dim;
+struct Format {
+    static constexpr int pair = std::is_same_v<T, uint16_t> && BFLOAT16_PAIRS ? 2 : 1;  // numbers that are multiplied at once
+    static constexpr bool scaled = std::is_same_v<T, int8_t>;
+    using Factor = std::conditional_t<pair == 2, uint16_t, float>;
+
+    // Bytes of the keys, or of the values, of one kv head in a page.
+    static size_t bytes(int head_dim) { return size_t(PAGE) * head_dim * sizeof(T) + (scaled ? PAGE * sizeof(float) : 0); }
+    static const float* scales(const T* page, int head_dim) { return (const float*)(page + size_t(PAGE) * head_dim); }
+    static size_t key_place(int head_dim, int key, int d) { return (size_t(d / pair) * PAGE + key) * pair + d % pair; }
+    static size_t value_place(int head_dim, int key, int d) { return (size_t(key / pair) * head_dim + d) * pair + key % pair; }
 };
 
-inline Floats load_any(const float* p) { return load(p); }
-inline Floats load_any(const uint16_t* p) { return load_bf16(p); }
+inline size_t page_bytes(Kept kept, int kv_heads, int head_dim) {
+    return kv_heads * (kept == KEPT_FLOAT32    ? Format<float>::bytes(head_dim)
+                       : kept == KEPT_BFLOAT16 ? Format<uint16_t>::bytes(head_dim)
+                                               : Format<int8_t>::bytes(head_dim));
+}
+
+// Where the keys and values of one layer and one kv head are.
+template <class T>
+struct Pages {
+    uint8_t* keys;
+    uint8_t* values;
+    size_t stride;  // bytes from one block to the next
+    int head_dim;
+
+    T* key(int block) const { return (T*)(keys + block * stride); }
+    T* value(int block) const { return (T*)(values + block * stride); }
+};
+
+// One number of a row (or a pair of them) times LANES numbers (or pairs) of a page, added to a sum.
+inline Floats multiply_add(const float* page, const float* x, Floats sum) { return fma(load(page), all(*x), sum); }
+inline Floats multiply_add(const int8_t* page, const float* x, Floats sum) { return fma(load_bytes(page), all(*x), sum); }
+inline Floats multiply_add(const uint16_t* page, const float* x, Floats sum) { return fma(load_bf16(page), all(*x), sum); }
+#if defined(__AVX512BF16__) && DANLU_LANES == 16
+inline Floats multiply_add(const uint16_t* page, const uint16_t* x, Floats sum) {
+    int32_t both;
+    std::memcpy(&both, x, 4);
+    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_loadu_si512(page), (__m512bh)_mm512_set1_epi32(both));
+}
+#endif
+
+inline void put(float* to, float x) { *to = x; }
+inline void put(uint16_t* to, float x) { *to = float_to_bf16(x); }
+
+// n floats, a multiple of 16, as factors of a product.
+inline void as_factors(const float* from, int n, float* to) { std::memcpy(to, from, n * sizeof(float)); }
+inline void as_factors(const float* from, int n, uint16_t* to) {
+    for (int i = 0; i < n; i += LANES) store_bf16(to + i, load(from + i));
+}
 
 // What a softmax over part of the keys needs to be joined with the other parts.
 struct Partial {
     float most = NEVER, total = 0;
 };
 
-// s[r][0..16) = q[r] . keys, for R rows. q [R][head_dim], s with rows of CHUNK.
-template <int R, class T>
-inline void scores(const T* keys, const float* q, int head_dim, float* s) {
-    Floats sums[R][V];
+// s[r][16 p ..] = q[r] . keys of page p, for R rows and P pages; `ahead` pages are asked for meanwhile.
+template <int R, int P, class T>
+inline void scores(const T* const* pages, const T* const* ahead, const typename Format<T>::Factor* q, int head_dim, float* s) {
+    constexpr int pair = Format<T>::pair;
+    Floats sums[R][P][V];
     for (int r = 0; r < R; r++)
-        for (int v = 0; v < V; v++) sums[r][v] = Floats{};
-    for (int d = 0; d < head_dim; d++) {
-        Floats k[V];
-        for (int v = 0; v < V; v++) k[v] = load_any(keys + d * PAGE + v * LANES);
-        for (int r = 0; r < R; r++) {
-            Floats x = all(q[r * head_dim + d]);
-            for (int v = 0; v < V; v++) sums[r][v] = fma(k[v], x, sums[r][v]);
+        for (int p = 0; p < P; p++)
+            for (int v = 0; v < V; v++) sums[r][p][v] = Floats{};
+    for (int d = 0; d < head_dim; d += pair)
+        for (int p = 0; p < P; p++) {
+            if (ahead) __builtin_prefetch(ahead[p] + d * PAGE);
+            for (int v = 0; v < V; v++)
+                for (int r = 0; r < R; r++)
+                    sums[r][p][v] = multiply_add(pages[p] + d * PAGE + v * LANES * pair, q + r * head_dim + d, sums[r][p][v]);
         }
-    }
     for (int r = 0; r < R; r++)
-        for (int v = 0; v < V; v++) store(s + r * CHUNK + v * LANES, sums[r][v]);
+        for (int p = 0; p < P; p++)
+            for (int v = 0; v < V; v++) {
+                Floats y = sums[r][p][v];
+                if (Format<T>::scaled) y *= load(Format<T>::scales(pages[p], head_dim) + v * LANES);
+                store(s + r * CHUNK + p * PAGE + v * LANES, y);
+            }
 }
 
-// o[r][d .. d + 16) = o * fade[r] + sum over pages and their keys of p[r][key] values[key], for R rows.
-template <int R, class T>
-inline void weigh(const T* const* pages, int n_pages, const float* p, const float* fade, int head_dim, int d, float* o) {
-    Floats sums[R][V];
+// o[r][d ..] = o * fade[r] + sum over pages and their keys of p[r][key] values[key], for R rows and 16 W dimensions.
+template <int R, int W, class T>
+inline void weigh(
+    const T* const* pages, const T* const* ahead, int n_pages, const typename Format<T>::Factor* p, const float* fade,
+    int head_dim, int d, float* o
+) {
+    constexpr int pair = Format<T>::pair;
+    Floats sums[R][W * V];
     for (int r = 0; r < R; r++)
-        for (int v = 0; v < V; v++) sums[r][v] = load(o + r * head_dim + d + v * LANES) * fade[r];
+        for (int v = 0; v < W * V; v++) sums[r][v] = load(o + r * head_dim + d + v * LANES) * fade[r];
     for (int page = 0; page < n_pages; page++)
-        for (int i = 0; i < PAGE; i++) {
-            Floats values[V];
-            for (int v = 0; v < V; v++) values[v] = load_any(pages[page] + i * head_dim + d + v * LANES);
-            for (int r = 0; r < R; r++) {
-                Floats x = all(p[r * CHUNK + page * PAGE + i]);
-                for (int v = 0; v < V; v++) sums[r][v] = fma(values[v], x, sums[r][v]);
+        for (int i = 0; i < PAGE; i += pair)
+            for (int v = 0; v < W * V; v++) {
+                const size_t place = size_t(i) * head_dim + (d + v * LANES) * pair;
+                if (ahead) __builtin_prefetch(ahead[page] + place);
+                for (int r = 0; r < R; r++)
+                    sums[r][v] = multiply_add(pages[page] + place, p + r * CHUNK + page * PAGE + i, sums[r][v]);
             }
-        }
     for (int r = 0; r < R; r++)
-        for (int v = 0; v < V; v++) store(o + r * head_dim + d + v * LANES, sums[r][v]);
+        for (int v = 0; v < W * V; v++) store(o + r * head_dim + d + v * LANES, sums[r][v]);
+}
+
+// The scores of one chunk, s [rows][CHUNK]; what lies behind n_pages is not written.
+template <class T>
+inline void chunk_scores(
+    const T* const* keys, const T* const* ahead, int n_pages, const typename Format<T>::Factor* q, int rows, int head_dim,
+    float* s
+) {
+    by_tiles<WIDTH_AT_ONCE>(n_pages, [&](auto width, int page) {
+        constexpr int P = decltype(width)::value;
+        by_tiles<ROWS_AT_ONCE>(rows, [&](auto size, int r) {
+            scores<decltype(size)::value, P>(
+                keys + page, r == 0 ? ahead + page : nullptr, q + r * head_dim, head_dim, s + r * CHUNK + page * PAGE);
+        });
+    });
 }
 
 // The keys of one split against `rows` rows of q [rows][head_dim] (already scaled), row r at position at[r]; it sees keys
 // at[r] - window < key <= at[r] (window 0: all). o [rows][head_dim] and part [rows] are overwritten.
 template <class T>
 inline void attend_split(
-    const Pages<T>& pages, const int32_t* table, int split, const float* q, const int* at, int rows, int window,
-    float* o, Partial* part
+    const Pages<T>& pages, const int32_t* table, int split, const typename Format<T>::Factor* q, const int* at, int rows,
+    int window, float* o, Partial* part
 ) {
+    using Factor = typename Format<T>::Factor;
     const int head_dim = pages.head_dim;
     std::memset(o, 0, size_t(rows) * head_dim * sizeof(float));
     int last = at[0], first = at[0];
@@ -101,22 +178,24 @@ inline void attend_split(
         last = std::max(last, at[r]);
         first = std::min(first, at[r]);
     }
+    // The block of a page of keys. One wholly behind every window may have been given away: it is masked, so any will do.
+    auto block = [&](int page) {
+        page = std::min(page, last / PAGE);
+        return table[window && page * PAGE + PAGE - 1 <= first - window ? last / PAGE : page];
+    };
     alignas(64) float s[TILE * CHUNK];
+    alignas(64) Factor weights[TILE * CHUNK];
     alignas(64) float fade[TILE];
     for (int begin = split * SPLIT; begin < (split + 1) * SPLIT && begin <= last; begin += CHUNK) {
         if (window && begin + CHUNK - 1 <= first - window) continue;
         int n_pages = std::min(CHUNK, last + 1 - begin + PAGE - 1) / PAGE;
-        const T* values[CHUNK / PAGE];
-        for (int page = 0; page < n_pages; page++) {
-            // A page wholly behind every window may have been given away: it is masked, so any page will do.
-            int index = begin / PAGE + page;
-            if (window && begin + page * PAGE + PAGE - 1 <= first - window) index = last / PAGE;
-            size_t block = size_t(table[index]) * pages.stride;
-            values[page] = pages.values + block;
-            by_tiles<ROWS>(rows, [&](auto size, int r) {
-                scores<decltype(size)::value>(pages.keys + block, q + r * head_dim, head_dim, s + r * CHUNK + page * PAGE);
-            });
+        const T *keys[PAGES], *values[PAGES], *next[PAGES];
+        for (int page = 0; page < PAGES; page++) {
+            const int index = begin / PAGE + page;
+            keys[page] = pages.key(block(index)), values[page] = pages.value(block(index));
+            next[page] = pages.key(block(index + PAGES));
         }
+        chunk_scores(keys, values, n_pages, q, rows, head_dim, s);
         for (int r = 0; r < rows; r++) {
             float* row = s + r * CHUNK;
             int seen = std::min(at[r] - begin + 1, n_pages * PAGE);  // keys before `seen` are visible
@@ -129,22 +208,29 @@ inline void attend_split(
             if (most == NEVER) {  // nothing visible so far
                 std::memset(row, 0, CHUNK * sizeof(float));
                 fade[r] = 1.0f;
-                continue;
+            } else {
+                fade[r] = exp(all(part[r].most - most))[0];
+                Floats total = {};
+                for (int i = 0; i < CHUNK; i += LANES) {
+                    Floats p = exp(load(row + i) - most);
+                    total += p;
+                    store(row + i, p);
+                }
+                part[r].total = std::fma(part[r].total, fade[r], sum(total));
+                part[r].most = most;
             }
-            fade[r] = exp(all(part[r].most - most))[0];
-            Floats total = {};
-            for (int i = 0; i < CHUNK; i += LANES) {
-                Floats p = exp(load(row + i) - most);
-                total += p;
-                store(row + i, p);
-            }
-            part[r].total = std::fma(part[r].total, fade[r], sum(total));
-            part[r].most = most;
+            if (Format<T>::scaled)
+                for (int page = 0; page < n_pages; page++)
+                    for (int i = 0; i < PAGE; i++) row[page * PAGE + i] *= Format<T>::scales(values[page], head_dim)[i];
+            as_factors(row, CHUNK, weights + r * CHUNK);
         }
-        for (int d = 0; d < head_dim; d += PAGE)
-            by_tiles<ROWS>(rows, [&](auto size, int r) {
-                weigh<decltype(size)::value>(values, n_pages, s + r * CHUNK, fade + r, head_dim, d, o + r * head_dim);
+        by_tiles<WIDTH_AT_ONCE>(head_dim / PAGE, [&](auto width, int d) {
+            constexpr int W = decltype(width)::value;
+            by_tiles<ROWS_AT_ONCE>(rows, [&](auto size, int r) {
+                weigh<decltype(size)::value, W>(
+                    values, r == 0 ? next : nullptr, n_pages, weights + r * CHUNK, fade + r, head_dim, d * PAGE, o + r * head_dim);
             });
+        });
     }
 }
 
@@ -156,6 +242,28 @@ inline void join(float* o, Partial& whole, const float* part_o, const Partial& p
     whole.total = std::fma(whole.total, old, part.total * fresh);
     whole.most = most;
     for (int d = 0; d < head_dim; d += LANES) store(o + d, fma(load(o + d), all(old), load(part_o + d) * fresh));
+}
+
+// n floats as bytes, `stride` apart; returns their scale, NaN where one of them is not a number.
+inline float keep_bytes(const float* x, int n, int8_t* to, int stride) {
+    float most = largest_size(x, n), inverse = most > 0 && most <= FLT_MAX ? 127.0f / most : 0.0f;
+    for (int d = 0; d < n; d++) to[size_t(d) * stride] = int8_t(std::nearbyint(x[d] * inverse));
+    return most <= FLT_MAX ? most / 127.0f : NAN;
+}
+
+// Key and value of one position, head_dim floats each, into its page.
+template <class T>
+inline void keep(const Pages<T>& pages, int block, int position, const float* key, const float* value) {
+    const int place = position % PAGE, hd = pages.head_dim;
+    T *keys = pages.key(block), *values = pages.value(block);
+    if constexpr (Format<T>::scaled) {
+        const_cast<float*>(Format<T>::scales(keys, hd))[place] = keep_bytes(key, hd, keys + place, PAGE);
+        const_cast<float*>(Format<T>::scales(values, hd))[place] = keep_bytes(value, hd, values + size_t(place) * hd, 1);
+    } else
+        for (int d = 0; d < hd; d++) {
+            put(keys + Format<T>::key_place(hd, place, d), key[d]);
+            put(values + Format<T>::value_place(hd, place, d), value[d]);
+        }
 }
 
 }  // namespace danlu

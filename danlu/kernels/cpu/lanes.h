@@ -9,6 +9,7 @@
 
 #pragma once
 
+#include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -62,6 +63,8 @@ inline Floats fma(Floats a, Floats b, Floats c) {
 #endif
 }
 
+inline Ints all_ints(int32_t x) { return x - Ints{}; }
+
 inline Floats to_floats(Ints v) { return __builtin_convertvector(v, Floats); }
 
 // bfloat16 is the upper half of a float32.
@@ -80,12 +83,28 @@ inline float bf16_to_float(uint16_t h) {
     return f;
 }
 
+inline Floats load_bytes(const int8_t* p) {
+    typedef int8_t Bytes __attribute__((vector_size(LANES)));
+    Bytes b;
+    std::memcpy(&b, p, sizeof b);
+    return __builtin_convertvector(__builtin_convertvector(b, Ints), Floats);
+}
+
 // Round to nearest, ties to even. A NaN stays one.
 inline uint16_t float_to_bf16(float f) {
     uint32_t bits;
     std::memcpy(&bits, &f, 4);
     if ((bits & 0x7fffffff) > 0x7f800000) return uint16_t(bits >> 16 | 0x40);
     return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+inline void store_bf16(uint16_t* p, Floats v) {
+#if defined(__AVX512BF16__) && DANLU_LANES == 16
+    __m256bh h = _mm512_cvtneps_pbh((__m512)v);
+    std::memcpy(p, &h, sizeof h);
+#else
+    for (int i = 0; i < LANES; i++) p[i] = float_to_bf16(v[i]);
+#endif
 }
 
 inline float half_to_float(uint16_t h) {
@@ -130,16 +149,33 @@ inline Floats load_half(const uint16_t* p) {
 
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
-inline float sum(Floats v) {
-    float s = 0;
-    for (int i = 0; i < LANES; i++) s += v[i];
-    return s;
+// The numbers of a vector joined pair by pair: (v[i] with v[i + LANES / 2]) and so on.
+template <class T, class Vector, class Join>
+inline T reduce(Vector v, Join join) {
+    T x[LANES];
+    std::memcpy(x, &v, sizeof v);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) x[i] = join(x[i], x[i + half]);
+    return x[0];
 }
 
-inline float largest(Floats v) {
-    float m = v[0];
-    for (int i = 1; i < LANES; i++) m = v[i] > m ? v[i] : m;
-    return m;
+inline float sum(Floats v) { return reduce<float>(v, [](float a, float b) { return a + b; }); }
+inline int32_t sum(Ints v) { return reduce<int32_t>(v, [](int32_t a, int32_t b) { return a + b; }); }
+inline float largest(Floats v) { return reduce<float>(v, [](float a, float b) { return a > b ? a : b; }); }
+inline int32_t largest(Ints v) { return reduce<int32_t>(v, [](int32_t a, int32_t b) { return a > b ? a : b; }); }
+
+// max |x| of n floats, a multiple of LANES. As whole numbers the bits of |x| have the same order, and an infinity and a
+// NaN, which a comparison of floats may lose, are the largest.
+inline float largest_size(const float* x, int n) {
+    Ints most = {};
+    for (int i = 0; i < n; i += LANES) {
+        Ints bits = (Ints)load(x + i) & 0x7fffffff;
+        most = bits > most ? bits : most;
+    }
+    int32_t bits = largest(most);
+    float f;
+    std::memcpy(&f, &bits, 4);
+    return f;
 }
 
 // e^x to about 2 units in the last place. x = n ln 2 + r with |r| <= ln 2 / 2; e^r by a Taylor polynomial of degree 7;

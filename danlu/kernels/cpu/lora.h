@@ -9,11 +9,11 @@
 // one behind the other in a row, and the rows of each B lie in blocks of LANES as those of the matrix do, so that a block
 // of outputs belongs to one part, or to none. The scale is in B.
 //
-// Both products are those of matrix.h over float weights: a row's result does not depend on the rows beside it.
+// Both products are those of product.h over float weights: a row's result does not depend on the rows beside it.
 
 #pragma once
 
-#include "matrix.h"
+#include "product.h"
 
 namespace danlu {
 
@@ -36,9 +36,7 @@ struct LowRank {  // all that an adapter adds to one matrix
     void shrink(const float* x, size_t stride, int n, float* low, size_t low_stride) const {
         for (const Part& part : parts) {
             auto keep = [&](int row, int r, Floats y) { store(low + row * low_stride + part.begin + r, y); };
-            int block = 0;
-            for (; block + 2 <= part.a.blocks; block += 2) multiply_blocks<FLOAT32, 2>(part.a, block, x, stride, n, keep);
-            if (block < part.a.blocks) multiply_blocks<FLOAT32, 1>(part.a, block, x, stride, n, keep);
+            multiply_blocks(part.a, 0, part.a.blocks, {x, stride}, n, keep);
         }
     }
 
@@ -47,7 +45,8 @@ struct LowRank {  // all that an adapter adds to one matrix
         if (!changes(block)) return;
         const Part& part = parts[blocks[block].part];
         auto keep = [&](int row, int, Floats y) { store(more + row * more_stride, y); };
-        multiply_blocks<FLOAT32, 1>(part.b, blocks[block].block, low + part.begin, low_stride, n, keep);
+        const int b = blocks[block].block;
+        multiply_blocks(part.b, b, b + 1, {low + part.begin, low_stride}, n, keep);
     }
 };
 

@@ -20,7 +20,7 @@
 
 #include "attention.h"
 #include "lora.h"
-#include "matrix.h"
+#include "product.h"
 #include "team.h"
 
 namespace danlu {
@@ -32,12 +32,14 @@ enum Vector : int { ATTENTION_NORM = 0, ATTENTION_NORM_BIAS, MLP_NORM, MLP_NORM_
 
 constexpr int STAGES = 10;  // counters of one layer: four products with their preparation, and attention's two
 constexpr int FEW = 2;  // rows up to which every member prepares all of them for itself; not tuned
+constexpr int ASKING = 8;  // rows up to which weights are asked for ahead, and how many bytes by each member
+constexpr size_t ASKED = 32 << 10;
 
 inline int padded(int n) { return (n + 15) / 16 * 16; }
 
 struct Shape {
     int32_t layers, hidden, heads, kv_heads, head_dim, inner, vocab, max_position;
-    int32_t norm, mlp, threads, max_tokens, kv_bfloat16;
+    int32_t norm, mlp, threads, max_tokens, kept;
     float eps, scale;
 };
 
@@ -55,6 +57,36 @@ struct Span {  // tokens of one sequence in this step: rows row .. row + n, posi
     int splits() const { return (length + SPLIT - 1) / SPLIT; }
 };
 
+// The largest logit of a row among those that one member computed, lane by lane. Greedy sampling needs no more of them.
+struct Best {
+    Floats most = all(NEVER);
+    Ints block = {};  // first column of the block that it is in
+    Ints unsound = {};  // not 0 once there was a NaN or an infinity
+
+    void see(int column, Floats y) {
+        Ints more = y > most;
+        most = more ? y : most;
+        block = more ? all_ints(column) : block;
+        unsound |= ~(y <= all(FLT_MAX));
+    }
+
+    // What all members saw of a row: the value, NaN if one of the logits was; of equals the first column.
+    static float of(const Best* const* members, int n, int row, int32_t& column) {
+        float most = NEVER;
+        bool sound = true;
+        column = 0;
+        for (int m = 0; m < n; m++) {
+            const Best& best = members[m][row];
+            for (int i = 0; i < LANES; i++) {
+                int32_t at = best.block[i] + i;
+                if (best.most[i] > most || (best.most[i] == most && at < column)) most = best.most[i], column = at;
+                sound = sound && !best.unsound[i];
+            }
+        }
+        return sound ? most : NAN;
+    }
+};
+
 struct Item {  // one piece of the attention stage
     int span, kv_head, begin;  // begin: the split (n == 1) or the first token
 };
@@ -69,11 +101,12 @@ struct Model {
         attended.resize(size_t(s.max_tokens) * padded(q_width));
         inner.resize(size_t(s.max_tokens) * padded(s.inner));
         rows.resize(size_t(s.max_tokens) * widest);
-        bytes.resize(Rounded::bytes(s.max_tokens, widest));
+        converted.resize(Rows::memory(s.max_tokens, widest));
         own.resize(team.size());
         for (auto& mine : own) {
             mine.rows.resize(size_t(FEW) * widest);
-            mine.bytes.resize(Rounded::bytes(FEW, widest));
+            mine.converted.resize(Rows::memory(FEW, widest));
+            mine.head.resize(s.head_dim);
             mine.q.resize(size_t(TILE) * s.head_dim);
             mine.o.resize(size_t(TILE) * s.head_dim);
             mine.whole.resize(size_t(TILE) * s.head_dim);
@@ -90,12 +123,13 @@ struct Model {
     int q_width, kv_width;
 
     std::vector<float> x, qkv, attended, inner;  // [T, ...], rows padded to 16
-    std::vector<float> rows;                     // the input of a product with float weights
-    std::vector<uint8_t> bytes;                  // the same, rounded
+    std::vector<float> rows;                     // the input of a product
+    std::vector<uint8_t> converted;              // the same in the arithmetic of its weights
     std::vector<float> low;                      // the same, through an adapter's A (lora.h)
     struct Own {                                 // a member's own
-        std::vector<float> rows, low, more, q, o, whole, gate;
-        std::vector<uint8_t> bytes;
+        std::vector<float> rows, low, more, head, q, o, whole, gate;
+        std::vector<uint8_t> converted;
+        std::vector<Best> best;  // of the rows asked for
     };
     std::vector<Own> own;
     std::vector<std::atomic<int>> counters;
@@ -114,11 +148,9 @@ struct Model {
     size_t n_pages = 0;
 };
 
-// What a product reads: floats, or bytes; and, where there are adapters, what they made of it.
+// What a product reads; and, where there are adapters, what they made of it.
 struct Input {
-    const float* rows;
-    size_t stride;
-    Rounded rounded;
+    Rows rows;
     const float* low = nullptr;
     int product = -1;  // layer * 4 + which; -1: the head, which has no adapters
 };
@@ -128,6 +160,7 @@ class Stepper {
     Stepper(Model& model, int worker) : m(model), s(model.shape), worker(worker), own(model.own[worker]) {}
 
     void run(const int32_t* ids, int n_out, const int32_t* out_rows, float* logits, float* hidden) {
+        own.best.assign(logits ? n_out : 0, Best{});
         const int D = s.hidden, T = m.n_tokens;
         const size_t stride = padded(D);
         const Matrix& table = m.embedding.rows ? m.embedding : m.head;
@@ -152,8 +185,11 @@ class Stepper {
             float* to = logits + size_t(row) * V + n;
             if (n + LANES <= V)
                 store(to, y);
-            else
+            else {
                 std::memcpy(to, &y, (V - n) * sizeof(float));
+                for (int i = V - n; i < LANES; i++) y[i] = NEVER;
+            }
+            own.best[row].see(n, y);
         });
     }
 
@@ -184,16 +220,20 @@ class Stepper {
             if (bias) y += load(bias + n);
             store(&m.qkv[row * wide + n], y);
         });
+        ask(layer.out);
         m.team.barrier();
 
-        if (s.kv_bfloat16)
+        if (s.kept == KEPT_FLOAT32)
+            attention<float>(l, layer);
+        else if (s.kept == KEPT_BFLOAT16)
             attention<uint16_t>(l, layer);
         else
-            attention<float>(l, layer);
+            attention<int8_t>(l, layer);
         m.team.barrier();
 
         input = prepare(layer.out, T, [&](int t, float* to) { attended_row(t, to); }, 4 * l + OUT);
         multiply(layer.out, input, T, add(layer.out));
+        ask(layer.gate_up);
         m.team.barrier();
 
         const size_t inner = padded(s.inner);
@@ -218,12 +258,14 @@ class Stepper {
                 store(&m.inner[row * inner + n], y);
             });
         }
+        ask(layer.down);
         m.team.barrier();
 
         input = prepare(layer.down, T, [&](int t, float* to) {
             std::memcpy(to, &m.inner[t * inner], s.inner * sizeof(float));
         }, 4 * l + DOWN);
         multiply(layer.down, input, T, add(layer.down));
+        ask(l + 1 < s.layers ? m.layers[l + 1].qkv : m.head);
         m.team.barrier();
     }
 
@@ -252,20 +294,21 @@ class Stepper {
         }
     }
 
-    // make(t, row) for every row of the input of a product with w, rounded if w is in bytes.
+    // make(t, row) for every row of the input of a product with w, then in the arithmetic of w.
     template <class F>
     Input prepare(const Matrix& w, int n, F make, int product = -1) {
         const bool few = n <= FEW;
         const size_t stride = padded(w.columns);
         float* rows = few ? own.rows.data() : m.rows.data();
-        Input input{rows, stride, Rounded::in(few ? own.bytes.data() : m.bytes.data(), n, w.columns, w.zero())};
+        uint8_t* memory = few ? own.converted.data() : m.converted.data();
+        Input input{{rows, stride, Rounded::in(memory, n, w.columns, w.zero()), (uint16_t*)memory}};
         float* low = few ? own.low.data() : m.low.data();
         if (product >= 0 && m.low_width) input.low = low, input.product = product;
         auto some = [&](int from, int end) {
             for (int t = from; t < end; t++) {
                 float* row = rows + t * stride;
                 make(t, row);
-                if (w.quantised()) input.rounded.round_row(t, row);
+                input.rows.convert(w, t);
             }
             if (input.low)
                 by_adapter(product, from, end, [&](const LowRank& adapter, int t, int count) {
@@ -281,6 +324,18 @@ class Stepper {
             m.team.barrier();
         }
         return input;
+    }
+
+    // Blocks of a piece: an even number, about eight pieces for every member, small enough to share, large enough to count.
+    int piece_of(const Matrix& w) const { return std::max(2, (w.blocks / (8 * m.team.size()) + 1) / 2 * 2); }
+
+    // Ask memory for the beginning of this member's first piece of a product that comes after the next barrier. A few
+    // rows are done with as soon as their weights are there, and between products memory would have nothing to do.
+    void ask(const Matrix& w) const {
+        if (m.n_tokens > ASKING) return;
+        const size_t begin = size_t(worker) * piece_of(w) * w.block_bytes;
+        const size_t end = std::min(begin + ASKED, size_t(w.blocks) * w.block_bytes);
+        for (size_t at = begin; at < end; at += 64) __builtin_prefetch(w.data.get() + at, 0, 2);
     }
 
     template <class Sink>
@@ -300,33 +355,15 @@ class Stepper {
             }
             take(row, column, y);
         };
-        // Pieces of an even number of blocks, about eight for every member: small enough to share, large enough to count.
-        int piece = std::max(2, (w.blocks / (8 * m.team.size()) + 1) / 2 * 2);
+        const int piece = piece_of(w);
         auto& counter = m.counters[stage++];
-        for (int at; (at = Team::next(counter) * piece) < w.blocks;) {
+        // The first piece is known beforehand (`ask`), the others go to whoever is free.
+        for (int at = worker * piece; at < w.blocks; at = (m.team.size() + Team::next(counter)) * piece) {
             int end = std::min(w.blocks, at + piece);
-            if (w.quantised()) {
-                for (int b = at; b < end; b++) {
-                    expand(b);
-                    multiply_quantised(w, b, x.rounded, n, sink);
-                }
-                continue;
-            }
-            int b = at;
-            for (; b + 2 <= end; b += 2) {
-                expand(b);
-                expand(b + 1);
-                if (w.kind == FLOAT32)
-                    multiply_blocks<FLOAT32, 2>(w, b, x.rows, x.stride, n, sink);
-                else
-                    multiply_blocks<BFLOAT16, 2>(w, b, x.rows, x.stride, n, sink);
-            }
-            if (b < end) {
-                expand(b);
-                if (w.kind == FLOAT32)
-                    multiply_blocks<FLOAT32, 1>(w, b, x.rows, x.stride, n, sink);
-                else
-                    multiply_blocks<BFLOAT16, 1>(w, b, x.rows, x.stride, n, sink);
+            for (int b = at; b < end; b += 2) {
+                const int next = std::min(b + 2, end);
+                for (int i = b; i < next; i++) expand(i);
+                multiply_blocks(w, b, next, x.rows, n, sink);
             }
         }
     }
@@ -335,9 +372,9 @@ class Stepper {
 
     template <class T>
     Pages<T> pages(int l, int kv_head) const {
-        const size_t page = size_t(PAGE) * m.kv_width, layer = m.n_pages * page, own_part = size_t(kv_head) * PAGE * s.head_dim;
-        T* keys = (T*)m.cache + 2 * l * layer;
-        return {keys + own_part, keys + layer + own_part, page, s.head_dim};
+        const size_t own = Format<T>::bytes(s.head_dim), page = s.kv_heads * own, layer = m.n_pages * page;
+        uint8_t* keys = m.cache + 2 * l * layer + kv_head * own;
+        return {keys, keys + layer, page, s.head_dim};
     }
 
     template <class T>
@@ -349,7 +386,9 @@ class Stepper {
             });
             m.team.barrier();
         }
+        using Factor = typename Format<T>::Factor;
         const int group = s.heads / s.kv_heads, hd = s.head_dim;
+        Factor* q = (Factor*)own.q.data();
         const size_t out = padded(m.q_width);
         each(int(m.items.size()), [&](int i) {
             const Item& item = m.items[i];
@@ -359,11 +398,11 @@ class Stepper {
             if (span.n == 1) {
                 if (item.begin == span.splits() - 1) remember<T>(l, layer, span.row, item.kv_head);
                 for (int g = 0; g < group; g++) {
-                    query(layer, span.row, item.kv_head * group + g, &own.q[g * hd]);
+                    query(layer, span.row, item.kv_head * group + g, q + g * hd);
                     at[g] = span.length - 1;
                 }
                 size_t part = span.partial + (size_t(item.kv_head) * span.splits() + item.begin) * group;
-                attend_split(where, span.table, item.begin, own.q.data(), at, group, layer.window, &m.partial_o[part * hd], &m.partials[part]);
+                attend_split(where, span.table, item.begin, q, at, group, layer.window, &m.partial_o[part * hd], &m.partials[part]);
                 return;
             }
             // A tile of tokens, all heads of the group.
@@ -371,14 +410,14 @@ class Stepper {
             int start = span.length - span.n + item.begin;
             for (int t = 0; t < tokens; t++)
                 for (int g = 0; g < group; g++) {
-                    query(layer, span.row + item.begin + t, item.kv_head * group + g, &own.q[(t * group + g) * hd]);
+                    query(layer, span.row + item.begin + t, item.kv_head * group + g, q + (t * group + g) * hd);
                     at[t * group + g] = start + t;
                 }
             Partial whole[TILE], part[TILE];
             std::fill(own.whole.begin(), own.whole.end(), 0.0f);
             int first = layer.window ? std::max(0, start - layer.window + 1) / SPLIT : 0;
             for (int split = first; split * SPLIT < start + tokens; split++) {
-                attend_split(where, span.table, split, own.q.data(), at, rows, layer.window, own.o.data(), part);
+                attend_split(where, span.table, split, q, at, rows, layer.window, own.o.data(), part);
                 for (int r = 0; r < rows; r++) join(&own.whole[r * hd], whole[r], &own.o[r * hd], part[r], hd);
             }
             for (int t = 0; t < tokens; t++)
@@ -413,10 +452,13 @@ class Stepper {
     }
 
     // Query head h of token t: normed, turned, scaled.
-    void query(const Layer& layer, int t, int h, float* to) const {
+    template <class Factor>
+    void query(const Layer& layer, int t, int h, Factor* to) {
         const float* from = &m.qkv[t * size_t(padded(m.q_width + 2 * m.kv_width)) + h * s.head_dim];
-        turned(from, layer.vectors[Q_NORM], m.positions[t], to);
-        for (int d = 0; d < s.head_dim; d++) to[d] *= s.scale;
+        float* head = own.head.data();
+        turned(from, layer.vectors[Q_NORM], m.positions[t], head);
+        for (int d = 0; d < s.head_dim; d++) head[d] *= s.scale;
+        as_factors(head, s.head_dim, to);
     }
 
     // Key and value of token t, kv head h, into the cache.
@@ -424,22 +466,11 @@ class Stepper {
     void remember(int l, const Layer& layer, int t, int h) {
         const float* row = &m.qkv[t * size_t(padded(m.q_width + 2 * m.kv_width)) + m.q_width];
         const Span& span = m.spans[m.span_of[t]];
-        int position = span.length - span.n + t - span.row, hd = s.head_dim;
-        Pages<T> where = pages<T>(l, h);
-        size_t block = size_t(span.table[position / PAGE]) * where.stride;
-        float* key = own.o.data();
-        turned(row + h * hd, layer.vectors[K_NORM], m.positions[t], key);
-        const float* value = row + m.kv_width + h * hd;
-        T* keys = const_cast<T*>(where.keys) + block + position % PAGE;
-        T* values = const_cast<T*>(where.values) + block + size_t(position % PAGE) * hd;
-        for (int d = 0; d < hd; d++) {
-            put(keys + size_t(d) * PAGE, key[d]);
-            put(values + d, value[d]);
-        }
+        const int position = span.length - span.n + t - span.row;
+        float* key = own.head.data();
+        turned(row + h * s.head_dim, layer.vectors[K_NORM], m.positions[t], key);
+        keep(pages<T>(l, h), span.table[position / PAGE], position, key, row + m.kv_width + h * s.head_dim);
     }
-
-    static void put(float* to, float x) { *to = x; }
-    static void put(uint16_t* to, float x) { *to = float_to_bf16(x); }
 
     // A head after its norm (if it has one) and its rotary turn (if positions are rotary): pairs (d, d + hd / 2).
     void turned(const float* from, const std::vector<float>& weight, int position, float* to) const {
@@ -551,7 +582,7 @@ void* danlu_new(const Shape* shape) {
                 within(s.kv_heads, 1, s.heads) && s.heads % s.kv_heads == 0 && s.heads / s.kv_heads <= TILE &&
                 within(s.head_dim, 16, 1024) && s.head_dim % 16 == 0 && within(s.inner, 1, 1 << 22) &&
                 within(s.vocab, 1, 1 << 24) && within(s.max_position, 1, 1 << 24) && within(s.norm, 0, 1) &&
-                within(s.mlp, 0, 2) && within(s.threads, 1, 1024) && within(s.max_tokens, 1, 1 << 20);
+                within(s.mlp, 0, 2) && within(s.kept, 0, 2) && within(s.threads, 1, 1024) && within(s.max_tokens, 1, 1 << 20);
     if (!sane) {
         fail("a shape that the kernels do not compute");
         return nullptr;
@@ -670,12 +701,17 @@ int danlu_window(void* handle, int layer, int window) {
     return 0;
 }
 
+// Bytes of the keys, or of the values, of one page of one layer.
+int64_t danlu_page_bytes(int kept, int kv_heads, int head_dim) { return int64_t(page_bytes(Kept(kept), kv_heads, head_dim)); }
+
 // One step. ids, positions [n_tokens]; spans [n_spans, 3]: first row, tokens, length of the sequence after the step;
 // tables [n_tables]: the page numbers of each span one behind the other, ceil(length / 16) each; cache [layers, 2, n_pages,
-// 16 * kv_heads * head_dim]; out_rows [n_out]; logits [n_out, vocab] or null; hidden [n_out, hidden] or null; adapters
+// danlu_page_bytes]; out_rows [n_out]; logits [n_out, vocab] or null, and with them the largest of each row, best [n_out]
+// (NaN where one is no finite number), and its column, best_ids [n_out]; hidden [n_out, hidden] or null; adapters
 // [n_spans], null where a sequence has none, or null for none at all.
 int danlu_step(void* handle, int n_tokens, const int32_t* ids, const int32_t* positions, int n_spans, const int32_t* spans,
-               int n_tables, const int32_t* tables, void* cache, int64_t n_pages, int n_out, const int32_t* out_rows, float* logits, float* hidden, const void* const* adapters) {
+               int n_tables, const int32_t* tables, void* cache, int64_t n_pages, int n_out, const int32_t* out_rows, float* logits,
+               float* best, int32_t* best_ids, float* hidden, const void* const* adapters) {
     Model& model = *static_cast<Model*>(handle);
     const Shape& s = model.shape;
     if (!within(n_tokens, 1, s.max_tokens) || !within(n_spans, 1, n_tokens) || !within(n_out, 0, n_tokens)) return fail("a step of a wrong size");
@@ -737,6 +773,9 @@ int danlu_step(void* handle, int n_tokens, const int32_t* ids, const int32_t* po
     }
     for (auto& counter : model.counters) counter.store(0, std::memory_order_relaxed);
     model.team.run([&](int worker) { Stepper(model, worker).run(ids, n_out, out_rows, logits, hidden); });
+    std::vector<const Best*> members;
+    for (auto& own : model.own) members.push_back(own.best.data());
+    for (int i = 0; logits && i < n_out; i++) best[i] = Best::of(members.data(), int(members.size()), i, best_ids[i]);
     return 0;
 }
 
