@@ -185,7 +185,7 @@ inline void attend_split(
     };
     alignas(64) float s[TILE * CHUNK];
     alignas(64) Factor weights[TILE * CHUNK];
-    alignas(64) float fade[TILE];
+    alignas(64) float fade[TILE] = {}, most[TILE];
     for (int begin = split * SPLIT; begin < (split + 1) * SPLIT && begin <= last; begin += CHUNK) {
         if (window && begin + CHUNK - 1 <= first - window) continue;
         int n_pages = std::min(CHUNK, last + 1 - begin + PAGE - 1) / PAGE;
@@ -204,24 +204,27 @@ inline void attend_split(
                 for (int i = 0; i < std::min(CHUNK, at[r] - window - begin + 1); i++) row[i] = NEVER;
             Floats top = load(row);
             for (int i = LANES; i < CHUNK; i += LANES) top = larger(load(row + i), top);
-            float most = std::max(part[r].most, largest(top));
-            if (most == NEVER) {  // nothing visible so far
-                std::memset(row, 0, CHUNK * sizeof(float));
-                fade[r] = 1.0f;
-            } else {
-                fade[r] = exp(all(part[r].most - most))[0];
-                Floats total = {};
-                for (int i = 0; i < CHUNK; i += LANES) {
-                    Floats p = exp(load(row + i) - most);
-                    total += p;
-                    store(row + i, p);
-                }
-                part[r].total = std::fma(part[r].total, fade[r], sum(total));
-                part[r].most = most;
+            most[r] = std::max(part[r].most, largest(top));
+            fade[r] = most[r] == NEVER ? 0.0f : part[r].most - most[r];
+            part[r].most = most[r];
+        }
+        for (int r = 0; r < rows; r += LANES) store(fade + r, exp(load(fade + r)));
+        for (int r = 0; r < rows; r++) {
+            float* row = s + r * CHUNK;
+            const Floats high = all(most[r] == NEVER ? 0.0f : most[r]);  // nothing visible so far: e^-infinity for all
+            Floats total = {};
+            for (int i = 0; i < CHUNK; i += LANES) {
+                Floats p = exp(load(row + i) - high);
+                total += p;
+                store(row + i, p);
             }
+            part[r].total = std::fma(part[r].total, fade[r], sum(total));
             if (Format<T>::scaled)
                 for (int page = 0; page < n_pages; page++)
-                    for (int i = 0; i < PAGE; i++) row[page * PAGE + i] *= Format<T>::scales(values[page], head_dim)[i];
+                    for (int v = 0; v < V; v++) {
+                        float* p = row + page * PAGE + v * LANES;
+                        store(p, load(p) * load(Format<T>::scales(values[page], head_dim) + v * LANES));
+                    }
             as_factors(row, CHUNK, weights + r * CHUNK);
         }
         by_tiles<WIDTH_AT_ONCE>(head_dim / PAGE, [&](auto width, int d) {
@@ -264,6 +267,17 @@ inline void keep(const Pages<T>& pages, int block, int position, const float* ke
             put(keys + Format<T>::key_place(hd, place, d), key[d]);
             put(values + Format<T>::value_place(hd, place, d), value[d]);
         }
+}
+
+// The values behind a position in its page, which may be anybody's: a weight of 0 times what is not a number is not 0.
+template <class T>
+inline void clear_behind(const Pages<T>& pages, int block, int position) {
+    const int hd = pages.head_dim;
+    T* values = pages.value(block);
+    for (int place = position % PAGE + 1; place < PAGE; place++) {
+        for (int d = 0; d < hd; d++) values[Format<T>::value_place(hd, place, d)] = T(0);
+        if constexpr (Format<T>::scaled) const_cast<float*>(Format<T>::scales(values, hd))[place] = 0.0f;
+    }
 }
 
 }  // namespace danlu

@@ -84,10 +84,16 @@ inline float bf16_to_float(uint16_t h) {
 }
 
 inline Floats load_bytes(const int8_t* p) {
+#if defined(__AVX512F__) && DANLU_LANES == 16
+    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif defined(__AVX2__) && DANLU_LANES == 8
+    return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#else
     typedef int8_t Bytes __attribute__((vector_size(LANES)));
     Bytes b;
     std::memcpy(&b, p, sizeof b);
     return __builtin_convertvector(__builtin_convertvector(b, Ints), Floats);
+#endif
 }
 
 // Round to nearest, ties to even. A NaN stays one.
@@ -159,10 +165,17 @@ inline T reduce(Vector v, Join join) {
     return x[0];
 }
 
+#if defined(__AVX512F__) && DANLU_LANES == 16
+inline float sum(Floats v) { return _mm512_reduce_add_ps((__m512)v); }
+inline int32_t sum(Ints v) { return _mm512_reduce_add_epi32((__m512i)v); }
+inline float largest(Floats v) { return _mm512_reduce_max_ps((__m512)v); }
+inline int32_t largest(Ints v) { return _mm512_reduce_max_epi32((__m512i)v); }
+#else
 inline float sum(Floats v) { return reduce<float>(v, [](float a, float b) { return a + b; }); }
 inline int32_t sum(Ints v) { return reduce<int32_t>(v, [](int32_t a, int32_t b) { return a + b; }); }
 inline float largest(Floats v) { return reduce<float>(v, [](float a, float b) { return a > b ? a : b; }); }
 inline int32_t largest(Ints v) { return reduce<int32_t>(v, [](int32_t a, int32_t b) { return a > b ? a : b; }); }
+#endif
 
 // max |x| of n floats, a multiple of LANES. As whole numbers the bits of |x| have the same order, and an infinity and a
 // NaN, which a comparison of floats may lose, are the largest.
@@ -178,18 +191,8 @@ inline float largest_size(const float* x, int n) {
     return f;
 }
 
-// e^x to about 2 units in the last place. x = n ln 2 + r with |r| <= ln 2 / 2; e^r by a Taylor polynomial of degree 7;
-// times 2^n by writing n into the exponent. Below -87 (and for -infinity) the result is 0, above 88 it is held there.
-inline Floats exp(Floats x) {
-    const Floats low = all(-87.0f), high = all(88.0f);
-    Ints tiny = x < low;
-    x = tiny ? low : x;
-    x = x > high ? high : x;
-    const Floats magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest whole number
-    Floats shifted = fma(x, all(1.44269504088896341f), magic);
-    Floats n = shifted - magic;
-    Floats r = fma(n, all(-0.693359375f), x);  // ln 2 in two parts, so that n ln 2 is exact enough
-    r = fma(n, all(2.12194440054690583e-4f), r);
+// e^r for |r| <= ln 2 / 2, a Taylor polynomial of degree 7.
+inline Floats exp_near_zero(Floats r) {
     Floats p = all(1.0f / 5040);
     p = fma(p, r, all(1.0f / 720));
     p = fma(p, r, all(1.0f / 120));
@@ -197,10 +200,32 @@ inline Floats exp(Floats x) {
     p = fma(p, r, all(1.0f / 6));
     p = fma(p, r, all(0.5f));
     p = fma(p, r, all(1.0f));
-    p = fma(p, r, all(1.0f));
+    return fma(p, r, all(1.0f));
+}
+
+// e^x to about 2 units in the last place: x = n ln 2 + r, and e^r times 2^n. Below -87, and for -infinity, it is 0. Above
+// 88 it is infinite, or held at e^88 where 2^n is made by writing n into the exponent.
+inline Floats exp(Floats x) {
+#if defined(__AVX512F__) && DANLU_LANES == 16
+    __mmask16 seen = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.0f), _CMP_NLT_UQ);
+    Floats n = (Floats)_mm512_roundscale_ps((__m512)(x * 1.44269504088896341f), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    Floats r = fma(n, all(-0.693359375f), x);  // ln 2 in two parts, so that n ln 2 is exact enough
+    r = fma(n, all(2.12194440054690583e-4f), r);
+    return (Floats)_mm512_maskz_scalef_ps(seen, (__m512)exp_near_zero(r), (__m512)n);
+#else
+    const Floats low = all(-87.0f), high = all(88.0f);
+    Ints tiny = x < low;
+    x = tiny ? low : x;
+    x = x > high ? high : x;
+    const Floats magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest whole number
+    Floats shifted = fma(x, all(1.44269504088896341f), magic);
+    Floats n = shifted - magic;
+    Floats r = fma(n, all(-0.693359375f), x);
+    r = fma(n, all(2.12194440054690583e-4f), r);
     Ints power = ((Ints)shifted << 23) + (Ints)all(1.0f);  // the low bits of `shifted` are n; the magic's shift out
-    Floats result = p * (Floats)power;
+    Floats result = exp_near_zero(r) * (Floats)power;
     return tiny ? Floats{} : result;
+#endif
 }
 
 // f(number, first) for rows in tiles of MOST and one of what is left; the number is known to the compiler.
