@@ -1,5 +1,9 @@
 """A step through the compiled kernels: the same `run` as runner.py, in one call of C++.
 
+A call has one list of rows, and gives logits or hidden states of all of them. In a step where some sequences want the
+one and some the other it is two calls, each with its own sequences: no logit is computed that nobody reads, and no bit
+depends on who shares a call. The weights are read twice, which costs such a step what one decoded token costs.
+
 What is here is the way of the weights: each module of the model, float or quantised, becomes a matrix of the library.
 `compile_model` says None where the library cannot compute a model (dynamic rotary scaling, a head width that is not a
 multiple of 16, no compiler); the engine then runs on torch.
@@ -35,16 +39,26 @@ class CompiledRunner:
         """Lay out an adapter for the spans that will name `loaded`. Raises KernelError."""
         self._adapters[loaded] = compile_adapter(self.decoder, adapter)
 
-    def run(self, batch: Batch) -> Tensor:
-        """Compute a batch: fills the cache, returns logits [R, V] of `batch.rows`."""
+    def run(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Fills the cache; logits [R, V] of `batch.rows` and hidden states [H, D] of `batch.hidden_rows`."""
+        if batch.rows and batch.hidden_rows:
+            return self._call(batch.only(hidden=False), False), self._call(batch.only(hidden=True), True)
+        wanted = self._call(batch, bool(batch.hidden_rows))
+        nothing = wanted.new_empty(0, self.decoder.shape.vocab if batch.hidden_rows else self.decoder.shape.hidden)
+        return (nothing, wanted) if batch.hidden_rows else (wanted, nothing)
+
+    def _call(self, batch: Batch, hidden: bool) -> Tensor:
+        """Logits of `batch.rows`, or hidden states of `batch.hidden_rows`."""
         spans = [(span.row, span.n, span.length) for span in batch.spans]
         tables = [span.table for span in batch.spans]
         adapters = [self._adapters[span.adapter] if span.adapter is not None else None for span in batch.spans]
-        logits, _ = self.decoder.step(
-            batch.ids, batch.positions, spans, tables, self.cache.memory, batch.rows, adapters=adapters
-        )
-        assert logits is not None
-        return logits
+        results = self.decoder.step(
+            batch.ids, batch.positions, spans, tables, self.cache.memory, batch.hidden_rows if hidden else batch.rows,
+            want_logits=not hidden, want_hidden=hidden, adapters=adapters,
+        )  # fmt: skip
+        result = results[hidden]
+        assert result is not None
+        return result
 
 
 def compile_model(model: Transformer, *, max_tokens: int, max_context: int, kv_dtype: torch.dtype) -> Decoder | None:

@@ -46,9 +46,9 @@ PROBE = 32  # a drafter that costs something is tried again after so many steps 
 
 
 class Runs(Protocol):
-    """Both runners: a batch in, logits [R, V] of its rows out."""
+    """Both runners: a batch in, logits [R, V] and hidden states [H, D] of its rows out."""
 
-    def run(self, batch: Batch) -> torch.Tensor: ...
+    def run(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 class Drafter(Protocol):
@@ -154,7 +154,8 @@ class DraftModel:
 
     def _run(self, batch: Batch) -> list[int]:
         begin = time.perf_counter()
-        best: list[int] = self._runner.run(batch).argmax(dim=-1).tolist()
+        logits, _ = self._runner.run(batch)
+        best: list[int] = logits.argmax(dim=-1).tolist()
         self._cost.observe(len(batch.ids), time.perf_counter() - begin)
         return best
 
