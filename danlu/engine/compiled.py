@@ -2,7 +2,7 @@
 
 A call has one list of rows, and gives logits or hidden states of all of them. In a step where some sequences want the
 one and some the other it is two calls, each with its own sequences: no logit is computed that nobody reads, and no bit
-depends on who shares a call. The weights are read twice, which costs such a step what one decoded token costs.
+depends on who shares a call. The price is that such a step reads the weights twice.
 
 What is here is the way of the weights: each module of the model, float or quantised, becomes a matrix of the library.
 `compile_model` says None where the library cannot compute a model (dynamic rotary scaling, a head width that is not a

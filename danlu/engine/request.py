@@ -125,8 +125,8 @@ class Sampling:
 
     | field                | meaning                                                                                 |
     |----------------------|-----------------------------------------------------------------------------------------|
-    | `max_tokens`         | most new tokens; None = what fits the context; 0 = none, with one of the two below that |
-    |                      | ask for something of the prompt                                                         |
+    | `max_tokens`         | most new tokens; None = what fits the context; 0 = none, with `prompt_logprobs` or      |
+    |                      | `pooling`                                                                               |
     | `temperature`        | logits are divided by it; 0 = always the most likely token                              |
     | `top_k`              | only the k most likely tokens; 0 = all                                                  |
     | `top_p`              | the smallest set of most likely tokens that holds this much probability; 1 = all        |

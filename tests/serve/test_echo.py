@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+import json
 from typing import Any
 
 import httpx
@@ -11,7 +11,6 @@ import pytest
 from openai import OpenAI
 
 from danlu.engine import Engine
-from danlu.tokenizer import bpe
 from danlu.tokenizer.tokenizer import Tokenizer, make_config
 from tests.serve import tiny
 
@@ -134,37 +133,69 @@ def test_the_token_that_ends_an_answer_has_its_place(client: OpenAI) -> None:
     assert plain.tokens == [], "without an echo it is no part of the answer"
 
 
-def test_a_start_token_is_scored_after_and_takes_no_place_in_the_text() -> None:
-    import json
-
-    special = ["<|begin|>", *tiny.SPECIAL]
-    trained = json.loads(bpe.train_bpe(tiny.TEXT, vocab_size=330, special_tokens=special))
-    begin = next(token["id"] for token in trained["added_tokens"] if token["content"] == "<|begin|>")
-    trained["post_processor"] = {
-        "type": "TemplateProcessing",
-        "single": [{"SpecialToken": {"id": "<|begin|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-        "special_tokens": {"<|begin|>": {"id": "<|begin|>", "ids": [begin], "tokens": ["<|begin|>"]}},
+def sentencepiece() -> Tokenizer:
+    """Llama 2 shaped: <s> before every text, and one blank before its first word; bytes for what has no token."""
+    special = ("<unk>", "<s>", "</s>")
+    pieces = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "h", "i", "▁h", "▁hi"]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    start = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    replace = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+    data = {
+        "version": "1.0",
+        "added_tokens": [{"id": i, "content": content, **flags} for i, content in enumerate(special)],
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            ],
+        },
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [start, first],
+            "pair": [start, first, second],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                replace,
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "vocab": {piece: i for i, piece in enumerate(pieces)},
+            "merges": ["▁ h", "▁h i"],
+            "unk_token": "<unk>",
+            "byte_fallback": True,
+        },
     }
-    config = make_config(eos_token="<|endoftext|>", bos_token="<|begin|>", special_tokens=special)
-    starting = Tokenizer(json.dumps(trained), config)
-    assert starting.prefix_ids == (begin,)
-    engine = Engine((tiny.tiny_model(starting), starting), kv_bytes=16 << 20)
-    [wanted] = Engine((tiny.tiny_model(starting), starting), kv_bytes=16 << 20).score("明月 add")
-    with tiny.in_thread({"m": engine}) as url:
+    return Tokenizer(json.dumps(data), make_config(eos_token="</s>", bos_token="<s>"))
+
+
+def test_what_a_tokenizer_puts_before_a_text_takes_no_place_in_it() -> None:
+    """The start token is not shown, nor is the blank before the first word."""
+    words = sentencepiece()
+    ids = words.encode("hi hi ü")
+    assert words.prefix_ids == (1,) and len(ids) == 5
+    with tiny.in_thread({"m": Engine((tiny.tiny_model(words), words), kv_bytes=16 << 20)}) as url:
         client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
-        text: Any
-        for text in ("明月 add", starting.encode("明月 add")):
-            choice = client.completions.create(model="m", prompt=text, echo=True, logprobs=0, max_tokens=0).choices[0]
-            assert choice.text == "明月 add"
+        ask: dict[str, Any] = {"model": "m", "echo": True, "logprobs": 0}
+        for prompt in ("hi hi ü", [1, *ids]):
+            choice = client.completions.create(prompt=prompt, max_tokens=0, **ask).choices[0]
+            assert choice.text == "hi hi ü"
             scores: Any = choice.logprobs
-            shown = [starting.decode([token]) for token in starting.encode("明月 add")]
-            if isinstance(text, str):
-                assert scores.tokens == ["<|begin|>", *shown]
-                assert scores.text_offset == [0, 0, *accumulate(map(len, shown[:-1]))]
-                assert scores.token_logprobs[1:] == pytest.approx([one.logprob for one in wanted], abs=1e-4)
-            else:
-                assert scores.tokens == shown and scores.text_offset == [0, *accumulate(map(len, shown[:-1]))]
+            assert scores.tokens == ["<s>", " hi", " hi", " ", "bytes:\\xc3", "bytes:\\xbc"]
+            assert scores.text_offset == [0, 0, 2, 5, 6, 7], "of half a character the rest stands behind it"
+            assert [p is None for p in scores.token_logprobs] == [True, *[False] * 5]
+        force = {str(words.token_id("h")): 100}
+        choice = client.completions.create(prompt="hi hi ü", max_tokens=2, logit_bias=force, **ask).choices[0]
+        assert choice.text == "hi hi ühh"
+        assert choice.logprobs is not None and choice.logprobs.text_offset == [0, 0, 2, 5, 6, 7, 7, 8]
 
 
 def test_limits(client: OpenAI) -> None:
