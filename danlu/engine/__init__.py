@@ -8,6 +8,7 @@ A request walks: prompt -> tokenizer -> scheduler -> runner -> sampler -> detoke
 * ``batch``       that step as flat rows
 * ``runner``      those rows through the model on torch, attention reading the blocks; ``compiled``: through kernels
 * ``adapters``    LoRA adapters by name, and the prefix cache's beginning of each; ``lora`` computes them on torch
+* ``pooling``     hidden states -> the vector of a text
 * ``sampling``    logits -> the next token of each sequence, each with its own seed
 * ``detokenize``  tokens -> text that never splits a character and never shows part of a stop string
 * ``engine``      the loop around them, and the counters
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from danlu.engine.engine import Engine
     from danlu.engine.replicas import Replicas
-    from danlu.engine.request import Delta, Grammar, Output, Request, Sampling, TokenLogprob
+    from danlu.engine.request import Delta, Grammar, Output, Pooling, Request, Sampling, TokenLogprob
 
 STAGES: tuple[str, ...] = ()
 
@@ -33,13 +34,16 @@ _DOORS = {
     "Replicas": "replicas",
     "Sampling": "request",
     "Grammar": "request",
+    "Pooling": "request",
     "Output": "request",
     "Delta": "request",
     "Request": "request",
     "TokenLogprob": "request",
 }
 
-__all__ = ["STAGES", "Delta", "Engine", "Grammar", "Output", "Replicas", "Request", "Sampling", "TokenLogprob"]
+__all__ = [
+    "STAGES", "Delta", "Engine", "Grammar", "Output", "Pooling", "Replicas", "Request", "Sampling", "TokenLogprob",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

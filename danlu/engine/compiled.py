@@ -1,5 +1,9 @@
 """A step through the compiled kernels: the same `run` as runner.py, in one call of C++.
 
+A call has one list of rows, and gives logits or hidden states of all of them. In a step where some sequences want the
+one and some the other it is two calls, each with its own sequences: no logit is computed that nobody reads, and no bit
+depends on who shares a call. The price is that such a step reads the weights twice.
+
 What is here is the way of the weights: each module of the model, float or quantised, becomes a matrix of the library.
 `compile_model` says None where the library cannot compute a model (dynamic rotary scaling, a head width that is not a
 multiple of 16, no compiler); the engine then runs on torch.
@@ -13,9 +17,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from danlu.engine.batch import Batch
+from danlu.engine.batch import Batch, Logits
 from danlu.engine.kv_cache import KVCache
-from danlu.kernels.decoder import Decoder, KernelError, LoraWeights, Shape
+from danlu.kernels.decoder import Decoder, KernelError, LoraWeights, Results, Shape
 from danlu.model.quantized import QuantizedEmbedding, QuantizedLinear
 
 if TYPE_CHECKING:
@@ -35,16 +39,26 @@ class CompiledRunner:
         """Lay out an adapter for the spans that will name `loaded`. Raises KernelError."""
         self._adapters[loaded] = compile_adapter(self.decoder, adapter)
 
-    def run(self, batch: Batch) -> Tensor:
-        """Compute a batch: fills the cache, returns logits [R, V] of `batch.rows`."""
+    def run(self, batch: Batch) -> tuple[Logits, Tensor]:
+        """Fills the cache; logits of `batch.rows` and hidden states [H, D] of `batch.hidden_rows`."""
+        both = bool(batch.rows and batch.hidden_rows)
+        logits, hidden = Logits(torch.empty(0, self.decoder.shape.vocab), [], []), None
+        if batch.rows or not batch.hidden_rows:
+            results = self._call(batch.only(hidden=False) if both else batch, hidden=False)
+            assert results.logits is not None
+            logits = Logits(results.logits, results.best, results.best_ids)
+        if batch.hidden_rows:
+            hidden = self._call(batch.only(hidden=True) if both else batch, hidden=True).hidden
+        return logits, torch.empty(0, self.decoder.shape.hidden) if hidden is None else hidden
+
+    def _call(self, batch: Batch, hidden: bool) -> Results:
         spans = [(span.row, span.n, span.length) for span in batch.spans]
         tables = [span.table for span in batch.spans]
         adapters = [self._adapters[span.adapter] if span.adapter is not None else None for span in batch.spans]
-        results = self.decoder.step(
-            batch.ids, batch.positions, spans, tables, self.cache.memory, batch.rows, adapters=adapters
-        )
-        assert results.logits is not None
-        return results.logits
+        return self.decoder.step(
+            batch.ids, batch.positions, spans, tables, self.cache.memory, batch.hidden_rows if hidden else batch.rows,
+            want_logits=not hidden, want_hidden=hidden, adapters=adapters,
+        )  # fmt: skip
 
 
 def compile_model(model: Transformer, *, max_tokens: int, max_context: int, kv_dtype: torch.dtype) -> Decoder | None:

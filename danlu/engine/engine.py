@@ -22,6 +22,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as ListLike
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from secrets import randbits
 from typing import TYPE_CHECKING, Any
@@ -32,12 +33,13 @@ from torch import Tensor
 from danlu.core.artifact import artifact_id_of
 from danlu.core.errors import DanluError, UserError
 from danlu.engine.adapters import Adapters
-from danlu.engine.batch import Wanted, flatten
+from danlu.engine.batch import Logits, Wanted, flatten
 from danlu.engine.compiled import CompiledRunner, compile_model
 from danlu.engine.detokenize import TextStream
 from danlu.engine.kv_cache import CacheShape, KVCache, plan_blocks
 from danlu.engine.parallel import ParallelRunner
-from danlu.engine.request import Delta, Output, Request, Sampling, Sequence, TokenLogprob
+from danlu.engine.pooling import Pool
+from danlu.engine.request import Delta, Output, Pooling, Request, Sampling, Sequence, TokenLogprob
 from danlu.engine.runner import Runner
 from danlu.engine.sampling import sample, token_logprobs
 from danlu.engine.scheduler import Scheduler
@@ -217,7 +219,9 @@ class Engine:
         kept = decoder.shape.kv_dtype if decoder is not None else weights.dtype
         shape = CacheShape(config.n_layers, config.n_kv_heads, config.head_dim, kept)
         cache = KVCache(shape, self.cache.n_blocks, self.cache.block_size, self.device)
-        return Speculator(DraftModel(_runner(decoder, model, cache, self.device), self.max_batch_tokens), self.scheduler)
+        return Speculator(
+            DraftModel(_runner(decoder, model, cache, self.device), self.max_batch_tokens), self.scheduler
+        )
 
     @property
     def capacity(self) -> int:
@@ -272,6 +276,24 @@ class Engine:
         for out in self.generate(texts, Sampling(max_tokens=0, prompt_logprobs=top), adapter):
             assert out.prompt_logprobs is not None
             yield out.prompt_logprobs
+
+    def embed(
+        self,
+        texts: Prompt | ListLike[Prompt],
+        pooling: str = "last",
+        *,
+        normalize: bool = True,
+        adapter: str | ListLike[str | None] | None = None,
+    ) -> Tensor:
+        """One vector for each text: float32 [N, D] on the CPU.
+
+        From the hidden states after the last norm: that of the last token, or with pooling "mean" the mean of all; then
+        brought to length 1 unless `normalize` is False. A text is read as `generate` reads a prompt: nothing is put
+        behind it. Raises UserError before anything is computed, DanluError when the model gives NaN.
+        """
+        wanted = Sampling(max_tokens=0, pooling=Pooling(pooling, normalize))
+        vectors = [out.embedding for out in self.generate(texts, wanted, adapter)]
+        return torch.tensor(vectors, dtype=torch.float32).view(len(vectors), self.model.config.hidden_size)
 
     def stream(self, prompt: Prompt, sampling: Sampling | None = None, adapter: str | None = None) -> Iterator[Delta]:
         """Answer one prompt; yield each piece as it is made. Closing the iterator cancels the request."""
@@ -356,9 +378,10 @@ class Engine:
             plan = self.scheduler.schedule()
             if plan:
                 batch, wanted = flatten(plan)
-                logits = self.runner.run(batch)
+                logits, hidden = self.runner.run(batch)
                 self.scheduler.advance(plan)
                 self._score(logits, wanted)
+                self._pool(hidden, wanted)
                 n_made = self._sample(logits, wanted)
                 if self.speculator is not None:
                     self.speculator.learn(plan, time.perf_counter() - planned)
@@ -418,6 +441,7 @@ class Engine:
             raise UserError("stop strings need a tokenizer and this model has none", "use stop_token_ids")
         loaded = self.adapters.find(adapter) if adapter is not None else None
         request = Request(f"request-{next(self._numbers)}", prompt_ids, sampling, on_delta, adapter=loaded)
+        request.pool = Pool(sampling.pooling) if sampling.pooling is not None else None
         max_length = self._max_length(request)
         matcher = self.prepare(sampling)
         seed = sampling.seed if sampling.seed is not None else randbits(63)
@@ -456,7 +480,7 @@ class Engine:
                 "shorten the prompt; the answer needs at least one token",
             )
         longest = min(self.max_context, n + wanted if wanted is not None else self.max_context)
-        if self.scheduler.fits(longest):
+        if self.scheduler.fits(longest if wanted != 0 else n + 1):  # without an answer the last token is read too
             return longest
         capacity = self.cache.capacity
         if wanted is None and self.scheduler.fits(n + 1):
@@ -491,30 +515,42 @@ class Engine:
                     if sequence.finish_reason is None:
                         self._finish(sequence, "cancelled", "", (), None)
 
-    def _score(self, logits: Tensor, wanted: list[Wanted]) -> None:
-        """Log-probabilities of the prompts' own tokens, where they are asked for. logits [R, V]."""
+    def _score(self, logits: Logits, wanted: list[Wanted]) -> None:
+        """Log-probabilities of the prompts' own tokens, where they are asked for."""
         for one in wanted:
             if one.n_scored:
                 request = one.sequence.request
                 done = len(request.scores)
                 targets = request.prompt_ids[done + 1 : done + 1 + one.n_scored]
-                rows = logits[one.row : one.row + one.n_scored]
+                rows = logits.values[one.row : one.row + one.n_scored]
                 request.scores += tuple(token_logprobs(rows, targets, one.sequence.sampling.prompt_logprobs or 0))
 
-    def _sample(self, logits: Tensor, wanted: list[Wanted]) -> int:
-        """Give each sequence its token from logits [R, V], and one more for every draft that was right.
+    def _pool(self, hidden: Tensor, wanted: list[Wanted]) -> None:
+        """Add hidden states [H, D] to the vectors in the making. What was read to its end is finished."""
+        for one in wanted:
+            if one.n_pooled:
+                sequence, request = one.sequence, one.sequence.request
+                assert request.pool is not None
+                request.pool.add(hidden[one.row : one.row + one.n_pooled])
+                if sequence.computed == len(sequence.tokens):
+                    request.embedding = request.pool.vector()
+                    self._finish(sequence, "stop" if request.embedding is not None else "error", "", (), None)
+
+    def _sample(self, logits: Logits, wanted: list[Wanted]) -> int:
+        """Give each sequence its token, and one more for every draft that was right.
 
         Returns how many tokens were made.
         """
         alive = []  # a sequence and the row of its last known token
         for one in wanted:
             if one.n_sampled and len(one.sequence.tokens) == one.sequence.max_length:
-                self._finish(one.sequence, "length", "", (), None)  # only scores were asked for
+                unsound = any(isnan(score.logprob) for score in one.sequence.request.scores)
+                self._finish(one.sequence, "error" if unsound else "length", "", (), None)  # only scores were asked for
             elif one.n_sampled:
                 alive.append((one.sequence, one.row + one.n_scored))
         depth = made = 0
         while alive:
-            picked = logits if len(alive) == len(logits) else logits[[row + depth for _, row in alive]]
+            picked = logits.pick([row + depth for _, row in alive])
             tokens, logprobs, sound = sample(picked, [sequence for sequence, _ in alive])
             agreed = []
             for (sequence, row), token, logprob, ok in zip(alive, tokens, logprobs, sound, strict=True):
@@ -564,15 +600,19 @@ class Engine:
 
     def _emit(self, sequence: Sequence, text: str, tokens: tuple[int, ...], logprob: TokenLogprob | None) -> None:
         asked = sequence.sampling.logprobs is not None
+        request = sequence.request
+        first = len(sequence.tokens) - len(request.prompt_ids) == len(tokens)
         delta = Delta(
-            request_id=sequence.request.id,
+            request_id=request.id,
             index=sequence.index,
             text=text,
             token_ids=tokens,
             logprobs=((logprob,) if logprob is not None else ()) if asked else None,
             finish_reason=sequence.finish_reason,
+            prompt_logprobs=request.scores if first and sequence.sampling.prompt_logprobs is not None else None,
+            embedding=request.embedding,
         )
-        self._made.append((sequence.request, delta))
+        self._made.append((request, delta))
 
     def _count(self, n_made: int, seconds: float) -> None:
         self._generated_tokens += n_made

@@ -44,7 +44,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from danlu.core.errors import UserError
-from danlu.engine.batch import Batch
+from danlu.engine.batch import Batch, Logits
 from danlu.engine.child import Child, ProcessLost
 from danlu.engine.kv_cache import KVCache
 from danlu.engine.runner import Runner
@@ -96,14 +96,15 @@ class ParallelRunner:
     def add_adapter(self, loaded: LoadedAdapter, adapter: Adapter) -> None:
         raise UserError("a tensor-parallel engine takes no adapters", "merge the adapter into the model")
 
-    def run(self, batch: Batch) -> Tensor:
+    def run(self, batch: Batch) -> tuple[Logits, Tensor]:
         """As `Runner.run`. Raises ProcessLost when a rank is gone."""
         if self._failure is not None:
             raise ProcessLost(self._failure, "make a new engine")
         try:
             for child in self._children:
                 child.pipe.send(batch)
-            return self._group.join(self._runner.run(batch), self.model.config.vocab_size)
+            logits, hidden = self._runner.run(batch)  # hidden states are whole on every rank
+            return Logits.of(self._group.join(logits.values, self.model.config.vocab_size)), hidden
         except BaseException as error:
             self._give_up(error)
 
@@ -324,7 +325,8 @@ def work(pipe: Connection) -> None:
         shape, n_blocks, block_size = pipe.recv()
         runner = Runner(model, KVCache(shape, n_blocks, block_size, device), device)
         while True:
-            group.join(runner.run(pipe.recv()), part.config.vocab_size)
+            logits, _ = runner.run(pipe.recv())
+            group.join(logits.values, part.config.vocab_size)
     except EOFError:
         return
     except Exception as error:

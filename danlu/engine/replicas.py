@@ -109,9 +109,10 @@ class Replicas:
     def submit(
         self, prompt_ids: ListLike[int], sampling: Sampling, priority: int = 0, adapter: str | None = None
     ) -> Request:
-        """As `Engine.submit`; no `prompt_logprobs`, no adapters. Raises ProcessLost when no replica is running."""
-        if sampling.prompt_logprobs is not None:
-            raise UserError("replicas give no prompt_logprobs", "score prompts with a single engine")
+        """As `Engine.submit`; no adapters. Raises ProcessLost when no replica is running.
+
+        What an answer brings is in the deltas: the request itself stays as it is.
+        """
         request = self._desk._request(list(prompt_ids), sampling, None, adapter)
         blocks = list(_chain(request.prompt_ids, self._desk.cache.block_size))
         with self._lock:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from danlu.engine.adapters import LoadedAdapter
     from danlu.engine.detokenize import TextStream
+    from danlu.engine.pooling import Pool
     from danlu.engine.structured import Matcher
     from danlu.tokenizer.tools import CallForm
 
@@ -104,13 +105,28 @@ _GRAMMARS = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Pooling:
+    """How the hidden states of a text become one vector (pooling.py): of its last token, or the mean of all."""
+
+    kind: str = "last"
+    normalize: bool = True  # to length 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("last", "mean"):
+            raise UserError(f"pooling is {self.kind!r}", 'it must be "last" or "mean"')
+        if not isinstance(self.normalize, bool):
+            raise UserError(f"normalize is {self.normalize!r}", "it must be True or False")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How to choose the next token, and when to stop. Raises UserError for a value out of its range.
 
     | field                | meaning                                                                                 |
     |----------------------|-----------------------------------------------------------------------------------------|
-    | `max_tokens`         | most new tokens; None = what fits the context; 0 = none, with `prompt_logprobs`         |
+    | `max_tokens`         | most new tokens; None = what fits the context; 0 = none, with `prompt_logprobs` or      |
+    |                      | `pooling`                                                                               |
     | `temperature`        | logits are divided by it; 0 = always the most likely token                              |
     | `top_k`              | only the k most likely tokens; 0 = all                                                  |
     | `top_p`              | the smallest set of most likely tokens that holds this much probability; 1 = all        |
@@ -127,6 +143,7 @@ class Sampling:
     | `ignore_eos`         | go on after an end-of-text token (for benchmarks)                                       |
     | `logprobs`           | None = off; k = log-probability of each chosen token and of the k most likely ones      |
     | `prompt_logprobs`    | None = off; k = the same of every token of the prompt, given those before it            |
+    | `pooling`            | None = off; a `Pooling`: a vector of the prompt, and no answer                          |
     | `skip_special`       | special tokens are not shown in the text                                                |
     | `grammar`            | the form that the answer keeps, a `Grammar`; None = any                                 |
     """
@@ -148,6 +165,7 @@ class Sampling:
     ignore_eos: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    pooling: Pooling | None = None
     skip_special: bool = True
     grammar: Grammar | None = None
 
@@ -165,8 +183,12 @@ class Sampling:
             if not low <= value <= high:
                 span = f"from {low} to {high}" if high < _HUGE else f"at least {low}"
                 raise UserError(f"{name} is {value}", f"it must be {span}")
-        if self.max_tokens == 0 and self.prompt_logprobs is None:
-            raise UserError("max_tokens is 0", "then only prompt_logprobs leaves something to do")
+        if self.max_tokens == 0 and self.prompt_logprobs is None and self.pooling is None:
+            raise UserError("max_tokens is 0", "then only prompt_logprobs or pooling leave something to do")
+        if self.pooling is not None:
+            for name, only in (("max_tokens", 0), ("n", 1), ("prompt_logprobs", None), ("grammar", None)):
+                if getattr(self, name) != only:
+                    raise UserError(f"{name} is {getattr(self, name)} beside pooling", f"it must be {only}")
         if self.top_p == 0 or self.repetition_penalty == 0:
             name = "top_p" if self.top_p == 0 else "repetition_penalty"
             raise UserError(f"{name} is 0", "it must be greater than 0")
@@ -227,7 +249,10 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Delta:
-    """What one step added to one answer. `text` may be empty while a character or a stop string is incomplete."""
+    """What one step added to one answer. `text` may be empty while a character or a stop string is incomplete.
+
+    The first one of an answer brings the scores of the prompt, the only one of an embedding its vector.
+    """
 
     request_id: str
     index: int
@@ -235,6 +260,8 @@ class Delta:
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] | None = None
     finish_reason: str | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
+    embedding: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -249,6 +276,7 @@ class Output:
     index: int
     request_id: str
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None  # from the second token on: the first follows nothing
+    embedding: tuple[float, ...] | None = None  # [D], float32
 
 
 @dataclass(eq=False)
@@ -296,6 +324,12 @@ class Sequence:
         wanted = self.sampling.prompt_logprobs is not None and self.index == 0
         return wanted and len(self.request.scores) < len(self.request.prompt_ids) - 1
 
+    @property
+    def reads_all(self) -> bool:
+        """Whether every row of the prompt is wanted, so that none can be left out because its block is known."""
+        pooling = self.sampling.pooling
+        return self.unscored or (pooling is not None and pooling.kind == "mean")
+
     def output(self) -> Output:
         assert self.finish_reason is not None, "the answer is not finished"
         return Output(
@@ -307,6 +341,7 @@ class Sequence:
             index=self.index,
             request_id=self.request.id,
             prompt_logprobs=self.request.scores if self.sampling.prompt_logprobs is not None else None,
+            embedding=self.request.embedding,
         )
 
 
@@ -325,6 +360,8 @@ class Request:
     adapter: LoadedAdapter | None = None
     sequences: list[Sequence] = field(default_factory=list)
     scores: tuple[TokenLogprob, ...] = ()  # of the prompt's tokens from the second on, where they are asked for
+    pool: Pool | None = None  # where its vector is asked for
+    embedding: tuple[float, ...] | None = None  # when it is there
 
     @property
     def finished(self) -> bool:

@@ -11,7 +11,7 @@ Both read K and V as [S, L, Hkv, hd] and go through torch's fused attention. Wha
 the blocks lie in a row (the usual case for one stream), else a gather of whole blocks. A sliding window reads only
 the blocks it can see. All indices and masks are made once a step and window, not once a layer.
 
-The head (a matrix of the vocabulary's height) runs only for rows that a token is sampled from.
+The head (a matrix of the vocabulary's height) runs only for rows whose logits are wanted.
 
 On a GPU fused kernels take the same batch through the same model (fused.py).
 """
@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from danlu.engine.batch import Batch, Span
+from danlu.engine.batch import Batch, Logits, Span
 from danlu.engine.fused import FusedForward
 from danlu.engine.kv_cache import KVCache
 from danlu.engine.lora import AdapterHooks, Plan, Weights, weights_of
@@ -53,13 +53,11 @@ class Runner:
         self._adapters[loaded] = weights_of(adapter, self.cache.shape.dtype, self.device)
 
     @torch.inference_mode()
-    def run(self, batch: Batch) -> Tensor:
-        """Compute a batch: fills the cache, returns logits [R, V] of `batch.rows`."""
+    def run(self, batch: Batch) -> tuple[Logits, Tensor]:
+        """Fills the cache; logits of `batch.rows` and hidden states [H, D] of `batch.hidden_rows`."""
         with self._hooks.applied(self._plan(batch)) if self._hooks else nullcontext():
             hidden = self._fused.hidden(batch) if self._fused is not None else self._hidden(batch)  # [T, D]
-        if len(batch.rows) < len(batch.ids):
-            hidden = hidden[torch.tensor(batch.rows, dtype=torch.long, device=self.device)]  # [R, D]
-        return self.model.head(hidden)
+        return Logits.of(self.model.head(_pick(hidden, batch.rows))), _pick(hidden, batch.hidden_rows)
 
     def _hidden(self, batch: Batch) -> Tensor:
         context = PagedContext(self.cache, batch, self.device)
@@ -201,6 +199,13 @@ class PagedContext:
         """Boolean to 0 / -inf: the fused kernel would otherwise convert it in every layer."""
         zeros = torch.zeros(hidden.shape, dtype=self.cache.shape.dtype, device=self.device)
         return zeros.masked_fill_(hidden, -torch.inf)
+
+
+def _pick(hidden: Tensor, rows: list[int]) -> Tensor:
+    """Some rows of hidden [T, D], in order."""
+    if not rows or len(rows) == len(hidden):
+        return hidden[: len(rows)]
+    return hidden[torch.tensor(rows, device=hidden.device)]
 
 
 def _similar(shortest: int, length: int, window: int | None, block_size: int) -> bool:

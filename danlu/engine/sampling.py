@@ -19,9 +19,12 @@ seed gives the same answer alone and in company. Sums run in float64, so the tai
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from danlu.engine.batch import Logits
 from danlu.engine.request import Sampling, Sequence, TokenLogprob
 
 # How many of the largest logits are sorted in the search for top_p's cut before the whole row is. Not tuned.
@@ -29,29 +32,30 @@ SORT_FIRST = 1024
 SCORE_ROWS = 32  # rows whose log-probabilities are held at once: a vocabulary of 150,000 takes 20 MB for them
 
 
-def sample(logits: Tensor, sequences: list[Sequence]) -> tuple[list[int], list[TokenLogprob | None], list[bool]]:
-    """Choose one token per row of `logits` [S, V] (not mutated). Advances the generators of rows that draw.
+def sample(logits: Logits, sequences: list[Sequence]) -> tuple[list[int], list[TokenLogprob | None], list[bool]]:
+    """Choose one token per row (the logits are not mutated). Advances the generators of rows that draw.
 
     Returns (token ids, log-probabilities where asked for, whether the row was sound). A row with NaN, or without one
     finite logit, is not sound; its token means nothing.
     """
-    raw = logits.float()
-    best, chosen = raw.max(dim=-1)  # [S], [S]
-    sound = torch.isfinite(best)
     settings = [sequence.sampling for sequence in sequences]
+    ids, sound = logits.best_ids, [math.isfinite(best) for best in logits.best]
     if any(not s.greedy or s.changes_logits for s in settings):
-        chosen = _choose(raw, sequences, settings, chosen, sound)
-    ids = chosen.tolist()
+        ids = _choose(logits, sequences, settings, sound).tolist()
     logprobs: list[TokenLogprob | None] = [None] * len(sequences)
     for row, s in enumerate(settings):
         if s.logprobs is not None:
-            [logprobs[row]] = token_logprobs(raw[row : row + 1], [ids[row]], s.logprobs)
-    return ids, logprobs, sound.tolist()
+            [logprobs[row]] = token_logprobs(logits.values[row : row + 1], [ids[row]], s.logprobs)
+    return ids, logprobs, sound
 
 
-def _choose(raw: Tensor, sequences: list[Sequence], settings: list[Sampling], greedy: Tensor, sound: Tensor) -> Tensor:
-    """The general path: rows with penalties are adjusted in a copy; rows that draw are drawn together."""
-    adjusted = raw
+def _choose(logits: Logits, sequences: list[Sequence], settings: list[Sampling], sound: list[bool]) -> Tensor:
+    """The general path: rows with penalties are adjusted in a copy; rows that draw are drawn together.
+
+    Rows that became unsound on the way are marked in `sound`.
+    """
+    adjusted = raw = logits.values.float()
+    greedy = torch.tensor(logits.best_ids, device=raw.device)
     changed = [row for row, s in enumerate(settings) if s.changes_logits]
     if changed:
         adjusted = raw.clone()
@@ -61,14 +65,16 @@ def _choose(raw: Tensor, sequences: list[Sequence], settings: list[Sampling], gr
             if sequence.matcher is not None:
                 adjusted[row].masked_fill_(~sequence.matcher.allowed().to(raw.device), -torch.inf)
         best, greedy = adjusted.max(dim=-1)
-        sound &= torch.isfinite(best)  # a penalty can make an infinity, a grammar can leave nothing
+        # A penalty can make an infinity, a grammar can leave nothing.
+        sound[:] = [before and math.isfinite(now) for before, now in zip(sound, best.tolist(), strict=True)]
     drawing = [row for row, s in enumerate(settings) if not s.greedy]
     if not drawing:
         return greedy
     rows = torch.tensor(drawing, device=raw.device)
     picked = [settings[row] for row in drawing]
     uniform = [torch.rand((), dtype=torch.float64, generator=sequences[row].generator) for row in drawing]
-    usable = torch.where(sound[rows, None], adjusted[rows], 0.0)  # a row of NaN must not stop the others
+    kept = torch.tensor([sound[row] for row in drawing], device=raw.device)
+    usable = torch.where(kept[:, None], adjusted[rows], 0.0)  # a row of NaN must not stop the others
     probabilities = distribution(usable, picked)
     chosen = greedy.clone()
     chosen[rows] = draw(probabilities, torch.stack(uniform).to(raw.device))

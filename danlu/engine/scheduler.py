@@ -125,7 +125,7 @@ class Scheduler:
 
     def _begin(self, sequence: Sequence) -> bool:
         """Give a waiting sequence what is known of its beginning; False, and no change, if the rest has no room."""
-        reuse = self.prefix_cache and not sequence.unscored  # a token without a row has no score
+        reuse = self.prefix_cache and not sequence.reads_all
         blocks, contents = self.cache.known_prefix(sequence.tokens, sequence.root) if reuse else ([], [])
         pool = self.cache.pool
         missing = self.cache.blocks_for(len(sequence.tokens)) - len(blocks)

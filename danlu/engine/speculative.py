@@ -34,7 +34,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from danlu.engine.batch import Batch
+from danlu.engine.batch import Batch, Logits
 from danlu.engine.request import Sequence
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ PROBE = 32  # a drafter that costs something is tried again after so many steps 
 
 
 class Runs(Protocol):
-    """Both runners: a batch in, logits [R, V] of its rows out."""
+    """Both runners: a batch in, logits and hidden states [H, D] of its rows out."""
 
-    def run(self, batch: Batch) -> torch.Tensor: ...
+    def run(self, batch: Batch) -> tuple[Logits, torch.Tensor]: ...
 
 
 class Drafter(Protocol):
@@ -154,7 +154,8 @@ class DraftModel:
 
     def _run(self, batch: Batch) -> list[int]:
         begin = time.perf_counter()
-        best: list[int] = self._runner.run(batch).argmax(dim=-1).tolist()
+        logits, _ = self._runner.run(batch)
+        best = logits.best_ids
         self._cost.observe(len(batch.ids), time.perf_counter() - begin)
         return best
 

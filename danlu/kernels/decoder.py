@@ -102,7 +102,8 @@ class Decoder:
         mlp = ("swiglu", "gelu_tanh", "gelu_erf").index(shape.mlp)
         raw = _Shape(
             shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim, shape.inner, shape.vocab,
-            shape.max_position, norm, mlp, shape.threads, shape.max_tokens, KV_DTYPES.index(shape.kv_dtype), shape.eps, shape.scale,
+            shape.max_position, norm, mlp, shape.threads, shape.max_tokens, KV_DTYPES.index(shape.kv_dtype), shape.eps,
+            shape.scale,
         )  # fmt: skip
         self._handle = self._library.danlu_new(ctypes.byref(raw))
         if not self._handle:

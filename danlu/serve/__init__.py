@@ -5,7 +5,7 @@ One door in, `run(models, ...)`; one walk through the room:
     HTTP body -> protocol, tools (typed request, or a 400 that names the field)
               -> generation (chat template, tokenizer, limits, form: what the engine is asked)
               -> worker (the engine's own thread; deltas come back to the event loop; 503 when it is full)
-              -> completions, tool_reader (OpenAI's answer, whole or as server-sent events)
+              -> completions, tool_reader, embeddings (OpenAI's answer, whole or as server-sent events)
 
 The chat page takes the same walk from `generation` on, inside the process. What was served is counted in `metrics`.
 

@@ -2,6 +2,7 @@
 
     GET  /v1/models, /v1/models/NAME           API key, when the server has keys
     POST /v1/completions, /v1/chat/completions API key, when the server has keys
+    POST /v1/embeddings                        API key, when the server has keys
     GET  /health, /metrics                     open: they hold no text of any request
     GET  /                                     the chat page (page.py), which asks for the key itself
 
@@ -39,7 +40,16 @@ from danlu.core.events import Events
 from danlu.serve import MAX_WAITING
 from danlu.serve import metrics as metrics_module
 from danlu.serve.completions import Answer, ChatAnswer, CompletionAnswer
-from danlu.serve.generation import Generation, ServedModel, encode_chat, encode_prompts, prepare, sampling_for
+from danlu.serve.embeddings import EmbeddingAnswer, EmbeddingRequest, embedding_sampling
+from danlu.serve.generation import (
+    Generation,
+    ServedModel,
+    echo_of,
+    encode_chat,
+    encode_prompts,
+    prepare,
+    sampling_for,
+)
 from danlu.serve.protocol import ChatRequest, CompletionRequest, GenerationRequest, ModelCard, ModelList
 from danlu.serve.sse import ClientGone, EventStream, while_connected
 from danlu.serve.wire import ApiError, parse_request
@@ -48,7 +58,8 @@ from danlu.serve.worker import EngineWorker
 if TYPE_CHECKING:
     from danlu.engine import Engine, Replicas
 
-METHODS = {"models": "GET", "completions": "POST", "chat/completions": "POST"}  # under /v1/, for 405
+# Under /v1/, for 405.
+METHODS = {"models": "GET", "completions": "POST", "chat/completions": "POST", "embeddings": "POST"}
 # The page may run NiceGUI's scripts (Vue compiles templates: unsafe-eval) and reach this server, and nothing else.
 SAFETY_HEADERS = {
     "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
@@ -114,6 +125,7 @@ class ServerState:
         sampling: Any,
         endpoint: str,
         priority: int = 0,
+        echo: list[str] | None = None,
         **tags: Any,
     ) -> Generation:
         return Generation(
@@ -124,6 +136,7 @@ class ServerState:
             events=self.events,
             endpoint=endpoint,
             priority=priority,
+            echo=echo,
             tags=tags,
         )
 
@@ -197,6 +210,10 @@ def _api(state: ServerState) -> APIRouter:
     async def chat_completions(request: Request) -> Response:
         return await _answer(state, request, ChatRequest, ChatAnswer)
 
+    @router.post("/embeddings")
+    async def embeddings(request: Request) -> Response:
+        return await _embed(state, request)
+
     @router.api_route("/{path:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
     async def nothing_here(request: Request, path: str) -> Response:
         allowed = METHODS.get("models" if path.startswith("models/") else path.rstrip("/"))
@@ -227,9 +244,10 @@ def _open_routes(state: ServerState) -> APIRouter:
 async def _answer(
     state: ServerState, request: Request, request_class: type[GenerationRequest], answer_class: type[Answer]
 ) -> Response:
-    """The walk of a request, the same for both endpoints."""
+    """The walk of a request, the same for both endpoints that generate."""
     asked = parse_request(request_class, await _read_body(request, state.config))
     served = state.find(asked.model)
+    echo = None
     if isinstance(asked, ChatRequest):
         tools = [] if asked.tool_choice == "none" else [tool.plain() for tool in asked.tools]
         prompts = await encode_chat(served, [message.plain() for message in asked.messages], tools)
@@ -238,11 +256,11 @@ async def _answer(
         assert isinstance(asked, CompletionRequest)
         prompts = await encode_prompts(served, asked.prompt)
         default_max_tokens = asked.DEFAULT_MAX_TOKENS
+        echo = echo_of(served, asked.prompt) if asked.echo else None
     sampling = sampling_for(served, prompts, asked, default_max_tokens)
     await prepare(served, sampling)
-    tags = {name: getattr(asked, name, None) for name in ("user", "metadata", "safety_identifier")}
-    tags = {name: value for name, value in tags.items() if value} | {"request_id": request.scope["danlu.request_id"]}
-    generation = state.generation(served, prompts, sampling, request.url.path, asked.priority, **tags)
+    tags = _tags(request, asked)
+    generation = state.generation(served, prompts, sampling, request.url.path, asked.priority, echo, **tags)
     answer = answer_class(asked, generation)
     if asked.stream:
         generation.submit()
@@ -251,11 +269,33 @@ async def _answer(
             on_error=lambda error: json.dumps(_log(state, request.scope, error).body()),
             on_end=generation.release,
         )
-    with generation:
+    return await _whole(request, answer)
+
+
+async def _embed(state: ServerState, request: Request) -> Response:
+    """The walk of texts to their vectors."""
+    asked = parse_request(EmbeddingRequest, await _read_body(request, state.config))
+    served = state.find(asked.model)
+    texts = await encode_prompts(served, asked.input, "input")
+    sampling = embedding_sampling(served, texts, asked)
+    tags = _tags(request, asked)
+    generation = state.generation(served, texts, sampling, request.url.path, asked.priority, **tags)
+    return await _whole(request, EmbeddingAnswer(asked, generation))
+
+
+async def _whole(request: Request, answer: Answer | EmbeddingAnswer) -> Response:
+    """An answer that is not streamed. Whoever hangs up frees its slots."""
+    with answer.generation:
         try:
             return _json(await while_connected(request.receive, answer.collect()))
         except ClientGone:
             return Response(status_code=499)  # nobody reads it; the name nginx gives this end
+
+
+def _tags(request: Request, asked: BaseModel) -> dict[str, Any]:
+    """What of a request goes to the event log."""
+    tags = {name: getattr(asked, name, None) for name in ("user", "metadata", "safety_identifier")}
+    return {name: value for name, value in tags.items() if value} | {"request_id": request.scope["danlu.request_id"]}
 
 
 async def _read_body(request: Request, config: ServerConfig) -> bytes:

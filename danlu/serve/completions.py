@@ -11,6 +11,9 @@ Log-probabilities, for one token:
 
 A token need not be whole characters. JSON cannot carry half of one, so `bytes` is the truth in chat, and completions
 write such a token as `bytes:\\xe4\\xb8`, as OpenAI does, which also keeps the keys of `top_logprobs` apart.
+
+With `echo` the prompt is a piece like any other, the first of each choice. Then the four lists have an entry for every
+token that `usage` counts, the one that ends the answer too; the first of the prompt has no log-probability.
 """
 
 from __future__ import annotations
@@ -182,7 +185,8 @@ class ChatAnswer(Answer):
             ]
         )
 
-    def _top(self, token_id: int, logprob: float) -> TopLogprob:
+    def _top(self, token_id: int, logprob: float | None) -> TopLogprob:
+        assert logprob is not None, "only an echoed prompt has a token without one"
         data = token_bytes(self.served, token_id)
         return TopLogprob(token=data.decode(errors="replace"), logprob=logprob, bytes=list(data))
 
@@ -192,7 +196,7 @@ class CompletionAnswer(Answer):
 
     def __init__(self, request: GenerationRequest, generation: Generation) -> None:
         super().__init__(request, generation)
-        self._written = [0] * self.n_choices  # characters of each choice so far, for text_offset in a stream
+        self._written = [self._start(i) for i in range(self.n_choices)]  # characters so far, for text_offset
 
     def chunk(self, piece: Piece) -> BaseModel:
         choice = self._choice(piece.choice, piece.text, piece.scored, piece.finish, self._written[piece.choice])
@@ -206,7 +210,7 @@ class CompletionAnswer(Answer):
         texts = ["".join(piece.text for piece in pieces) for pieces in choices]
         return self._completion(
             [
-                self._choice(index, texts[index], _all_scored(pieces), _finish(pieces), 0)
+                self._choice(index, texts[index], _all_scored(pieces), _finish(pieces), self._written[index])
                 for index, pieces in enumerate(choices)
             ],
             usage,
@@ -233,14 +237,29 @@ class CompletionAnswer(Answer):
         for token in scored:
             out.tokens.append(self._label(token.id))
             out.token_logprobs.append(token.logprob)
-            out.top_logprobs.append({self._label(i): p for i, p in (*token.top, (token.id, token.logprob))})
-            out.text_offset.append(offset)
+            known = (*token.top, (token.id, token.logprob)) if token.logprob is not None else None
+            out.top_logprobs.append({self._label(i): p for i, p in known} if known is not None else None)
+            out.text_offset.append(max(offset, 0))
             offset += len(self._shown(token.id))
         return out
 
+    def _start(self, choice: int) -> int:
+        """Where the first token of a choice stands: so that an echoed prompt ends where its text does.
+
+        Below 0 when its tokens have a blank in front that the text has not, as sentencepiece's do.
+        """
+        if self.generation.echo is None or not self._scores:
+            return 0
+        number = choice // self.generation.sampling.n
+        width = sum(len(self._shown(token)) for token in self.generation.prompts[number])
+        return len(self.generation.echo[number]) - width
+
     def _shown(self, token_id: int) -> str:
         """The whole characters a token adds; a character cut in two counts with its first half."""
-        data = token_bytes(self.served, token_id)
+        tokenizer = self.served.tokenizer
+        if tokenizer is None or token_id in tokenizer.special_ids:
+            return ""
+        data = tokenizer.token_bytes(token_id)
         return "".join(chr(byte) for byte in data if byte & 0xC0 != 0x80)  # one per first byte of a character
 
     def _label(self, token_id: int) -> str:

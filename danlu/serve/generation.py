@@ -37,22 +37,23 @@ TokenScore = tuple[int, float]  # token id, log-probability
 
 @dataclass(frozen=True)
 class ScoredToken:
-    """A generated token with its log-probability and the alternatives, most likely first."""
+    """A token with its log-probability (None: it begins the prompt) and the alternatives, most likely first."""
 
     id: int
-    logprob: float
+    logprob: float | None
     top: tuple[TokenScore, ...] = ()
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What one step made for one choice."""
+    """What one step made for one choice. `tokens` counts the generated ones."""
 
     choice: int
     text: str
     tokens: int
     scored: tuple[ScoredToken, ...]
     finish: Literal["stop", "length"] | None
+    embedding: tuple[float, ...] | None = None
 
 
 @dataclass
@@ -115,9 +116,20 @@ class ServedModel:
 # --- prompts to ids -------------------------------------------------------------------------------------------------
 
 
-async def encode_prompts(served: ServedModel, prompts: Sequence[str | list[int]]) -> list[list[int]]:
+async def encode_prompts(
+    served: ServedModel, prompts: Sequence[str | list[int]], param: str = "prompt"
+) -> list[list[int]]:
     """Texts to ids; ids stay (the engine checks them against its vocabulary)."""
-    return [await _encode(served.engine.encode, prompt, len(prompt), "prompt") for prompt in prompts]
+    return [await _encode(served.engine.encode, prompt, len(prompt), param) for prompt in prompts]
+
+
+def echo_of(served: ServedModel, prompts: Sequence[str | list[int]]) -> list[str]:
+    """How prompts read before their answers: a text as it came, ids as an answer of these tokens would read."""
+    decode = served.tokenizer.decode if served.tokenizer is not None else None
+    return [
+        prompt if isinstance(prompt, str) else decode(prompt, skip_special=True) if decode is not None else ""
+        for prompt in prompts
+    ]
 
 
 async def encode_chat(
@@ -165,8 +177,10 @@ def sampling_for(
     context = served.context_length
     room = context - longest
     wanted = request.token_limit
-    if room < 1 or (wanted is not None and wanted > room):
-        asked = f"{longest + (wanted or 1)} tokens ({longest} in the prompt, {wanted or 'at least 1'} for the answer)"
+    least = 1 if wanted is None else wanted
+    if room < least:
+        answer = "at least 1" if wanted is None else wanted
+        asked = f"{longest + least} tokens ({longest} in the prompt, {answer} for the answer)"
         message = f"this model's context length is {context} tokens, but the request needs {asked}"
         where = "messages" if default_max_tokens is None else "prompt"
         raise ApiError(400, message, param=where, code="context_length_exceeded")
@@ -180,6 +194,7 @@ def sampling_for(
         stop=request.stop,
         seed=request.seed,
         logprobs=request.top_logprobs_wanted,
+        prompt_logprobs=request.prompt_logprobs_wanted,
         presence_penalty=request.presence_penalty,
         frequency_penalty=request.frequency_penalty,
         repetition_penalty=request.repetition_penalty,
@@ -255,7 +270,10 @@ async def prepare(served: ServedModel, sampling: Sampling) -> None:
 
 
 class Generation:
-    """A request in the engine (see the opening comment). `tags` go to the event log with the outcome."""
+    """A request in the engine (see the opening comment). `tags` go to the event log with the outcome.
+
+    With `echo`, a text for each prompt, the first piece of every choice is its prompt, with the scores asked for.
+    """
 
     def __init__(
         self,
@@ -267,9 +285,11 @@ class Generation:
         events: Events,
         endpoint: str,
         priority: int = 0,
+        echo: Sequence[str] | None = None,
         tags: dict[str, Any] | None = None,
     ) -> None:
         self.served, self.prompts, self.sampling, self.priority = served, prompts, sampling, priority
+        self.echo = echo
         self.metrics, self.events, self.endpoint, self.tags = metrics, events, endpoint, tags or {}
         self.prompt_tokens = sum(len(ids) for ids in prompts)
         self.completion_tokens = 0
@@ -309,20 +329,34 @@ class Generation:
         """What is made, as it is made, until the last choice has finished."""
         assert self._ticket is not None
         finishes = set()
+        unopened = set(range(len(self.prompts) * self.sampling.n)) if self.echo is not None else set()
         try:
             async for choice, delta in self._ticket.deltas():
                 self.last = time.perf_counter()
                 if self.first is None:
                     self.first = self.last
-                piece = _piece(self.served, choice, delta)
+                piece = _piece(self.served, choice, delta, keep_end=self.echo is not None)
                 self.completion_tokens += piece.tokens
                 if piece.finish is not None:
                     finishes.add(piece.finish)
+                if choice in unopened:
+                    unopened.remove(choice)
+                    yield self._prompt(choice, delta)
                 yield piece
         except Exception:
             self.outcome = "failed"
             raise
         self.outcome = "length" if "length" in finishes else "stop"
+
+    def _prompt(self, choice: int, delta: Delta) -> Piece:
+        """The prompt of a choice as its first piece; `delta` is the choice's first."""
+        assert self.echo is not None
+        number = choice // self.sampling.n
+        scored: tuple[ScoredToken, ...] = ()
+        if self.sampling.logprobs is not None:
+            rest = (ScoredToken(t.token_id, t.logprob, t.top) for t in delta.prompt_logprobs or ())
+            scored = (ScoredToken(self.prompts[number][0], None), *rest)
+        return Piece(choice, self.echo[number], 0, scored, None)
 
     @property
     def tokens_per_second(self) -> float:
@@ -338,7 +372,7 @@ class Generation:
         metrics.prompt_tokens.labels(name).inc(self.prompt_tokens)
         metrics.generated_tokens.labels(name).inc(self.completion_tokens)
         metrics.duration.labels(name, self.endpoint).observe(seconds)
-        if self.first is not None:
+        if self.first is not None and self.completion_tokens:
             metrics.first_token.labels(name).observe(self.first - self.started)
             choices = len(self.prompts) * self.sampling.n
             if self.completion_tokens > choices:
@@ -356,7 +390,7 @@ class Generation:
         )
 
 
-def _piece(served: ServedModel, choice: int, delta: Delta) -> Piece:
+def _piece(served: ServedModel, choice: int, delta: Delta, keep_end: bool) -> Piece:
     if delta.finish_reason == "error":
         message = "the model gave a value that is not a number, or the parser of its form gave up"
         raise ApiError(500, message, kind="server_error", code="model_error")
@@ -366,7 +400,8 @@ def _piece(served: ServedModel, choice: int, delta: Delta) -> Piece:
     finish: Literal["stop", "length"] | None = None
     if delta.finish_reason is not None:
         finish = "stop" if delta.finish_reason == "stop" else "length"
-    # The token that says "the end" is not part of the text, so it is not scored either; usage counts it.
-    ends = served.engine.stop_ids if finish == "stop" else frozenset()
+    # The token that says "the end" is not part of the text, so it is not scored either; usage counts it. Behind an echo
+    # it is: who scores a prompt finds its tokens by counting, often from the end.
+    ends = served.engine.stop_ids if finish == "stop" and not keep_end else frozenset()
     scored = tuple(ScoredToken(t.token_id, t.logprob, t.top) for t in delta.logprobs or () if t.token_id not in ends)
-    return Piece(choice, delta.text, len(delta.token_ids), scored, finish)
+    return Piece(choice, delta.text, len(delta.token_ids), scored, finish, delta.embedding)

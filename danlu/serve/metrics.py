@@ -39,7 +39,7 @@ class Metrics:
         self.registry.register(_Gauges(list(models)))
         self.requests = Counter(
             "danlu_requests",
-            "Finished generation requests; outcome is stop, length, cancelled, refused or failed",
+            "Finished requests; outcome is stop, length, cancelled, refused or failed",
             ["model", "endpoint", "outcome"],
             registry=self.registry,
         )

@@ -179,6 +179,11 @@ class GenerationRequest(WireModel):
         """None: no log-probabilities; else how many alternatives beside the chosen token."""
         raise NotImplementedError
 
+    @property
+    def prompt_logprobs_wanted(self) -> int | None:
+        """The same of the prompt's tokens."""
+        return None
+
     @model_validator(mode="after")
     def _stream_options_need_stream(self) -> GenerationRequest:
         if self.stream_options is not None and not self.stream:
@@ -187,16 +192,31 @@ class GenerationRequest(WireModel):
 
 
 class CompletionRequest(GenerationRequest):
-    ONE_VALUE: ClassVar[dict[str, tuple[Any, ...]]] = {"echo": (False,), "suffix": ("",), "best_of": (1,)}
+    ONE_VALUE: ClassVar[dict[str, tuple[Any, ...]]] = {"suffix": ("",), "best_of": (1,)}
 
     prompt: Prompts
+    max_tokens: int | None = Field(default=None, ge=0)  # 0 with echo: the prompt alone
     logprobs: int | None = Field(default=None, ge=0, le=20)
+    echo: bool = False  # the prompt stands before each answer; with logprobs its tokens are scored too
 
     DEFAULT_MAX_TOKENS: ClassVar[int] = 16  # OpenAI's
 
     @property
     def top_logprobs_wanted(self) -> int | None:
         return self.logprobs
+
+    @property
+    def prompt_logprobs_wanted(self) -> int | None:
+        if not self.echo:
+            return None
+        # Without an answer the scores are what the engine is asked for, though nobody reads them.
+        return 0 if self.logprobs is None and self.max_tokens == 0 else self.logprobs
+
+    @model_validator(mode="after")
+    def _no_answer_needs_echo(self) -> CompletionRequest:
+        if self.max_tokens == 0 and not self.echo:
+            raise FieldError("max_tokens", 'may be 0 only with "echo": true')
+        return self
 
 
 class Message(WireModel):
@@ -347,8 +367,8 @@ class ChatLogprobs(BaseModel):
 
 class CompletionLogprobs(BaseModel):
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]  # null: the first token of a prompt, which follows nothing
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]  # characters from the start of this choice's text
 
 

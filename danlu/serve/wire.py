@@ -1,7 +1,7 @@
 """The rule of the wire: a field is honoured or refused by name, never ignored.
 
-A client that sends `echo` to a server that drops it gets a wrong answer and no hint; a 400 that says `"echo" is
-supported only as false` costs a minute. So
+A client that sends `best_of` to a server that drops it gets a wrong answer and no hint; a 400 that says `"best_of" is
+supported only as 1` costs a minute. So
 
     known and supported          a field of the request class, with its range
     known, one value supported   a row of ONE_VALUE: accepted at that value, refused by name at any other

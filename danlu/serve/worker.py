@@ -185,7 +185,8 @@ class EngineWorker:
         if self._draining:
             raise _shutting_down()
         if ticket.choices > self.limit:
-            raise ApiError(400, f"{ticket.choices} choices in one request; this server takes at most {self.limit}")
+            what = "texts" if ticket.sampling.pooling is not None else "choices"
+            raise ApiError(400, f"{ticket.choices} {what} in one request; this server takes at most {self.limit}")
         if not self._tickets or (excess := self._excess(ticket)) is None:
             return
         reason, seconds = excess

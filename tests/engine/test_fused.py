@@ -38,6 +38,19 @@ def test_logits_equal_a_full_forward_on_torch(shape: str) -> None:
         assert max(abs(got[token] - float(wanted[token])) for token in range(101)) < 1e-3
 
 
+def test_vectors_equal_a_forward_pass_on_torch_beside_an_answer() -> None:
+    model, text, prompt = make_model("gqa"), random_prompt(22, seed=22), random_prompt(3)
+    e = engine(model, max_batch_tokens=9)
+    answer = e.submit(prompt, Sampling(temperature=0, max_tokens=4))
+    with torch.inference_mode():
+        hidden = model.hidden(torch.tensor([text]))[0]
+    for pooling, wanted in (("last", hidden[-1]), ("mean", hidden.mean(0))):
+        got = e.embed(text, pooling, normalize=False)
+        assert got.device.type == "cpu"
+        torch.testing.assert_close(got[0], wanted, atol=1e-3, rtol=1e-3)
+    assert list(answer.outputs()[0].token_ids) == greedy(model, prompt, 4)
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 def test_a_quantised_model_gives_the_logits_of_torch(bits: int) -> None:
     model = make_model("qk_norm", hidden_size=64, intermediate_size=96)

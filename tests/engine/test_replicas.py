@@ -109,8 +109,6 @@ def test_the_front_desk_refuses_as_an_engine_does(replicas: Replicas, model_path
         with pytest.raises(UserError) as theirs:
             engine.submit(prompt, sampling)
         assert str(ours.value) == str(theirs.value)
-    with pytest.raises(UserError, match="prompt_logprobs"):
-        replicas.submit([1, 2], Sampling(prompt_logprobs=0))
     assert not replicas.has_work
 
 

@@ -35,7 +35,7 @@ def check_steps(shape: str, lengths: list[int], n_steps: int, scheduler: Schedul
         step = scheduler.schedule()
         batch, wanted = flatten(step)
         sampled = [one.sequence for one in wanted]
-        logits = runner.run(batch)
+        logits = runner.run(batch)[0].values
         scheduler.advance(step)
         assert logits.shape[0] == len(sampled)
         for row, item in zip(logits, sampled, strict=True):
@@ -76,7 +76,7 @@ def test_scattered_blocks_read_the_same_as_neighbours(shape: str) -> None:
         step = scheduler.schedule()
         batch, wanted = flatten(step)
         sampled = [one.sequence for one in wanted]
-        logits = runner.run(batch)
+        logits = runner.run(batch)[0].values
         scheduler.advance(step)
         if sampled:  # the prompt takes two steps
             wanted = full_forward(model_of(shape), item.tokens)[-1]
@@ -91,5 +91,6 @@ def test_the_head_runs_only_where_a_token_is_sampled() -> None:
     scheduler.add(sequence(random_prompt(20)))
     batch, wanted = flatten(scheduler.schedule())
     sampled = [one.sequence for one in wanted]
-    logits = runner.run(batch)
-    assert logits.shape == (1, 101) and len(sampled) == 1, "the second prompt is not read to its end"
+    logits, hidden = runner.run(batch)
+    assert logits.values.shape == (1, 101) and len(sampled) == 1, "the second prompt is not read to its end"
+    assert hidden.shape == (0, 32), "nobody asked for hidden states"

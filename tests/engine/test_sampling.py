@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from danlu.core.errors import UserError
 from danlu.engine import sampling as sampling_module
+from danlu.engine.batch import Logits
 from danlu.engine.detokenize import TextStream
 from danlu.engine.request import Request, Sampling, Sequence
 from danlu.engine.sampling import adjust, distribution, draw, sample
@@ -72,9 +73,9 @@ def test_the_prompt_counts_for_repetition_only() -> None:
 
 def test_bias_can_force_and_forbid() -> None:
     logits = torch.tensor([[3.0, 1.0, 0.0]])
-    ids, _, _ = sample(logits, [row(Sampling(temperature=0, logit_bias={2: 100}))])
+    ids, _, _ = sample(Logits.of(logits), [row(Sampling(temperature=0, logit_bias={2: 100}))])
     assert ids == [2]
-    ids, _, _ = sample(logits, [row(Sampling(temperature=0, logit_bias={0: -100}))])
+    ids, _, _ = sample(Logits.of(logits), [row(Sampling(temperature=0, logit_bias={0: -100}))])
     assert ids == [1]
     assert logits.tolist() == [[3.0, 1.0, 0.0]], "the model's logits are left alone"
 
@@ -141,15 +142,15 @@ def test_a_seed_draws_the_same_alone_and_in_company() -> None:
         Sampling(seed=4, min_p=0.1, repetition_penalty=1.3),
         Sampling(seed=1),
     ]
-    together, _, _ = sample(logits, [row(s) for s in wanted])
-    alone = [sample(logits[i : i + 1], [row(s)])[0][0] for i, s in enumerate(wanted)]
+    together, _, _ = sample(Logits.of(logits), [row(s) for s in wanted])
+    alone = [sample(Logits.of(logits[i : i + 1]), [row(s)])[0][0] for i, s in enumerate(wanted)]
     assert together == alone
 
 
 def test_draws_follow_the_distribution() -> None:
     n = 4000
     one = row(Sampling(seed=5))
-    drawn = [sample(P.log()[None].float(), [one])[0][0] for _ in range(n)]
+    drawn = [sample(Logits.of(P.log()[None].float()), [one])[0][0] for _ in range(n)]
     for id_, p in enumerate(P.tolist()):
         spread = 4 * math.sqrt(p * (1 - p) / n)  # four standard errors
         assert abs(drawn.count(id_) / n - p) < spread
@@ -158,7 +159,7 @@ def test_draws_follow_the_distribution() -> None:
 def test_logprobs_are_of_the_model_itself() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0, -4.0]])
     s = Sampling(temperature=0, logprobs=2, logit_bias={0: 100})
-    ids, logprobs, _ = sample(logits, [row(s)])
+    ids, logprobs, _ = sample(Logits.of(logits), [row(s)])
     wanted = logits[0].log_softmax(-1)
     assert ids == [0] and logprobs[0] is not None
     assert logprobs[0].logprob == pytest.approx(float(wanted[0])) and logprobs[0].rank == 2
@@ -168,7 +169,7 @@ def test_logprobs_are_of_the_model_itself() -> None:
 def test_a_row_of_nan_is_named_and_harms_nobody() -> None:
     logits = torch.tensor([[math.nan, 0.0], [0.0, 9.0], [math.inf, 0.0]])
     for s in (Sampling(temperature=0), Sampling(seed=1, top_k=1)):
-        ids, _, sound = sample(logits, [row(s), row(s), row(s)])
+        ids, _, sound = sample(Logits.of(logits), [row(s), row(s), row(s)])
         assert sound == [False, True, False] and ids[1] == 1
 
 

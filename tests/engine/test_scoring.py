@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from danlu.core.errors import UserError
+from danlu.core.errors import DanluError, UserError
 from danlu.engine import Engine, Sampling
-from tests.engine.models import CONTEXT, full_forward, model_of, random_prompt
+from tests.engine.models import CONTEXT, full_forward, make_model, model_of, random_prompt
 
 
 def expected(prompt: list[int]) -> list[float]:
@@ -62,6 +63,38 @@ def test_scores_survive_a_preemption() -> None:
     for prompt, out in zip(prompts, e.generate(prompts, s), strict=True):
         close(out.prompt_logprobs, expected(prompt))
     assert e.stats.preemptions > 0
+
+
+def test_the_last_token_needs_a_place_in_the_cache_too() -> None:
+    """An answer's last token is never read again; a text to be scored is read to its end."""
+    per_token = Engine((model_of("gqa"), None)).cache.shape.bytes_per_token
+    e = Engine((model_of("gqa"), None), block_size=4, kv_bytes=5 * 4 * per_token)
+    prompt = random_prompt(21)
+    [got] = e.score(prompt[:20])
+    close(got, expected(prompt[:20]))
+    assert len(next(e.generate(prompt[:20], Sampling(max_tokens=1, temperature=0))).token_ids) == 1
+    with pytest.raises(UserError, match="needs 21 tokens in the KV cache, which holds 20"):
+        e.score(prompt).__next__()
+
+
+def test_the_first_piece_of_every_answer_brings_the_scores() -> None:
+    prompt = random_prompt(21)
+    e = Engine((model_of("gqa"), None), block_size=4, max_batch_tokens=8)
+    pieces = list(e.stream(prompt, Sampling(max_tokens=5, ignore_eos=True, prompt_logprobs=1, n=3)))
+    for index in range(3):
+        first, *others = [piece for piece in pieces if piece.index == index]
+        close(first.prompt_logprobs, expected(prompt))
+        assert len(others) == 4 and not any(piece.prompt_logprobs for piece in others)
+    [alone] = e.stream(prompt, Sampling(max_tokens=0, prompt_logprobs=0))
+    close(alone.prompt_logprobs, expected(prompt))
+
+
+def test_scores_that_are_no_numbers_are_an_error() -> None:
+    model = make_model("gqa")
+    with torch.no_grad():
+        model.norm.weight.fill_(float("nan"))
+    with pytest.raises(DanluError, match="not a number"):
+        list(Engine((model, None)).score([1, 2, 3]))
 
 
 def test_no_tokens_and_no_scores_is_refused() -> None:

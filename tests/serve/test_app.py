@@ -60,7 +60,7 @@ def error_of(answer: httpx.Response) -> dict[str, Any]:
         ("PUT", "/v1/completions", {"json": {}}, 405, "method_not_allowed"),
         ("POST", "/health", {}, 405, "method_not_allowed"),
         ("GET", "/v1/nothing", {}, 404, "unknown_url"),
-        ("POST", "/v1/embeddings", {"json": {}}, 404, "unknown_url"),
+        ("POST", "/v1/audio/speech", {"json": {}}, 404, "unknown_url"),
     ],
 )
 def test_what_is_wrong_gets_its_status(

@@ -8,14 +8,20 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from openai.types import completion_create_params
+from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
+from danlu.serve.embeddings import EmbeddingRequest
 from danlu.serve.protocol import ChatRequest, CompletionRequest
 from danlu.serve.wire import ApiError, parse_request
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 TEXT: dict[str, Any] = {"model": "m", "prompt": "hi"}
+BODIES: dict[Any, dict[str, Any]] = {
+    ChatRequest: CHAT,
+    CompletionRequest: TEXT,
+    EmbeddingRequest: {"model": "m", "input": "hi"},
+}
 
 
 def refusal(cls: type, body: Any) -> ApiError:
@@ -30,6 +36,7 @@ def refusal(cls: type, body: Any) -> ApiError:
     [
         (ChatRequest, chat_create_params.CompletionCreateParamsBase),
         (CompletionRequest, completion_create_params.CompletionCreateParamsBase),
+        (EmbeddingRequest, embedding_create_params.EmbeddingCreateParams),
     ],
 )
 def test_every_field_of_the_official_client_is_known(cls: Any, params: Any) -> None:
@@ -55,11 +62,14 @@ def test_unsupported_chat_fields_are_refused_by_name(name: str) -> None:
         (ChatRequest, {"max_tokens": 5, "max_completion_tokens": 5}),
         (CompletionRequest, {"echo": False, "suffix": "", "best_of": 1, "logprobs": 0}),
         (CompletionRequest, {"echo": None, "suffix": None, "logit_bias": {"5": -100, "6": 0.5}}),
+        (CompletionRequest, {"echo": True, "max_tokens": 0}),
+        (EmbeddingRequest, {"dimensions": None, "encoding_format": None, "user": "ann"}),
+        (EmbeddingRequest, {"input": [[1, 2], [3]], "encoding_format": "base64", "pooling": "mean", "priority": -1}),
         (CompletionRequest, {"stream": True, "stream_options": {"include_usage": True, "include_obfuscation": False}}),
     ],
 )
 def test_the_one_supported_value_and_null_are_accepted(cls: Any, fields: dict[str, Any]) -> None:
-    parse_request(cls, json.dumps((CHAT if cls is ChatRequest else TEXT) | fields).encode())
+    parse_request(cls, json.dumps(BODIES[cls] | fields).encode())
 
 
 REFUSED: list[tuple[type, dict[str, Any], str, str]] = [
@@ -99,7 +109,9 @@ REFUSED: list[tuple[type, dict[str, Any], str, str]] = [
         "messages[0].content",
         '"image_url"',
     ),
-    (CompletionRequest, {"echo": True}, "echo", "only as false"),
+    (CompletionRequest, {"echo": 1}, "echo", "boolean"),
+    (CompletionRequest, {"max_tokens": 0}, "max_tokens", 'only with "echo": true'),
+    (CompletionRequest, {"max_tokens": -1, "echo": True}, "max_tokens", "greater than or equal to 0"),
     (CompletionRequest, {"best_of": 2}, "best_of", "only as 1"),
     (CompletionRequest, {"suffix": "x"}, "suffix", "not supported"),
     (CompletionRequest, {"logprobs": True}, "logprobs", "integer"),
@@ -110,12 +122,21 @@ REFUSED: list[tuple[type, dict[str, Any], str, str]] = [
     (CompletionRequest, {"prompt": [[1], []]}, "prompt", "token ids"),
     (CompletionRequest, {"prompt": {"a": 1}}, "prompt", "token ids"),
     (CompletionRequest, {"prompt": None}, "prompt", "missing"),
+    (EmbeddingRequest, {"dimensions": 256}, "dimensions", "not supported"),
+    (EmbeddingRequest, {"encoding_format": "int8"}, "encoding_format", "'base64'"),
+    (EmbeddingRequest, {"input": None}, "input", "missing"),
+    (EmbeddingRequest, {"input": []}, "input", "token ids"),
+    (EmbeddingRequest, {"input": ["a", [1]]}, "input", "token ids"),
+    (EmbeddingRequest, {"inputs": "a"}, "inputs", 'did you mean "input"?'),
+    (EmbeddingRequest, {"pooling": "cls"}, "pooling", "'mean'"),
+    (EmbeddingRequest, {"normalize": "no"}, "normalize", "boolean"),
+    (EmbeddingRequest, {"user": "x" * 513}, "user", "512"),
 ]
 
 
 @pytest.mark.parametrize(("cls", "fields", "param", "says"), REFUSED, ids=[f"{row[1]}" for row in REFUSED])
 def test_refusals_name_the_field_and_say_why(cls: type, fields: dict[str, Any], param: str, says: str) -> None:
-    error = refusal(cls, (CHAT if cls is ChatRequest else TEXT) | fields)
+    error = refusal(cls, BODIES[cls] | fields)
     assert error.param == param
     assert says in error.message
     assert f'"{param}"' in error.message
