@@ -5,6 +5,7 @@ A request walks: prompt -> tokenizer -> scheduler -> runner -> sampler -> detoke
 * ``request``     what a person asks for (``Sampling``) and what they get (``Delta``, ``Output``), and a ``Sequence``
 * ``kv_cache``    the keys and values of past tokens, in blocks, so that memory is used only for tokens that exist
 * ``scheduler``   a step is {sequence: number of tokens} under one budget; no prefill phase, no decode phase
+* ``cost``        what steps take, measured, and from that how many tokens of prompts join those that decode
 * ``batch``       that step as flat rows
 * ``runner``      those rows through the model on torch, attention reading the blocks; ``compiled``: through kernels
 * ``adapters``    LoRA adapters by name, and the prefix cache's beginning of each; ``lora`` computes them on torch

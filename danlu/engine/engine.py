@@ -35,6 +35,7 @@ from danlu.core.errors import DanluError, UserError
 from danlu.engine.adapters import Adapters
 from danlu.engine.batch import Logits, Wanted, flatten
 from danlu.engine.compiled import CompiledRunner, compile_model
+from danlu.engine.cost import PromptShare
 from danlu.engine.detokenize import TextStream
 from danlu.engine.kv_cache import CacheShape, KVCache, plan_blocks
 from danlu.engine.parallel import ParallelRunner
@@ -92,8 +93,9 @@ class Engine:
 
     | argument           | meaning                                                                         |
     |--------------------|---------------------------------------------------------------------------------|
-    | `max_batch_tokens` | most tokens in one step; a long prompt delays the other answers by one such     |
-    |                    | step at a time. None = 256 on a CPU, 2048 on a GPU (not tuned)                  |
+    | `max_batch_tokens` | most tokens in one step. None = 512 on a CPU, 2048 on a GPU (not tuned)         |
+    | `stall`            | how many times as long as undisturbed a step of answers may take while a prompt |
+    |                    | is read beside them (cost.py); None = as long as `max_batch_tokens` takes       |
     | `max_sequences`    | most answers in the making at once                                              |
     | `max_context`      | most tokens of prompt and answer; None = what the model was made for            |
     | `kv_bytes`         | memory for the KV cache; None = by need, at most a quarter of what is free      |
@@ -119,6 +121,7 @@ class Engine:
         source: Source,
         *,
         max_batch_tokens: int | None = None,
+        stall: float | None = 2.0,
         max_sequences: int = 32,
         max_context: int | None = None,
         kv_bytes: int | None = None,
@@ -143,6 +146,8 @@ class Engine:
                 raise UserError(f"{name} is {value!r}", "it must be a whole number of at least 1")
         if kv_dtype not in (None, *KV_DTYPES):
             raise UserError(f'kv_dtype is "{kv_dtype}"', "it must be one of: " + ", ".join(KV_DTYPES))
+        if stall is not None and (not isinstance(stall, (int, float)) or not stall >= 1):
+            raise UserError(f"stall is {stall!r}", "it must be a number of at least 1, or None")
         model, self.tokenizer, place = _load(source, dtype, device, keep_on_cpu=tensor_parallel > 1)
         self.artifact_id = None if isinstance(source, tuple) else artifact_id_of(source)
         self._parallel = ParallelRunner(model, tensor_parallel, place) if tensor_parallel > 1 else None
@@ -154,7 +159,7 @@ class Engine:
         self.max_sequences = max_sequences
         self.stop_ids = frozenset(config.eos_ids) | (self.tokenizer.stop_ids if self.tokenizer else frozenset())
         if max_batch_tokens is None:
-            max_batch_tokens = 256 if self.device.type == "cpu" else 2048
+            max_batch_tokens = 512 if self.device.type == "cpu" else 2048
         self.max_batch_tokens = max_batch_tokens
         decoder = self._compile(self.model, block_size, KV_DTYPES[kv_dtype] if kv_dtype else None)
         kept = decoder.shape.kv_dtype if decoder is not None else KV_DTYPES[kv_dtype] if kv_dtype else self.dtype
@@ -171,8 +176,13 @@ class Engine:
             free_bytes=_free_bytes(self.device) // sharers,
         )
         self.cache = KVCache(shape, n_blocks, block_size, self.device)
+        self.share = PromptShare(stall) if stall is not None else None
         self.scheduler = Scheduler(
-            self.cache, max_batch_tokens=max_batch_tokens, max_sequences=max_sequences, prefix_cache=prefix_cache
+            self.cache,
+            max_batch_tokens=max_batch_tokens,
+            max_sequences=max_sequences,
+            prefix_cache=prefix_cache,
+            share=self.share,
         )
         if self._parallel is not None:
             self._parallel.use(self.cache)
@@ -383,8 +393,11 @@ class Engine:
                 self._score(logits, wanted)
                 self._pool(hidden, wanted)
                 n_made = self._sample(logits, wanted)
+                seconds = time.perf_counter() - planned
+                if self.share is not None:
+                    self.share.observe(plan, seconds)
                 if self.speculator is not None:
-                    self.speculator.learn(plan, time.perf_counter() - planned)
+                    self.speculator.learn(plan, seconds)
                 self._count(n_made, time.perf_counter() - began)
             made, self._made = self._made, []
             for request, delta in made:

@@ -9,7 +9,8 @@ this order (the idea of vLLM's v1 scheduler):
 2. waiting sequences, by rank, while there is budget, a free place and room for all their known tokens.
 
 New prompts join behind the running ones, so a sequence with much work is always near the end of the list, and those
-that decode are served before it: a long prompt slows the others by at most one budget a step and never stops them.
+that decode are served before it: a long prompt never stops the others. How much it may slow them is asked of `share`
+(cost.py), from measured seconds: how many tokens of the step prompts may have beside those that decode.
 
 A rank is (priority of the request, arrival): a lower priority is served earlier, and among equals the older one. It
 orders those that wait and says who gives way; once running, all are served alike.
@@ -29,6 +30,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import insort
+from collections.abc import Callable
 
 from danlu.engine.kv_cache import KVCache
 from danlu.engine.request import Sequence
@@ -44,8 +46,17 @@ def rank(sequence: Sequence) -> tuple[int, int]:
 class Scheduler:
     """Owns the queues, and of each sequence `arrival`, `computed`, `table` and `contents`."""
 
-    def __init__(self, cache: KVCache, *, max_batch_tokens: int, max_sequences: int, prefix_cache: bool = True) -> None:
+    def __init__(
+        self,
+        cache: KVCache,
+        *,
+        max_batch_tokens: int,
+        max_sequences: int,
+        prefix_cache: bool = True,
+        share: Callable[[int, int], float] | None = None,
+    ) -> None:
         self.cache = cache
+        self.share = share  # tokens that prompts may have, given how many decode and how many read or wait; None = all
         self.prefix_cache = prefix_cache
         self.prefix_tokens = self.prefix_hits = 0  # tokens that were admitted, and those of them that were known
         self.max_batch_tokens = max_batch_tokens
@@ -72,13 +83,19 @@ class Scheduler:
         """The next step. Blocks for it are allocated; `computed` moves only in `advance`, when it was done."""
         step: dict[Sequence, int] = {}
         budget = self.max_batch_tokens
+        shared = False  # whether `budget` is what prompts may have
         preempted = False
         for sequence in list(self.running):
             if not budget:
                 break
             if sequence not in self.running:
                 continue  # it gave way to one before it
-            n = min(len(sequence.tokens) + len(sequence.drafts) - sequence.computed, budget)
+            work = len(sequence.tokens) + len(sequence.drafts) - sequence.computed
+            if work > 1 + len(sequence.drafts) and not shared:
+                budget, shared = self._share(step, budget), True
+                if not budget:
+                    break
+            n = min(work, budget)
             while not self.cache.grow(sequence.table, sequence.computed + n):
                 preempted = True
                 victim = max(self.running, key=rank)
@@ -89,6 +106,8 @@ class Scheduler:
             else:
                 step[sequence] = n
                 budget -= n
+        if self.waiting and not shared:
+            budget = self._share(step, budget)
         while self.waiting and budget and not preempted and len(self.running) < self.max_sequences:
             sequence = self.waiting[0]
             if not self._begin(sequence):
@@ -122,6 +141,14 @@ class Scheduler:
         for sequence in self.running:
             assert len(sequence.table) >= self.cache.blocks_for(sequence.computed)
         self.cache.check(sequence.table for sequence in self.running)
+
+    def _share(self, step: dict[Sequence, int], budget: int) -> int:
+        """What prompts may have of the budget that is left, when all that decode have their tokens in `step`."""
+        if self.share is None or not step:
+            return budget
+        running, places = len(self.running), self.max_sequences - len(self.running)
+        reading = running - len(step) + min(len(self.waiting), places)
+        return int(min(budget, self.share(len(step), reading)))
 
     def _begin(self, sequence: Sequence) -> bool:
         """Give a waiting sequence what is known of its beginning; False, and no change, if the rest has no room."""

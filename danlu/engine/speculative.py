@@ -35,6 +35,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from danlu.engine.batch import Batch, Logits
+from danlu.engine.cost import StepCost
 from danlu.engine.request import Sequence
 
 if TYPE_CHECKING:
@@ -158,32 +159,6 @@ class DraftModel:
         best = logits.best_ids
         self._cost.observe(len(batch.ids), time.perf_counter() - begin)
         return best
-
-
-class StepCost:
-    """Seconds of a step by its number of rows: the measured ones, and a straight line between them."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}
-
-    def observe(self, rows: int, seconds: float) -> None:
-        old = self._seconds.get(rows)
-        # A moving average; one step during which the machine was away counts at most double.
-        self._seconds[rows] = seconds if old is None else old + 0.2 * (min(seconds, 2 * old) - old)
-
-    def __call__(self, rows: int) -> float:
-        known = self._seconds
-        if rows in known or not known:
-            return known.get(rows, 0.0)
-        below = max((n for n in known if n < rows), default=None)
-        above = min((n for n in known if n > rows), default=None)
-        if below is None:
-            assert above is not None
-            return known[above]
-        if above is None:
-            return known[below] * rows / below
-        share = (rows - below) / (above - below)
-        return known[below] + share * (known[above] - known[below])
 
 
 class Rate:

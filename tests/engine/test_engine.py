@@ -42,6 +42,32 @@ def test_greedy_tokens_equal_the_oracle_in_any_company(shape: str) -> None:
     assert empty(small)
 
 
+def test_how_long_prompts_are_read_beside_answers_changes_no_answer() -> None:
+    """One after another, so that each is read beside those before it, in pieces that the clock chooses."""
+    prompts = [random_prompt(n, seed=n) for n in (3, 50, 40, 21)]
+    s = Sampling(temperature=0.9, seed=3, max_tokens=20)
+    wanted = [next(engine().generate(p, s)).token_ids for p in prompts]
+    pieces = {}
+    for stall in (1.0, 2.0, None):
+        e = Engine((model_of("gqa"), None), block_size=4, stall=stall)
+        requests = []
+        for prompt in prompts:
+            requests.append(e.submit(prompt, s))
+            e.step()
+        while e.has_work:
+            e.step()
+        assert [request.outputs()[0].token_ids for request in requests] == wanted
+        assert empty(e)
+        pieces[stall] = e.stats.steps
+    assert pieces[1.0] > pieces[None] == 20 + len(prompts) - 1
+
+
+@pytest.mark.parametrize("stall", [0.5, float("nan"), "fast"])
+def test_a_stall_that_is_no_factor_is_refused(stall: float) -> None:
+    with pytest.raises(UserError, match="stall"):
+        Engine((model_of("gqa"), None), stall=stall)
+
+
 def test_preemption_changes_no_answer() -> None:
     prompts = [random_prompt(n, seed=n) for n in (9, 12, 15, 11)]
     roomy = engine()

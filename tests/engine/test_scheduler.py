@@ -43,6 +43,41 @@ def test_a_long_prompt_is_read_in_chunks_behind_those_that_decode() -> None:
     assert play(scheduler) == [("short", 1), ("long", 1)], "and then both decode in one batch"
 
 
+def test_prompts_get_their_share_beside_those_that_decode_and_everything_when_nobody_does() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def share(decoding: int, reading: int) -> float:
+        asked.append((decoding, reading))
+        return [2.5, 0, 4, 100][len(asked) - 1]
+
+    scheduler = make(n_blocks=20, places=3)
+    scheduler.share = share
+    scheduler.add(sequence("short", 3))
+    assert play(scheduler) == [("short", 3)] and not asked
+    assert play(scheduler) == [("short", 1)] and not asked, "nobody reads"
+    scheduler.add(sequence("long", 20))
+    scheduler.add(sequence("other", 2))
+    scheduler.add(sequence("no place", 2))
+    assert play(scheduler) == [("short", 1), ("long", 2)]
+    assert play(scheduler) == [("short", 1)], "a step to be measured"
+    assert play(scheduler) == [("short", 1), ("long", 4)]
+    assert play(scheduler) == [("short", 1), ("long", 9)], "no more than the budget"
+    assert asked == [(1, 2)] * 4
+    scheduler.remove(scheduler.running[0])
+    assert play(scheduler) == [("long", 5), ("other", 2), ("no place", 2)]
+
+
+def test_a_share_is_for_all_that_read_together() -> None:
+    scheduler = make(n_blocks=20)
+    scheduler.share = lambda decoding, reading: 7
+    scheduler.add(sequence("first", 3))
+    play(scheduler)
+    for name in "abc":
+        scheduler.add(sequence(name, 3))
+    assert play(scheduler) == [("first", 1), ("a", 3), ("b", 3), ("c", 1)]
+    assert play(scheduler) == [("first", 1), ("a", 1), ("b", 1), ("c", 2)]
+
+
 def test_first_come_first_served_up_to_the_number_of_places() -> None:
     scheduler = make(places=2)
     for name in "abc":
@@ -138,6 +173,8 @@ def test_ten_thousand_steps_with_cancels_and_preemptions_lose_no_block_and_starv
         budget=chance.randint(1, 12),
         places=chance.randint(1, 6),
     )
+    if seed % 2:
+        scheduler.share = lambda decoding, reading: chance.choice([0, 1, 2.5, 20])
     capacity = scheduler.cache.capacity
     live: list[Sequence] = []
     finished = 0

@@ -10,7 +10,7 @@ from danlu.core.errors import UserError
 from danlu.engine import Engine, Sampling
 from danlu.engine.detokenize import TextStream
 from danlu.engine.request import Request, Sequence
-from danlu.engine.speculative import MOST, Lookup, StepCost
+from danlu.engine.speculative import MOST, Lookup
 from tests.engine.models import CONTEXT, SHAPES, full_forward, make_model, model_of, random_prompt
 
 
@@ -166,17 +166,6 @@ def test_guesses_that_are_never_right_are_soon_not_checked() -> None:
     assert 0 < tried < 60 and e.stats.draft_hits == 0
     list(e.generate([random_prompt(4)], never_zero))  # the next answer begins with what was learnt
     assert e.stats.draft_tokens < 1.3 * tried
-
-
-def test_cost_of_a_size_that_was_not_seen_lies_between_its_neighbours() -> None:
-    cost = StepCost()
-    assert cost(3) == 0
-    cost.observe(2, 1.0)
-    assert cost(1) == 1.0 and cost(2) == 1.0 and cost(4) == 2.0
-    cost.observe(10, 5.0)
-    assert cost(6) == pytest.approx(3.0)
-    cost.observe(2, 100.0)  # the machine was away
-    assert cost(2) == pytest.approx(1.2)
 
 
 def test_a_draft_model_of_another_vocabulary_is_refused() -> None:
