@@ -54,6 +54,7 @@ struct Adapter {
     const void* model;              // the one it was made for
     std::vector<LowRank> products;  // [layer * 4 + which]
     int width = 0;                  // of the widest
+    Arena arena = {};
 };
 
 }  // namespace danlu

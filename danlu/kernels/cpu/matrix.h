@@ -14,12 +14,8 @@
 
 #pragma once
 
-#include <algorithm>
-#include <cstdlib>
-#include <memory>
-#include <vector>
-
 #include "lanes.h"
+#include "memory.h"
 
 namespace danlu {
 
@@ -40,26 +36,15 @@ constexpr bool BFLOAT16_PAIRS = false;
 constexpr int UNIT = LANES * 4;        // bytes of four k of every row
 constexpr int INT4_GROUP = 4 * UNIT;   // bytes of one group of one block, without its scales
 
-struct Free {
-    void operator()(void* p) const { std::free(p); }
-};
-
-inline std::unique_ptr<uint8_t, Free> aligned_bytes(size_t size) {
-    size_t rounded = (size + 64 + 63) / 64 * 64;  // a little more, so that a load at the end stays inside
-    auto* p = static_cast<uint8_t*>(std::aligned_alloc(64, rounded));
-    if (p) std::memset(p, 0, rounded);
-    return std::unique_ptr<uint8_t, Free>(p);
-}
-
 struct Matrix {
     Kind kind = FLOAT32;
     int rows = 0, columns = 0, blocks = 0;  // N, K, ceil(N / LANES)
     size_t block_bytes = 0;
-    std::unique_ptr<uint8_t, Free> data;
-    std::vector<float> scale;  // int8: one a row, padded to whole blocks
-    std::vector<float> bias;   // empty, or one a row, padded
+    uint8_t* data = nullptr;  // in an arena
+    Array<float> scale;  // int8: one a row, padded to whole blocks
+    Array<float> bias;   // empty, or one a row, padded
 
-    const uint8_t* block(int b) const { return data.get() + size_t(b) * block_bytes; }
+    const uint8_t* block(int b) const { return data + size_t(b) * block_bytes; }
     size_t half_scales() const { return size_t(columns / GROUP) * INT4_GROUP; }  // where those of an int4 block begin
     size_t bfloat16_place(int k, int lane) const {  // in numbers, not bytes
         return BFLOAT16_PAIRS ? (size_t(k / 2) * LANES + lane) * 2 + k % 2 : size_t(k) * LANES + lane;
@@ -69,7 +54,7 @@ struct Matrix {
     size_t bytes() const { return blocks * block_bytes + scale.size() * 4; }
 
     // Takes memory for the matrix; false when there is none. Rows beyond N stay zero.
-    bool shape(Kind k, int n, int columns_) {
+    bool shape(Kind k, int n, int columns_, Arena& arena) {
         kind = k, rows = n, columns = columns_, blocks = (n + LANES - 1) / LANES;
         size_t K = columns_, groups = K / GROUP;
         block_bytes = k == FLOAT32    ? K * LANES * 4
@@ -77,7 +62,7 @@ struct Matrix {
                       : k == INT8     ? K * LANES
                                       : groups * (INT4_GROUP + LANES * 2);
         block_bytes = (block_bytes + 63) / 64 * 64;  // loads of whole cache lines
-        data = aligned_bytes(blocks * block_bytes);
+        data = arena.take(blocks * block_bytes);
         if (k == INT8) scale.assign(size_t(blocks) * LANES, 0.0f);
         return data != nullptr;
     }
@@ -86,7 +71,7 @@ struct Matrix {
     void pack_floats(const float* w, int first, int n) {
         for (int i = 0; i < n; i++) {
             int row = first + i, lane = row % LANES;
-            uint8_t* at = data.get() + size_t(row / LANES) * block_bytes;
+            uint8_t* at = data + size_t(row / LANES) * block_bytes;
             const float* from = w + size_t(i) * columns;
             for (int k = 0; k < columns; k++) {
                 if (kind == FLOAT32)
@@ -103,7 +88,7 @@ struct Matrix {
     void pack_int8(const int8_t* q, const float* s, int first, int n) {
         for (int i = 0; i < n; i++) {
             int row = first + i, lane = row % LANES;
-            uint8_t* at = data.get() + size_t(row / LANES) * block_bytes;
+            uint8_t* at = data + size_t(row / LANES) * block_bytes;
             for (int k = 0; k < columns; k++)
                 at[size_t(k / 4) * UNIT + lane * 4 + k % 4] = uint8_t(q[size_t(i) * columns + k]) ^ (UNSIGNED_BYTES ? 0x80 : 0);
             scale[row] = s[i];
@@ -114,7 +99,7 @@ struct Matrix {
     void pack_int4(const int8_t* q, const float* s, int first, int n) {
         for (int i = 0; i < n; i++) {
             int row = first + i, lane = row % LANES;
-            uint8_t* at = data.get() + size_t(row / LANES) * block_bytes;
+            uint8_t* at = data + size_t(row / LANES) * block_bytes;
             uint8_t* scales = at + half_scales() + lane * 2;
             for (int g = 0; g < columns / GROUP; g++, at += INT4_GROUP, scales += LANES * 2) {
                 const int8_t* from = q + size_t(i) * columns + g * GROUP;

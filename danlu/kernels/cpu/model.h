@@ -30,7 +30,7 @@ struct Shape {
 
 struct Layer {
     Matrix qkv, out, gate_up, down;
-    std::vector<float> vectors[VECTORS];
+    Array<float> vectors[VECTORS];
     int window = 0;
 };
 
@@ -101,20 +101,21 @@ struct Model {
     }
 
     Shape shape;
+    Arena arena;  // of all matrices
     std::vector<Layer> layers;
     Matrix head, embedding;  // embedding is empty when it is the head
-    std::vector<float> vectors[VECTORS];
+    Array<float> vectors[VECTORS];
     Team team;
     int q_width, kv_width;
 
-    std::vector<float> x, qkv, attended, inner;  // [T, ...], rows padded to 16
-    std::vector<float> rows;                     // the input of a product
-    std::vector<uint8_t> converted;              // the same in the arithmetic of its weights
-    std::vector<float> low;                      // the same, through an adapter's A (lora.h)
+    Array<float> x, qkv, attended, inner;  // [T, ...], rows padded to 16
+    Array<float> rows;                     // the input of a product
+    Array<uint8_t> converted;              // the same in the arithmetic of its weights
+    Array<float> low;                      // the same, through an adapter's A (lora.h)
     struct Own {                                 // a member's own
-        std::vector<float> rows, low, more, head, q, o, whole, gate;
-        std::vector<uint8_t> converted;
-        std::vector<Best> best;  // of the rows asked for
+        Array<float> rows, low, more, head, q, o, whole, gate;
+        Array<uint8_t> converted;
+        Array<Best> best;  // of the rows asked for
     };
     std::vector<Own> own;
     std::vector<std::atomic<int>> counters;
@@ -129,7 +130,7 @@ struct Model {
     std::vector<uint8_t> is_wanted;  // of each row, whether something behind the last layer is asked of it
     bool chunked = false;      // whether some span has several tokens
     size_t low_width = 0;      // of a row in `low`; 0 when no span has an adapter
-    std::vector<float> partial_o;
+    Array<float> partial_o;
     std::vector<Partial> partials;
     uint8_t* cache = nullptr;
     size_t n_pages = 0;

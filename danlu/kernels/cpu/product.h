@@ -198,7 +198,7 @@ constexpr int FLOAT_ROWS = 6, FLOAT_BLOCKS = 2;
 // The first rows of x meet weights that come from memory, and the processor's own prefetcher starts anew with every block.
 template <int BYTES>
 inline void ask_ahead(const uint8_t* w) {
-    for (int i = 0; i < BYTES; i += 64) __builtin_prefetch(w + 1024 + i);
+    for (int i = 0; i < BYTES; i += 64) __builtin_prefetch(w + 2048 + i);
 }
 
 template <int M, int B, bool NIBBLES>

@@ -98,7 +98,7 @@ int danlu_matrix(void* handle, int layer, int which, int kind, int rows, int col
     if (bytes && (columns % GROUP || !scale)) return fail("columns must be a multiple of 32, and scales are needed");
     const bool pairs = which == GATE_UP && model.shape.mlp == SWIGLU;
     const int part = pairs ? rows / 2 : rows, part_blocks = (part + LANES - 1) / LANES;
-    if (!w->shape(Kind(kind), pairs ? 2 * part_blocks * LANES : rows, columns)) return fail("out of memory");
+    if (!w->shape(Kind(kind), pairs ? 2 * part_blocks * LANES : rows, columns, model.arena)) return fail("out of memory");
     w->bias.assign(bias ? size_t(w->blocks) * LANES : 0, 0.0f);
     const int per_row = kind == INT4 ? columns / GROUP : 1;
     model.team.run([&](int worker) {
@@ -166,7 +166,7 @@ int danlu_adapter_part(void* adapter, int layer, int which, int first, int rows,
         for (int i = 0; i < count; i++)
             if (block(i).part >= 0) return fail("two parts for the same rows");
         Part part;
-        if (!part.a.shape(FLOAT32, rank, columns) || !part.b.shape(FLOAT32, rows, rank)) return fail("out of memory");
+        if (!part.a.shape(FLOAT32, rank, columns, target.arena) || !part.b.shape(FLOAT32, rows, rank, target.arena)) return fail("out of memory");
         part.a.pack_floats(a, 0, rank);
         part.b.pack_floats(b, 0, rows);
         part.begin = product.width;

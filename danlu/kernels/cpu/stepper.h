@@ -247,7 +247,7 @@ class Stepper {
         if (m.n_tokens > ASKING) return;
         const size_t begin = size_t(worker) * piece_of(w) * w.block_bytes;
         const size_t end = std::min(begin + ASKED, size_t(w.blocks) * w.block_bytes);
-        for (size_t at = begin; at < end; at += 64) __builtin_prefetch(w.data.get() + at, 0, 2);
+        for (size_t at = begin; at < end; at += 64) __builtin_prefetch(w.data + at, 0, 2);
     }
 
     template <class Sink>
@@ -413,7 +413,7 @@ class Stepper {
     }
 
     // A head after its norm (if it has one) and its rotary turn (if positions are rotary): pairs (d, d + hd / 2).
-    void turned(const float* from, const std::vector<float>& weight, int position, float* to) const {
+    void turned(const float* from, const Array<float>& weight, int position, float* to) const {
         const int hd = s.head_dim, half = hd / 2;
         if (weight.empty())
             std::memcpy(to, from, hd * sizeof(float));
@@ -441,7 +441,7 @@ class Stepper {
         for (i = 0; i < n; i++) to[i] = x[i] * r * weight[i];
     }
 
-    void norm(const float* x, const std::vector<float>& weight, const std::vector<float>& bias, float* to) const {
+    void norm(const float* x, const Array<float>& weight, const Array<float>& bias, float* to) const {
         const int n = s.hidden;
         if (s.norm == RMS) return rms(x, weight.data(), n, to);
         double total = 0, squares = 0;
