@@ -46,6 +46,7 @@ from danlu.engine.structured import Grammars, Matcher
 from danlu.kernels.decoder import PAGE
 
 if TYPE_CHECKING:
+    from danlu.model.hub import Checkpoint
     from danlu.model.transformer import Transformer
     from danlu.tokenizer.tokenizer import Tokenizer
 
@@ -104,8 +105,9 @@ class Engine:
     |                    | model each (parallel.py); `kv_bytes` is for all of them together                |
     | `adapters`         | {name: path or id} of LoRA adapters that requests may name                      |
 
-    A model given as a pair is used as it is, where it is, unless `dtype` or `device` are given. An engine with other
-    processes is closed at the end, by `close` or as a context manager; if it is not, they end with this process.
+    A model given as a pair is used as it is, where it is, unless `dtype` or `device` are given. Of any other, `model`
+    has the shape, and no numbers where the compiled kernels hold them. An engine with other processes is closed at the
+    end, by `close` or as a context manager; if it is not, they end with this process.
     """
 
     def __init__(
@@ -134,12 +136,12 @@ class Engine:
         ):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise UserError(f"{name} is {value!r}", "it must be a whole number of at least 1")
-        model, self.tokenizer, place = _load(source, dtype, device, keep_on_cpu=tensor_parallel > 1)
+        model, self.tokenizer, place, checkpoint = _load(source, dtype, device, keep_on_cpu=tensor_parallel > 1)
         self.artifact_id = None if isinstance(source, tuple) else artifact_id_of(source)
         self._parallel = ParallelRunner(model, tensor_parallel, place) if tensor_parallel > 1 else None
         self.model = self._parallel.model if self._parallel is not None else model
         weights = next(p for p in self.model.parameters() if p.is_floating_point())
-        self.device, self.dtype = weights.device, weights.dtype
+        self.device, self.dtype = place if checkpoint is not None else weights.device, weights.dtype
         config = self.model.config
         self.max_context = min(max_context or config.max_position, config.max_position)
         self.max_sequences = max_sequences
@@ -162,7 +164,8 @@ class Engine:
         )
         if self._parallel is not None:
             self._parallel.use(self.cache)
-        self.runner = self._parallel or self._make_runner(self.model, self.cache)
+        given = isinstance(source, tuple)
+        self.runner = self._parallel or self._make_runner(self.model, self.cache, checkpoint, given)
         self.adapters = Adapters(config, self.runner)
         for adapter, path in (adapters or {}).items():
             self.load_adapter(adapter, path)
@@ -178,21 +181,32 @@ class Engine:
         self._finished: Counter[str] = Counter()
         self._recent: deque[tuple[float, int]] = deque()  # (when, tokens) of the last steps
 
-    def _make_runner(self, model: Transformer, cache: KVCache) -> Runner | CompiledRunner:
-        """The compiled kernels where they can compute this model, else torch."""
+    def _make_runner(
+        self, model: Transformer, cache: KVCache, checkpoint: Checkpoint | None, given: bool
+    ) -> Runner | CompiledRunner:
+        """The compiled kernels where they can compute this model, else torch, which needs the checkpoint's numbers.
+
+        The kernels have a copy of their own, so a model that was not `given` is left without any.
+        """
         dtype = cache.shape.dtype
         if self.device.type == "cpu" and cache.block_size == PAGE and dtype != torch.float16:
             decoder = compile_model(
-                model, max_tokens=self.scheduler.max_batch_tokens, max_context=self.max_context, kv_dtype=dtype
+                model,
+                max_tokens=self.scheduler.max_batch_tokens,
+                max_context=self.max_context,
+                kv_dtype=dtype,
+                lend=checkpoint.lent if checkpoint is not None else None,
             )
             if decoder is not None:
+                if not given:
+                    model.to("meta")
                 return CompiledRunner(decoder, cache)
-        return Runner(model, cache, self.device)
+        return Runner(checkpoint.load() if checkpoint is not None else model, cache, self.device)
 
     def _make_speculator(self, source: Source) -> Speculator:
         if source == "lookup":
             return Speculator(Lookup(), self.scheduler)
-        model, tokenizer, _ = _load(source, None, self.device)
+        model, tokenizer, _, checkpoint = _load(source, None, self.device)
         config = model.config
         if config.vocab_size != self.model.config.vocab_size or not _same_words(tokenizer, self.tokenizer):
             raise UserError("the draft model has another vocabulary", "it must share the tokenizer of the model")
@@ -204,8 +218,8 @@ class Engine:
         weights = next(p for p in model.parameters() if p.is_floating_point())
         shape = CacheShape(config.n_layers, config.n_kv_heads, config.head_dim, weights.dtype)
         cache = KVCache(shape, self.cache.n_blocks, self.cache.block_size, self.device)
-        drafter = DraftModel(self._make_runner(model, cache), self.scheduler.max_batch_tokens)
-        return Speculator(drafter, self.scheduler)
+        runner = self._make_runner(model, cache, checkpoint, isinstance(source, tuple))
+        return Speculator(DraftModel(runner, self.scheduler.max_batch_tokens), self.scheduler)
 
     @property
     def capacity(self) -> int:
@@ -627,26 +641,36 @@ def _load(
     dtype: str | torch.dtype | None,
     device: str | torch.device | None,
     keep_on_cpu: bool = False,
-) -> tuple[Transformer, Tokenizer | None, torch.device]:
-    """The model, its tokenizer, and the device to run it on: where the model is, unless it is kept on the CPU."""
+) -> tuple[Transformer, Tokenizer | None, torch.device, Checkpoint | None]:
+    """The model, its tokenizer, and the device to run it on: where the model is, unless it is kept on the CPU.
+
+    A directory that is to run on the CPU is only opened: the numbers of the model are in the checkpoint, the last one.
+    """
     if isinstance(dtype, str):
         if dtype not in DTYPES:
             raise UserError(f'dtype is "{dtype}"', "it must be one of: " + ", ".join(DTYPES))
         dtype = DTYPES[dtype]
+    checkpoint = None
     if isinstance(source, tuple):
         model, tokenizer = source
         device = torch.device(device) if device is not None else next(model.parameters()).device
     else:
         from danlu.core.device import torch_device
-        from danlu.model.hub import load
+        from danlu.model.hub import Checkpoint, find_model, load, load_tokenizer
 
-        model, tokenizer = load(source)
+        path = find_model(source)
         device = torch.device(device) if device is not None else torch_device()
+        if device.type == "cpu" and not keep_on_cpu and path.is_dir():
+            checkpoint = Checkpoint(path)
+            model, tokenizer = checkpoint.model, load_tokenizer(path)
+        else:
+            model, tokenizer = load(path)
         # A quantised model keeps the dtype of its scales: rounding them would change every weight.
         if dtype is None and getattr(model, "quantization_config", None) is None:
             dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = model.to(device=None if keep_on_cpu else device, dtype=dtype)
-    return model.eval(), tokenizer, device
+    stays = keep_on_cpu or checkpoint is not None
+    model = model.to(device=None if stays else device, dtype=dtype)
+    return model.eval(), tokenizer, device, checkpoint
 
 
 def _free_bytes(device: torch.device) -> int:
