@@ -3,8 +3,8 @@
     python bench/start.py                     SmolLM2-135M-Instruct in float32, int8 and int4
     python bench/start.py --against FOLDER    beside it another checkout of danlu, named by its folder
 
-The files are in the page cache already. Wall clock and processor seconds are both given: on a machine with neighbours the
-first says what a person felt and the second what was done. Processes start in turns, so that a neighbour hits all.
+The files are in the page cache already. Wall clock and processor seconds are both given: on a machine with neighbours
+the first says what a person felt and the second what was done. Processes start in turns, so that a neighbour hits all.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
         row = {name: contest.spread([figures[name] for figures in found]) for name in found[0]}
         rows.append({"form": form, "version": version, **row})
         wall, work, own = (row[name]["median"] for name in ("seconds", "processor_seconds", "own_bytes"))
-        print(f"{form:<8} {version:<10} {wall:5.2f} s  {work:5.2f} processor seconds  {own / 2**20:6.0f} MiB", flush=True)
+        print(f"{form:<8} {version:<10} {wall:5.2f} s  {work:5.2f} processor seconds  {own / 2**20:6.0f} MiB")
     what = "start of a process to its first token, SmolLM2-135M-Instruct"
     print("wrote", contest.write_result("start", {"what": what, "rounds": args.rounds, "rows": rows}))
 
