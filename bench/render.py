@@ -164,6 +164,17 @@ def rounding_table(data: dict[str, Any], words: dict[str, Any]) -> str:
     return table(("", "bits per weight", "perplexity", "against float32"), rows)
 
 
+def start_table(data: dict[str, Any], words: dict[str, Any]) -> str:
+    names = {row["version"]: "now" if row["version"] == "here" else row["version"] for row in data["rows"]}
+    rows = []
+    for form in dict.fromkeys(row["form"] for row in data["rows"]):
+        for version, name in names.items():
+            [row] = [one for one in data["rows"] if (one["form"], one["version"]) == (form, version)]
+            times = ["{median:.2f} ({low:.2f} – {high:.2f})".format(**row[k]) for k in ("seconds", "processor_seconds")]
+            rows.append((form, name, *times, f"{row['own_bytes']['median'] / 2**20:.0f} MiB"))
+    return table(("", "", "to the first token, s", "processor seconds", "memory of its own"), rows)
+
+
 def speculative_table(data: dict[str, Any], words: dict[str, Any]) -> str:
     rows = [
         (
@@ -199,6 +210,7 @@ TABLES = {
     "engine": engine_table,
     "trials": trials_table,
     "rounding": rounding_table,
+    "start": start_table,
     "speculative": speculative_table,
 }
 

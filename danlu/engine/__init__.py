@@ -20,6 +20,8 @@ The room's door is ``Engine``: ``Engine("path").generate(["def quicksort("], Sam
 
 from __future__ import annotations
 
+import gc
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -49,5 +51,25 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _DOORS:
+        if name == "Engine":
+            _import_torch()
         return getattr(import_module(f"danlu.engine.{_DOORS[name]}"), name)
     raise AttributeError(f"module 'danlu.engine' has no attribute {name!r}")
+
+
+def _import_torch() -> None:
+    """Import torch with the garbage collector asleep, where nobody has imported it yet.
+
+    What it makes, some 240,000 objects, stays to the end. Looking through them for garbage while they come, and once
+    more when the process ends, is a quarter of what torch costs a short process; frozen, nobody looks at them again.
+    """
+    if "torch" in sys.modules:
+        return
+    asleep = not gc.isenabled()
+    gc.disable()
+    try:
+        import torch  # noqa: F401
+    finally:
+        gc.freeze()
+        if not asleep:
+            gc.enable()

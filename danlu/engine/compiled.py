@@ -11,6 +11,9 @@ multiple of 16, no compiler); the engine then runs on torch.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from danlu.engine.adapters import LoadedAdapter
     from danlu.model.adapter import Adapter
     from danlu.model.transformer import Transformer
+
+Lend = Callable[[str], AbstractContextManager[None]]  # a module's name -> its tensors are there while this lasts
 
 
 class CompiledRunner:
@@ -61,8 +66,19 @@ class CompiledRunner:
         )  # fmt: skip
 
 
-def compile_model(model: Transformer, *, max_tokens: int, max_context: int, kv_dtype: torch.dtype) -> Decoder | None:
-    """The model in the library, or None where it cannot be computed there."""
+def compile_model(
+    model: Transformer,
+    *,
+    max_tokens: int,
+    max_context: int,
+    kv_dtype: torch.dtype,
+    lend: Lend | None = None,
+) -> Decoder | None:
+    """The model in the library, or None where it cannot be computed there.
+
+    The library has a copy of every weight. A model that has none itself (hub.Checkpoint) is read module by module:
+    `lend` gives a module its tensors while they are copied.
+    """
     config = model.config
     if model.rotary is not None and config.rope_scaling is not None and config.rope_scaling.type == "dynamic":
         return None  # its tables depend on the length of the sequence
@@ -75,10 +91,22 @@ def compile_model(model: Transformer, *, max_tokens: int, max_context: int, kv_d
     )  # fmt: skip
     try:
         decoder = Decoder(shape)
-        _fill(decoder, model, max_context)
+        with _one_thread():
+            _fill(decoder, model, max_context, lend or (lambda name: nullcontext()))
     except KernelError:
         return None
     return decoder
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """torch's threads wait by spinning: between two calls of the library they would hold the cores of its own team."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def compile_adapter(decoder: Decoder, adapter: Adapter) -> LoraWeights:
@@ -96,12 +124,16 @@ _MATRICES = {
 }  # fmt: skip
 
 
-def _fill(decoder: Decoder, model: Transformer, max_context: int) -> None:
+def _fill(decoder: Decoder, model: Transformer, max_context: int, lend: Lend) -> None:
+    @functools.cache  # the same memory for a matrix of the same shape: fresh pages cost more than unpacking
+    def scratch(rows: int, columns: int) -> Tensor:
+        return torch.empty(rows, columns, dtype=torch.int8)
+
     def matrix(layer: int, which: str, module: Any) -> None:
         bias = getattr(module, "bias", None)
         if isinstance(module, QuantizedLinear | QuantizedEmbedding):
             scale = module.weight_scale if module.scheme.group else module.weight_scale[:, 0]
-            decoder.matrix(layer, which, module.values(), scale, bias)
+            decoder.matrix(layer, which, module.values(out=scratch(module.rows, module.columns)), scale, bias)
         else:
             decoder.matrix(layer, which, module.weight, bias=bias)
 
@@ -110,8 +142,7 @@ def _fill(decoder: Decoder, model: Transformer, max_context: int) -> None:
         if getattr(module, "bias", None) is not None:
             decoder.vector(layer, f"{which}_bias", module.bias)
 
-    blocks: Any = model.blocks
-    for index, block in enumerate(blocks):
+    def fill_block(index: int, block: Any) -> None:
         attention, mlp = block.attention, block.mlp
         norm(index, "attention_norm", block.attention_norm)
         norm(index, "mlp_norm", block.mlp_norm)
@@ -123,15 +154,22 @@ def _fill(decoder: Decoder, model: Transformer, max_context: int) -> None:
             decoder.vector(index, "q_norm", attention.q_norm.weight)
             decoder.vector(index, "k_norm", attention.k_norm.weight)
         decoder.window(index, attention.window)
-    norm(0, "final_norm", model.norm)
-    if model.lm_head is None:
-        matrix(0, "head", model.embedding)
-    else:
-        matrix(0, "head", model.lm_head)
-        matrix(0, "embedding", model.embedding)
+
+    blocks: Any = model.blocks
+    for index, block in enumerate(blocks):
+        with lend(f"blocks.{index}"):
+            fill_block(index, block)
+    with lend("norm"):
+        norm(0, "final_norm", model.norm)
+    with lend("embedding"):
+        matrix(0, "head" if model.lm_head is None else "embedding", model.embedding)
+    if model.lm_head is not None:
+        with lend("lm_head"):
+            matrix(0, "head", model.lm_head)
     if model.rotary is not None:
         cos, sin = model.rotary.tables(torch.arange(max_context), max_context, torch.device("cpu"))
         decoder.vector(0, "cos", cos)
         decoder.vector(0, "sin", sin)
     elif model.position_embedding is not None:
-        decoder.vector(0, "positions", model.position_embedding.weight[:max_context])
+        with lend("position_embedding"):
+            decoder.vector(0, "positions", model.position_embedding.weight[:max_context])

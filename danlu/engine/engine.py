@@ -49,6 +49,7 @@ from danlu.engine.structured import Grammars, Matcher
 from danlu.kernels.decoder import PAGE, Decoder
 
 if TYPE_CHECKING:
+    from danlu.model.hub import Checkpoint
     from danlu.model.transformer import Transformer
     from danlu.tokenizer.tokenizer import Tokenizer
 
@@ -112,8 +113,9 @@ class Engine:
     |                    | model each (parallel.py); `kv_bytes` is for all of them together                |
     | `adapters`         | {name: path or id} of LoRA adapters that requests may name                      |
 
-    A model given as a pair is used as it is, where it is, unless `dtype` or `device` are given. An engine with other
-    processes is closed at the end, by `close` or as a context manager; if it is not, they end with this process.
+    A model given as a pair is used as it is, where it is, unless `dtype` or `device` are given. Of any other, `model`
+    has the shape, and no numbers where the compiled kernels hold them. An engine with other processes is closed at the
+    end, by `close` or as a context manager; if it is not, they end with this process.
     """
 
     def __init__(
@@ -148,12 +150,12 @@ class Engine:
             raise UserError(f'kv_dtype is "{kv_dtype}"', "it must be one of: " + ", ".join(KV_DTYPES))
         if stall is not None and (not isinstance(stall, (int, float)) or not stall >= 1):
             raise UserError(f"stall is {stall!r}", "it must be a number of at least 1, or None")
-        model, self.tokenizer, place = _load(source, dtype, device, keep_on_cpu=tensor_parallel > 1)
+        model, self.tokenizer, place, checkpoint = _load(source, dtype, device, keep_on_cpu=tensor_parallel > 1)
         self.artifact_id = None if isinstance(source, tuple) else artifact_id_of(source)
         self._parallel = ParallelRunner(model, tensor_parallel, place) if tensor_parallel > 1 else None
         self.model = self._parallel.model if self._parallel is not None else model
         weights = next(p for p in self.model.parameters() if p.is_floating_point())
-        self.device, self.dtype = weights.device, weights.dtype
+        self.device, self.dtype = place if checkpoint is not None else weights.device, weights.dtype
         config = self.model.config
         self.max_context = min(max_context or config.max_position, config.max_position)
         self.max_sequences = max_sequences
@@ -161,7 +163,7 @@ class Engine:
         if max_batch_tokens is None:
             max_batch_tokens = 512 if self.device.type == "cpu" else 2048
         self.max_batch_tokens = max_batch_tokens
-        decoder = self._compile(self.model, block_size, KV_DTYPES[kv_dtype] if kv_dtype else None)
+        decoder = self._compile(self.model, checkpoint, block_size, KV_DTYPES[kv_dtype] if kv_dtype else None)
         kept = decoder.shape.kv_dtype if decoder is not None else KV_DTYPES[kv_dtype] if kv_dtype else self.dtype
         if decoder is None and kept == torch.int8:
             raise UserError("keys and values in int8 need the compiled kernels, which cannot compute this model here")
@@ -186,7 +188,9 @@ class Engine:
         )
         if self._parallel is not None:
             self._parallel.use(self.cache)
-        self.runner = self._parallel or _runner(decoder, self.model, self.cache, self.device)
+        self.runner = self._parallel or _runner(decoder, self.model, self.cache, self.device, checkpoint)
+        if decoder is not None and not isinstance(source, tuple):
+            self.model.to("meta")  # the kernels have a copy of their own; what the caller gave stays as it is
         self.adapters = Adapters(config, self.runner)
         for adapter, path in (adapters or {}).items():
             self.load_adapter(adapter, path)
@@ -202,7 +206,9 @@ class Engine:
         self._finished: Counter[str] = Counter()
         self._recent: deque[tuple[float, int]] = deque()  # (when, tokens) of the last steps
 
-    def _compile(self, model: Transformer, block_size: int, kv_dtype: torch.dtype | None) -> Decoder | None:
+    def _compile(
+        self, model: Transformer, checkpoint: Checkpoint | None, block_size: int, kv_dtype: torch.dtype | None
+    ) -> Decoder | None:
         """The model in the compiled kernels, or None where they cannot compute it."""
         if kv_dtype is None:
             weights = next(p for p in model.parameters() if p.is_floating_point())
@@ -210,12 +216,18 @@ class Engine:
             kv_dtype = torch.bfloat16 if quantised else weights.dtype
         if self._parallel is not None or self.device.type != "cpu" or block_size != PAGE or kv_dtype == torch.float16:
             return None
-        return compile_model(model, max_tokens=self.max_batch_tokens, max_context=self.max_context, kv_dtype=kv_dtype)
+        return compile_model(
+            model,
+            max_tokens=self.max_batch_tokens,
+            max_context=self.max_context,
+            kv_dtype=kv_dtype,
+            lend=checkpoint.lent if checkpoint is not None else None,
+        )
 
     def _make_speculator(self, source: Source) -> Speculator:
         if source == "lookup":
             return Speculator(Lookup(), self.scheduler)
-        model, tokenizer, _ = _load(source, None, self.device)
+        model, tokenizer, _, checkpoint = _load(source, None, self.device)
         config = model.config
         if config.vocab_size != self.model.config.vocab_size or not _same_words(tokenizer, self.tokenizer):
             raise UserError("the draft model has another vocabulary", "it must share the tokenizer of the model")
@@ -224,14 +236,15 @@ class Engine:
                 f"the draft model reads {config.max_position} tokens and the engine {self.max_context}",
                 f"give max_context={config.max_position}",
             )
-        decoder = self._compile(model, self.cache.block_size, None)
+        decoder = self._compile(model, checkpoint, self.cache.block_size, None)
         weights = next(p for p in model.parameters() if p.is_floating_point())
         kept = decoder.shape.kv_dtype if decoder is not None else weights.dtype
         shape = CacheShape(config.n_layers, config.n_kv_heads, config.head_dim, kept)
         cache = KVCache(shape, self.cache.n_blocks, self.cache.block_size, self.device)
-        return Speculator(
-            DraftModel(_runner(decoder, model, cache, self.device), self.max_batch_tokens), self.scheduler
-        )
+        runner = _runner(decoder, model, cache, self.device, checkpoint)
+        if decoder is not None and not isinstance(source, tuple):
+            model.to("meta")
+        return Speculator(DraftModel(runner, self.max_batch_tokens), self.scheduler)
 
     @property
     def capacity(self) -> int:
@@ -669,10 +682,16 @@ class Engine:
 
 
 def _runner(
-    decoder: Decoder | None, model: Transformer, cache: KVCache, device: torch.device
+    decoder: Decoder | None,
+    model: Transformer,
+    cache: KVCache,
+    device: torch.device,
+    checkpoint: Checkpoint | None,
 ) -> Runner | CompiledRunner:
-    """The compiled kernels where they can compute this model, else torch."""
-    return CompiledRunner(decoder, cache) if decoder is not None else Runner(model, cache, device)
+    """The compiled kernels where they can compute this model, else torch, which needs the checkpoint's numbers."""
+    if decoder is not None:
+        return CompiledRunner(decoder, cache)
+    return Runner(checkpoint.load() if checkpoint is not None else model, cache, device)
 
 
 def _raise_if_unsound(request: Request) -> None:
@@ -699,26 +718,36 @@ def _load(
     dtype: str | torch.dtype | None,
     device: str | torch.device | None,
     keep_on_cpu: bool = False,
-) -> tuple[Transformer, Tokenizer | None, torch.device]:
-    """The model, its tokenizer, and the device to run it on: where the model is, unless it is kept on the CPU."""
+) -> tuple[Transformer, Tokenizer | None, torch.device, Checkpoint | None]:
+    """The model, its tokenizer, and the device to run it on: where the model is, unless it is kept on the CPU.
+
+    A directory that is to run on the CPU is only opened: the numbers of the model are in the checkpoint, the last one.
+    """
     if isinstance(dtype, str):
         if dtype not in DTYPES:
             raise UserError(f'dtype is "{dtype}"', "it must be one of: " + ", ".join(DTYPES))
         dtype = DTYPES[dtype]
+    checkpoint = None
     if isinstance(source, tuple):
         model, tokenizer = source
         device = torch.device(device) if device is not None else next(model.parameters()).device
     else:
         from danlu.core.device import torch_device
-        from danlu.model.hub import load
+        from danlu.model.hub import Checkpoint, find_model, load, load_tokenizer
 
-        model, tokenizer = load(source)
+        path = find_model(source)
         device = torch.device(device) if device is not None else torch_device()
+        if device.type == "cpu" and not keep_on_cpu and path.is_dir():
+            checkpoint = Checkpoint(path)
+            model, tokenizer = checkpoint.model, load_tokenizer(path)
+        else:
+            model, tokenizer = load(path)
         # A quantised model keeps the dtype of its scales: rounding them would change every weight.
         if dtype is None and getattr(model, "quantization_config", None) is None:
             dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = model.to(device=None if keep_on_cpu else device, dtype=dtype)
-    return model.eval(), tokenizer, device
+    stays = keep_on_cpu or checkpoint is not None
+    model = model.to(device=None if stays else device, dtype=dtype)
+    return model.eval(), tokenizer, device, checkpoint
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -68,11 +68,13 @@ def arithmetic_of(engine: Engine) -> str:
 
 
 def weight_bytes(model: Transformer) -> int:
-    """Bytes of the tensors that every token reads: all, but not tables of which it reads one row."""
+    """Bytes of the tensors that every token reads: all, but not tables of which it reads one row.
+
+    Of shapes and dtypes alone: the numbers may be in the compiled library, and the model without memory.
+    """
     looked_up = {"position_embedding"} | ({"embedding"} if model.lm_head is not None else set())
     tensors = (tensor for name, tensor in model.state_dict().items() if name.split(".")[0] not in looked_up)
-    distinct = {tensor.data_ptr(): tensor for tensor in tensors}  # a tied one once
-    return sum(tensor.numel() * tensor.element_size() for tensor in distinct.values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _team_read_rate() -> float:

@@ -69,12 +69,14 @@ def pack_nibbles(values: Tensor) -> Tensor:
     return (nibbles << shifts).sum(dim=2, dtype=torch.int32)  # no two overlap, so the sum is an or; it may wrap
 
 
-def unpack_nibbles(packed: Tensor) -> Tensor:
-    """int32 [N, K / 8] -> int8 [N, K] from -8 to 7."""
-    pairs = packed.contiguous().view(
-        torch.uint8
-    )  # [N, K / 2]; the lowest byte comes first, as on every machine of today
-    return torch.stack((pairs & 15, pairs >> 4), dim=-1).flatten(1).view(torch.int8).add_(LOW)
+def unpack_nibbles(packed: Tensor, out: Tensor | None = None) -> Tensor:
+    """int32 [N, K / 8] -> int8 [N, K] from -8 to 7; in the memory of `out` when given, int8 [N, K] and contiguous."""
+    pairs = packed.contiguous().view(torch.uint8)  # [N, K / 2]; the lowest byte first, as on every machine of today
+    values = torch.empty(*pairs.shape, 2, dtype=torch.uint8, device=packed.device) if out is None else out
+    values = values.view(torch.uint8).view(*pairs.shape, 2)
+    torch.bitwise_and(pairs, 15, out=values[..., 0])
+    torch.bitwise_right_shift(pairs, 4, out=values[..., 1])
+    return values.flatten(1).view(torch.int8).add_(LOW)
 
 
 def int4_linear(x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -6,9 +6,11 @@
     generation_config.json          beginning and end ids
     tokenizer.json, tokenizer_config.json
 
-Loading builds the model on the meta device (shapes without memory), then makes each tensor once, in its final dtype
-and place, and copies the file's bytes into it from a memory map: the peak is the model itself. What is joined in
-danlu (query, key and value) is filled part by part.
+Opening builds the model on the meta device (shapes without memory) and holds it against the files. Then there are two
+ways to the numbers. Loading makes each tensor once, in its final dtype and place, and copies the file's bytes into it
+from a memory map: the peak is the model itself. Lending is for a reader that keeps its own copy, as the compiled
+kernels do: one module at a time, straight from the map, and nothing stays. What is joined in danlu (query, key and
+value) is filled part by part.
 
 Saving writes the same bytes for the same weights: names sorted, no times, no machine.
 
@@ -20,7 +22,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +34,7 @@ from torch import Tensor
 
 from danlu.core.artifact import write_json
 from danlu.core.errors import UserError
-from danlu.model.families import FAMILIES, Family, config_from_hf, config_to_hf
+from danlu.model.families import FAMILIES, config_from_hf, config_to_hf
 from danlu.model.transformer import Transformer, fused_rows
 
 if TYPE_CHECKING:
@@ -49,22 +52,31 @@ def load(path_or_id: str | Path) -> tuple[Transformer, Tokenizer | None]:
 
     The tokenizer is None when the directory has none. Raises UserError when there is no such thing or it is damaged.
     """
-    path = Path(path_or_id)
-    if not path.exists():
-        from danlu.core.store import default_store
-
-        path = default_store().resolve(str(path_or_id), kind="model").path
+    path = find_model(path_or_id)
     if path.is_file():
         from danlu.model.gguf_model import load_gguf
 
         return load_gguf(path, dtype=None)
-    model = load_model(path)
-    tokenizer = None
-    if (path / "tokenizer.json").exists():
-        from danlu.tokenizer.tokenizer import Tokenizer
+    return load_model(path), load_tokenizer(path)
 
-        tokenizer = Tokenizer.load(path)
-    return model, tokenizer
+
+def find_model(path_or_id: str | Path) -> Path:
+    """The path itself, or that of the model which the store knows by this name or id. Raises UserError."""
+    path = Path(path_or_id)
+    if path.exists():
+        return path
+    from danlu.core.store import default_store
+
+    return default_store().resolve(str(path_or_id), kind="model").path
+
+
+def load_tokenizer(path: Path) -> Tokenizer | None:
+    """The tokenizer of a model directory; None when it has none. Raises UserError when it is damaged."""
+    if not (path / "tokenizer.json").exists():
+        return None
+    from danlu.tokenizer.tokenizer import Tokenizer
+
+    return Tokenizer.load(path)
 
 
 def load_model(
@@ -75,21 +87,73 @@ def load_model(
     Raises UserError for a missing directory, a broken or unknown config, and files that are truncated, lack a
     tensor, hold one too many or one of the wrong shape.
     """
-    path = Path(path)
-    raw = read_config(path)
-    config = _with_stop_ids(config_from_hf(raw, str(path / "config.json")), path)
-    with torch.device("meta"):
-        model = Transformer(config)
-    if raw.get("quantization_config"):
-        from danlu.model.quantized import apply_quantization
+    return Checkpoint(path, dtype).load(device)
 
-        apply_quantization(model, raw["quantization_config"])
-    with ExitStack() as stack:
-        files = _open_weights(path, stack)
-        wanted = _wanted_dtype(dtype, raw, files)
-        state = _read_state(model, files, wanted, torch.device(device or "cpu"), path)
-    model.load_state_dict(state, assign=True)
-    return model.eval()
+
+class Checkpoint:
+    """A model directory whose numbers are still in its files, and stay readable there as long as this lives.
+
+    `model` has every shape and no memory. Its dtypes are those that tensors will have: change them with
+    `model.to(dtype)`, and each is converted once, from the file's. Raises what `load_model` does.
+    """
+
+    def __init__(self, path: str | Path, dtype: torch.dtype | str | None = None) -> None:
+        path = Path(path)
+        raw = read_config(path)
+        config = _with_stop_ids(config_from_hf(raw, str(path / "config.json")), path)
+        with torch.device("meta"):
+            self.model = Transformer(config).eval()
+        if raw.get("quantization_config"):
+            from danlu.model.quantized import apply_quantization
+
+            apply_quantization(self.model, raw["quantization_config"])
+        self._source = _open_weights(path)
+        self.model.to(_wanted_dtype(dtype, raw, self._source))
+        self._places = _places(self.model, self._source)
+        _compare(self.model, self._places, self._source, path)
+        self._lent: dict[str, Tensor] = {}  # memory of joined tensors, by the name they have in every block
+
+    def load(self, device: torch.device | str | None = None) -> Transformer:
+        """`model`, every tensor in memory of its own."""
+        state: dict[str, Tensor] = {}
+        for name, empty in self.model.state_dict().items():
+            state[name] = torch.empty(empty.shape, dtype=empty.dtype, device=device or "cpu")
+            self._read(name, state[name])
+        self.model.load_state_dict(state, assign=True)
+        return self.model
+
+    @contextmanager
+    def lent(self, name: str) -> Iterator[None]:
+        """While it lasts, the module `name` of `model` can be read; not written, and no tensor of it be kept.
+
+        Its tensors are views of the file, or lie in memory that the next loan uses again: on many machines fresh memory
+        costs more than what is done with it.
+        """
+        module = self.model.get_submodule(name)
+        empty = module.state_dict()
+        module.load_state_dict({key: self._view(f"{name}.{key}", e) for key, e in empty.items()}, assign=True)
+        try:
+            yield
+        finally:
+            module.load_state_dict(empty, assign=True)
+
+    def _view(self, name: str, empty: Tensor) -> Tensor:
+        place = self._places[name]
+        if len(place.names) == 1:
+            stored = self._source.tensor(place.names[0])
+            return (stored.t() if place.turned else stored).to(empty.dtype)
+        general = re.sub(r"^blocks\.\d+\.", "blocks.{}.", name)
+        if general not in self._lent:
+            self._lent[general] = torch.empty(empty.shape, dtype=empty.dtype)
+        self._read(name, self._lent[general])
+        return self._lent[general]
+
+    def _read(self, name: str, tensor: Tensor) -> None:
+        """Fill `tensor` with the numbers of danlu's tensor `name`."""
+        place = self._places[name]
+        for part, target in zip(place.names, tensor.split(place.rows) if tensor.dim() else (tensor,), strict=True):
+            stored = self._source.tensor(part)
+            target.copy_(stored.t() if place.turned else stored)
 
 
 def save_model(
@@ -178,11 +242,11 @@ class _Source:
         return self.file_of[name].get_tensor(name)
 
 
-def _open_weights(path: Path, stack: ExitStack) -> _Source:
+def _open_weights(path: Path) -> _Source:
     source = _Source()
     for file in _weight_files(path):
         try:
-            opened = stack.enter_context(safe_open(file, framework="pt"))
+            opened: Any = safe_open(file, framework="pt")
         except FileNotFoundError:
             raise UserError(f"{path} lacks {file.name}", f"{INDEX} names it: copy the model again") from None
         except (SafetensorError, OSError) as error:
@@ -231,45 +295,36 @@ def _parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
     return DTYPES[dtype]
 
 
-def _read_state(
-    model: Transformer, source: _Source, dtype: torch.dtype, device: torch.device, path: Path
-) -> dict[str, Tensor]:
-    """danlu's state dict, filled. Parameters take `dtype` when floating; buffers (scales) keep the module's own."""
-    config, family = model.config, FAMILIES[model.config.family]
-    prefix = family.prefix if any(name.startswith(family.prefix) for name in source.file_of) else ""
-    parameters = {name for name, _ in model.named_parameters()}
-    plan: list[tuple[str, Tensor, list[str], tuple[int, ...], bool]] = []
+@dataclass(frozen=True)
+class _Place:
+    """Where one of danlu's tensors is in a checkpoint: tensors joined by rows, so many of each."""
+
+    names: tuple[str, ...]
+    rows: tuple[int, ...]
+    turned: bool  # stored as columns first
+
+
+def _places(model: Transformer, source: _Source) -> dict[str, _Place]:
+    """By danlu's names. A checkpoint of the bare model, without a head, leaves the family's prefix out."""
+    family = FAMILIES[model.config.family]
+    bare = not any(name.startswith(family.prefix) for name in source.file_of)
+    places = {}
     for name, empty in model.state_dict().items():
-        names, turned = hf_parts(config, name)
-        if not prefix:  # a checkpoint of the bare model, without a head
-            names = [part.removeprefix(family.prefix) for part in names]
-        rows = _part_rows(config, name, len(names), empty.shape[0] if empty.dim() else 1)
-        plan.append((name, empty, names, rows, turned))
-    _compare(plan, source, family, config, path)
-    state: dict[str, Tensor] = {}
-    for name, empty, names, rows, turned in plan:
-        keep = name not in parameters or not empty.dtype.is_floating_point
-        tensor = torch.empty(empty.shape, dtype=empty.dtype if keep else dtype, device=device)
-        for part, target in zip(names, tensor.split(rows) if empty.dim() else (tensor,), strict=True):
-            stored = source.tensor(part)
-            target.copy_(stored.t() if turned else stored)
-        state[name] = tensor
-    return state
+        names, turned = hf_parts(model.config, name)
+        rows = _part_rows(model.config, name, len(names), empty.shape[0] if empty.dim() else 1)
+        places[name] = _Place(tuple(n.removeprefix(family.prefix) if bare else n for n in names), rows, turned)
+    return places
 
 
-def _compare(
-    plan: list[tuple[str, Tensor, list[str], tuple[int, ...], bool]],
-    source: _Source,
-    family: Family,
-    config: ModelConfig,
-    path: Path,
-) -> None:
+def _compare(model: Transformer, places: Mapping[str, _Place], source: _Source, path: Path) -> None:
     """Every tensor is there, has its shape, and nothing is left over; else UserError that names them."""
+    family = FAMILIES[model.config.family]
     expected: dict[str, tuple[int, ...]] = {}
-    for _, empty, names, rows, turned in plan:
-        for part, count in zip(names, rows, strict=True):
+    for name, empty in model.state_dict().items():
+        place = places[name]
+        for part, count in zip(place.names, place.rows, strict=True):
             shape = (count, *empty.shape[1:]) if empty.dim() else ()
-            expected[part] = shape[::-1] if turned else shape
+            expected[part] = shape[::-1] if place.turned else shape
     missing = sorted(set(expected) - set(source.file_of))
     if missing:
         raise UserError(f"{path} lacks {_list(missing)}", "config.json and the weights do not belong together")
@@ -278,7 +333,7 @@ def _compare(
         raise UserError(f"{path}: {_list(wrong)}", "config.json and the weights do not belong together")
     ignored = (*family.ignored, SHAPE_OF_PACKED)
     left = [name for name in source.file_of if name not in expected and not name.endswith(ignored)]
-    if config.tie_embeddings:  # some savers write the tied head as well
+    if model.config.tie_embeddings:  # some savers write the tied head as well
         left = [name for name in left if name != "lm_head.weight"]
     if left:
         raise UserError(

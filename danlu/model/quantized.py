@@ -53,7 +53,7 @@ class Scheme:
     per_number: int  # weights in one number of the weight tensor
     scale_dtype: torch.dtype  # float32 ones follow the model's dtype, float16 ones stay what they are
     quantize: Callable[[Tensor], tuple[Tensor, Tensor]]  # [N, K] -> weight tensor, scale [N, groups]
-    values: Callable[[Tensor], Tensor]  # weight tensor -> int8 [N, K]
+    values: Callable[[Tensor, Tensor | None], Tensor]  # weight tensor, memory it may use -> int8 [N, K]
     linear: Callable[..., Tensor]
     embedding: Callable[..., Tensor]
 
@@ -88,7 +88,7 @@ def _int4_packed(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 SCHEMES = {
     8: Scheme(
-        8, "int-quantized", None, "weight", torch.int8, 1, torch.float32, _int8_rows, lambda weight: weight,
+        8, "int-quantized", None, "weight", torch.int8, 1, torch.float32, _int8_rows, lambda weight, out: weight,
         lambda x, weight, scale, bias=None: int8.int8_linear(x, weight, scale[:, 0], bias),
         lambda ids, weight, scale, dtype: int8.int8_embedding(ids, weight, scale[:, 0], dtype),
     ),
@@ -131,9 +131,9 @@ class _Quantized(nn.Module):
     def stored(self) -> Tensor:
         return getattr(self, self.scheme.weight_name)
 
-    def values(self) -> Tensor:
-        """The whole numbers that the scales multiply, int8 [N, K]."""
-        return self.scheme.values(self.stored)
+    def values(self, out: Tensor | None = None) -> Tensor:
+        """The whole numbers that the scales multiply, int8 [N, K]; made in `out`, if they have to be made."""
+        return self.scheme.values(self.stored, out)
 
     def fill(self, weight: Tensor) -> float:
         """Quantise `weight` [N, K] into this module; returns the relative error |w - w'| / |w| (Frobenius)."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from danlu.engine import Engine, Sampling
 from danlu.engine.compiled import CompiledRunner, compile_model
+from danlu.engine.limits import weight_bytes
 from danlu.kernels.build import library
+from danlu.model.hub import save_model
 from danlu.model.quantized import quantize_
 from danlu.model.transformer import Transformer
 from tests.engine.models import greedy, make_model, random_prompt
@@ -17,6 +21,12 @@ from tests.engine.models import greedy, make_model, random_prompt
 pytestmark = pytest.mark.skipif(library() is None, reason="no compiled kernels here")
 
 SIZES = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 96}
+FAMILY_OF: dict[str, dict[str, Any]] = {  # shapes that a file can have
+    "gqa": {"family": "llama"},
+    "mha": {"family": "qwen2", "head_dim": 32},
+    "qk_norm": {},
+    "learned": {"family": "gpt2", "n_kv_heads": 4, "qkv_bias": True, "output_bias": True, "mlp_bias": True},
+}
 SHAPES = ("gqa", "mqa", "mha", "window", "some_windows", "qk_norm", "learned")
 
 
@@ -101,6 +111,35 @@ def test_nan_ends_the_request_and_not_the_engine(bits: int) -> None:
         e.step()
     assert request.outputs()[0].finish_reason == "error"
     e.cache.check([])
+
+
+@pytest.mark.parametrize("bits", [0, 8, 4])
+@pytest.mark.parametrize("shape", FAMILY_OF)
+def test_weights_are_held_once(shape: str, bits: int, tmp_path: Path) -> None:
+    """From a directory: the same bits as from a model in memory, which keeps its numbers; the engine's own has none."""
+    model = make_model(shape, **SIZES | FAMILY_OF[shape])
+    if bits:
+        quantize_(model, bits)
+    save_model(model, tmp_path)
+    ids, sampling = random_prompt(20), Sampling(temperature=0.8, seed=1, max_tokens=9, logprobs=3)
+    given, read = engine(model), Engine(tmp_path)
+    a, b = next(given.generate(ids, sampling)), next(read.generate(ids, sampling))
+    assert a.token_ids == b.token_ids and a.logprobs == b.logprobs
+    assert not any(tensor.is_meta for tensor in given.model.state_dict().values())
+    assert all(tensor.is_meta for tensor in read.model.state_dict().values())
+    assert read.device == given.device and read.dtype == given.dtype
+    assert weight_bytes(read.model) == weight_bytes(model)
+    drafted = Engine(tmp_path, speculate=tmp_path)
+    assert next(drafted.generate(ids, sampling)).token_ids == a.token_ids
+
+
+def test_torch_gets_the_numbers_that_the_kernels_refuse(tmp_path: Path) -> None:
+    narrow = make_model("gqa", family="llama")  # heads of 8
+    save_model(narrow, tmp_path)
+    e = Engine(tmp_path)
+    assert not isinstance(e.runner, CompiledRunner)
+    [out] = e.generate([5, 6, 7], Sampling(temperature=0, max_tokens=8))
+    assert list(out.token_ids) == greedy(narrow, [5, 6, 7], 8)
 
 
 def test_what_the_kernels_do_not_compute_runs_on_torch() -> None:

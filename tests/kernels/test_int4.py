@@ -35,6 +35,8 @@ def test_packing_worked_example() -> None:
 def test_nibbles_come_back(numbers: list[int]) -> None:
     values = torch.tensor([numbers, numbers[::-1]], dtype=torch.int8)
     assert torch.equal(unpack_nibbles(pack_nibbles(values)), values)
+    memory = torch.empty_like(values)
+    assert torch.equal(unpack_nibbles(pack_nibbles(values), memory), values) and torch.equal(memory, values)
 
 
 def test_error_is_below_plain_rounding() -> None:

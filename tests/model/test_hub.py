@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from danlu.core.errors import UserError
 from danlu.model import load, load_model, save_model
-from danlu.model.hub import INDEX, WEIGHTS
+from danlu.model.hub import INDEX, WEIGHTS, Checkpoint
+from danlu.model.quantized import quantize_
 from danlu.model.transformer import Transformer
 
 Make = Callable[..., Transformer]
@@ -30,6 +31,48 @@ def test_a_round_trip_keeps_every_bit(make_model: Make, tmp_path: Path) -> None:
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
     assert all(parameter.requires_grad for parameter in again.parameters())
+
+
+GPT2 = {
+    "family": "gpt2", "positions": "learned", "norm": "layer", "mlp": "gelu", "qk_norm": False, "n_kv_heads": 4,
+    "qkv_bias": True, "output_bias": True, "mlp_bias": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [{}, {"tie_embeddings": False}, GPT2], ids=["tied", "untied", "gpt2"])
+@pytest.mark.parametrize("bits", [0, 8, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_lent_is_what_is_loaded(
+    make_model: Make, tmp_path: Path, shape: dict[str, object], bits: int, dtype: torch.dtype
+) -> None:
+    model = make_model(n_layers=3, intermediate_size=64, **shape)
+    if bits:
+        quantize_(model, bits)
+    save_model(model, tmp_path)
+    wanted = load_model(tmp_path, dtype=dtype).state_dict()
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.model.to(dtype)
+    modules = {name.rpartition(".")[0] if name.count(".") < 2 else ".".join(name.split(".")[:2]) for name in wanted}
+    seen = set()
+    for name in sorted(modules):
+        with checkpoint.lent(name):
+            for key, tensor in checkpoint.model.get_submodule(name).state_dict().items():
+                assert torch.equal(tensor, wanted[f"{name}.{key}"]) and tensor.dtype == wanted[f"{name}.{key}"].dtype
+                seen.add(f"{name}.{key}")
+    assert seen == set(wanted)
+    assert all(tensor.is_meta for tensor in checkpoint.model.state_dict().values())
+    loaded = checkpoint.load().state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in wanted.items())
+
+
+def test_a_loaded_model_has_memory_of_its_own(make_model: Make, tmp_path: Path) -> None:
+    save_model(make_model(), tmp_path)
+    model = load_model(tmp_path)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    file = tmp_path / WEIGHTS
+    with file.open("r+b") as handle:  # in place, where a map would show it
+        handle.write(bytes(file.stat().st_size))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_the_same_weights_are_the_same_bytes(make_model: Make, tmp_path: Path) -> None:
