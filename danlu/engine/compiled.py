@@ -39,13 +39,17 @@ class CompiledRunner:
     def __init__(self, decoder: Decoder, cache: KVCache) -> None:
         self.decoder, self.cache = decoder, cache
         self._adapters: WeakKeyDictionary[LoadedAdapter, LoraWeights] = WeakKeyDictionary()
+        self._logits = torch.empty(0)  # of the last step: new memory would be cleared by the system for every step
 
     def add_adapter(self, loaded: LoadedAdapter, adapter: Adapter) -> None:
         """Lay out an adapter for the spans that will name `loaded`. Raises KernelError."""
         self._adapters[loaded] = compile_adapter(self.decoder, adapter)
 
     def run(self, batch: Batch) -> tuple[Logits, Tensor]:
-        """Fills the cache; logits of `batch.rows` and hidden states [H, D] of `batch.hidden_rows`."""
+        """Fills the cache; logits of `batch.rows` and hidden states [H, D] of `batch.hidden_rows`.
+
+        The logits are overwritten by the next step.
+        """
         both = bool(batch.rows and batch.hidden_rows)
         logits, hidden = Logits(torch.empty(0, self.decoder.shape.vocab), [], []), None
         if batch.rows or not batch.hidden_rows:
@@ -60,9 +64,11 @@ class CompiledRunner:
         spans = [(span.row, span.n, span.length) for span in batch.spans]
         tables = [span.table for span in batch.spans]
         adapters = [self._adapters[span.adapter] if span.adapter is not None else None for span in batch.spans]
+        if (size := len(batch.rows) * self.decoder.shape.vocab) > len(self._logits):
+            self._logits = torch.empty(size)
         return self.decoder.step(
             batch.ids, batch.positions, spans, tables, self.cache.memory, batch.hidden_rows if hidden else batch.rows,
-            want_logits=not hidden, want_hidden=hidden, adapters=adapters,
+            want_logits=not hidden, want_hidden=hidden, out=self._logits, adapters=adapters,
         )  # fmt: skip
 
 

@@ -15,6 +15,9 @@ sequence's own generator picks the first id whose cumulative probability exceeds
 vocabulary entry (Gumbel), because 150,000 random numbers a token cost more than the rest of this file. The order by id,
 and not by probability, because then a row's result cannot depend on how its neighbours in the batch were sorted: a
 seed gives the same answer alone and in company. Sums run in float64, so the tail of a large vocabulary is not lost.
+
+What is drawn on a CPU is drawn by the compiled library where there is one (kernels/cpu/sample.h); `distribution` and
+`draw` say the same in torch.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from torch import Tensor
 
 from danlu.engine.batch import Logits
 from danlu.engine.request import Sampling, Sequence, TokenLogprob
+from danlu.kernels.sample import draw_tokens
 
 # How many of the largest logits are sorted in the search for top_p's cut before the whole row is. Not tuned.
 SORT_FIRST = 1024
@@ -41,7 +45,7 @@ def sample(logits: Logits, sequences: list[Sequence]) -> tuple[list[int], list[T
     settings = [sequence.sampling for sequence in sequences]
     ids, sound = logits.best_ids, [math.isfinite(best) for best in logits.best]
     if any(not s.greedy or s.changes_logits for s in settings):
-        ids = _choose(logits, sequences, settings, sound).tolist()
+        ids = _choose(logits, sequences, settings, sound)
     logprobs: list[TokenLogprob | None] = [None] * len(sequences)
     for row, s in enumerate(settings):
         if s.logprobs is not None:
@@ -49,7 +53,7 @@ def sample(logits: Logits, sequences: list[Sequence]) -> tuple[list[int], list[T
     return ids, logprobs, sound
 
 
-def _choose(logits: Logits, sequences: list[Sequence], settings: list[Sampling], sound: list[bool]) -> Tensor:
+def _choose(logits: Logits, sequences: list[Sequence], settings: list[Sampling], sound: list[bool]) -> list[int]:
     """The general path: rows with penalties are adjusted in a copy; rows that draw are drawn together.
 
     Rows that became unsound on the way are marked in `sound`.
@@ -67,18 +71,24 @@ def _choose(logits: Logits, sequences: list[Sequence], settings: list[Sampling],
         best, greedy = adjusted.max(dim=-1)
         # A penalty can make an infinity, a grammar can leave nothing.
         sound[:] = [before and math.isfinite(now) for before, now in zip(sound, best.tolist(), strict=True)]
+    ids: list[int] = greedy.tolist()
     drawing = [row for row, s in enumerate(settings) if not s.greedy]
-    if not drawing:
-        return greedy
-    rows = torch.tensor(drawing, device=raw.device)
-    picked = [settings[row] for row in drawing]
     uniform = [torch.rand((), dtype=torch.float64, generator=sequences[row].generator) for row in drawing]
-    kept = torch.tensor([sound[row] for row in drawing], device=raw.device)
-    usable = torch.where(kept[:, None], adjusted[rows], 0.0)  # a row of NaN must not stop the others
-    probabilities = distribution(usable, picked)
-    chosen = greedy.clone()
-    chosen[rows] = draw(probabilities, torch.stack(uniform).to(raw.device))
-    return chosen
+    able = [(row, float(number)) for row, number in zip(drawing, uniform, strict=True) if sound[row]]
+    if able:
+        rows, numbers = [row for row, _ in able], [number for _, number in able]
+        picked = [settings[row] for row in rows]
+        subset = adjusted if rows == list(range(len(adjusted))) else adjusted[rows]
+        drawn = draw_tokens(
+            subset, [s.temperature for s in picked], [s.top_k for s in picked], [s.top_p for s in picked],
+            [s.min_p for s in picked], numbers,
+        )  # fmt: skip
+        if drawn is None:
+            chance = torch.tensor(numbers, dtype=torch.float64, device=raw.device)
+            drawn = draw(distribution(subset, picked), chance).tolist()
+        for row, token in zip(rows, drawn, strict=True):
+            ids[row] = token
+    return ids
 
 
 def adjust(logits: Tensor, s: Sampling, prompt_ids: list[int], counts: dict[int, int]) -> None:

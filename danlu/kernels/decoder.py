@@ -170,13 +170,15 @@ class Decoder:
         *,
         want_logits: bool = True,
         want_hidden: bool = False,
+        out: Tensor | None = None,
         adapters: Sequence[LoraWeights | None] = (),
     ) -> Results:
         """Compute one step; the cache is mutated.
 
         spans: (first row, tokens, length after the step) of each sequence, in the order of the rows; tables: its
         blocks, one for every 16 tokens of that length. cache [layers, 2, n_blocks, ...] of the shape's dtype, with
-        `page_bytes` in the last dimensions; adapters: one for each sequence, or none at all.
+        `page_bytes` in the last dimensions; adapters: one for each sequence, or none at all. Logits are written into
+        `out` when given, float32 with room for S * V numbers.
         """
         shape = self.shape
         each = 2 * shape.layers * shape.page_bytes  # a block in all layers
@@ -190,7 +192,11 @@ class Decoder:
             raise KernelError(f"{len(adapters)} adapters for {len(spans)} sequences")
         loras = (ctypes.c_void_p * len(spans))(*(lora.handle if lora else None for lora in adapters))
         flat = [page for table, n in zip(tables, needed, strict=True) for page in table[:n]]
-        logits = torch.empty(len(rows), shape.vocab) if want_logits else None
+        size = len(rows) * shape.vocab if want_logits else 0
+        if out is not None and (out.dtype != torch.float32 or not out.is_contiguous() or out.numel() < size):
+            raise KernelError("no room for the logits")
+        memory = torch.empty(size) if out is None else out.view(-1)[:size]
+        logits = memory.view(len(rows), shape.vocab) if want_logits else None
         best, best_ids = (ctypes.c_float * max(len(rows), 1))(), (ctypes.c_int32 * max(len(rows), 1))()
         hidden = torch.empty(len(rows), shape.hidden) if want_hidden else None
         self._check(

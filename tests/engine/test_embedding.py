@@ -110,7 +110,11 @@ def test_bits_do_not_depend_on_company_chunks_and_preemption(bits: int) -> None:
     per_token = engine(model, "compiled").cache.shape.bytes_per_token
     preemptions = 0
     for budget, blocks in ((7, 7), (23, 9), (256, 99)):
-        room = {"kv_bytes": blocks * 16 * per_token, "max_sequences": 5, "stall": None}  # so that a clock decides nothing
+        room = {
+            "kv_bytes": blocks * 16 * per_token,
+            "max_sequences": 5,
+            "stall": None,
+        }  # so that a clock decides nothing
         e = engine(model, "compiled", max_batch_tokens=budget, **room)
         for _ in range(2):  # the second time beginnings are in the cache
             together = list(e.generate([text for text, _ in asked], [how for _, how in asked]))

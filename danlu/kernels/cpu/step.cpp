@@ -8,6 +8,7 @@
 #include <numeric>
 #include <string>
 
+#include "sample.h"
 #include "stepper.h"
 
 using namespace danlu;
@@ -268,6 +269,21 @@ int danlu_step(void* handle, int n_tokens, const int32_t* ids, const int32_t* po
     std::vector<const Best*> members;
     for (auto& own : model.own) members.push_back(own.best.data());
     for (int i = 0; logits && i < n_out; i++) best[i] = Best::of(members.data(), int(members.size()), i, best_ids[i]);
+    return 0;
+}
+
+// A token for each of n rows of `vocab` logits (sample.h); the rows lie anywhere, and none has a NaN.
+int danlu_sample(int n, int vocab, const float* const* rows, const float* temperature, const int32_t* top_k, const double* top_p,
+                 const float* min_p, const double* uniform, int32_t* ids) {
+    if (n < 0 || vocab < 1) return fail("no logits");
+    for (int i = 0; i < n; i++)
+        if (!(temperature[i] > 0) || top_k[i] < 0 || !(uniform[i] >= 0 && uniform[i] < 1)) return fail("a choice that cannot be made");
+    try {
+        thread_local Sampler sampler;
+        for (int i = 0; i < n; i++) ids[i] = sampler.pick(rows[i], vocab, {temperature[i], min_p[i], top_p[i], top_k[i], uniform[i]});
+    } catch (const std::exception& e) {
+        return fail(e.what());
+    }
     return 0;
 }
 
