@@ -33,7 +33,7 @@ from torch import Tensor
 IGNORE = -100
 """A target with this value is not counted: padding, and in fine-tuning everything the user said."""
 
-CHUNK_BYTES_CPU = 8 << 20  # logits of one chunk in float32: large enough for the products, small enough for a cache
+CHUNK_BYTES_CPU = 2 << 20  # logits of one chunk in float32: large enough for the products, small enough for a cache
 CHUNK_BYTES_DEVICE = 256 << 20  # on a GPU few, large multiplications win
 
 
