@@ -239,7 +239,7 @@ async def _answer(
         prompts = await encode_prompts(served, asked.prompt)
         default_max_tokens = asked.DEFAULT_MAX_TOKENS
     sampling = sampling_for(served, prompts, asked, default_max_tokens)
-    await prepare(served, sampling)
+    await prepare(served, sampling, asked)
     tags = {name: getattr(asked, name, None) for name in ("user", "metadata", "safety_identifier")}
     tags = {name: value for name, value in tags.items() if value} | {"request_id": request.scope["danlu.request_id"]}
     generation = state.generation(served, prompts, sampling, request.url.path, asked.priority, **tags)
