@@ -168,6 +168,17 @@ def write_json(path: Path, obj: Any) -> None:
     path.write_text(json.dumps(obj, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def read_json(path: Path, hint: str) -> dict[str, Any]:
+    """The JSON object in a file. Raises UserError with this `hint` when it cannot be read or is no object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error})", hint) from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} does not hold a JSON object", hint)
+    return found
+
+
 def atomic_write(path: Path, data: bytes) -> None:
     """Replace `path` in one step: after a crash it holds the old bytes or the new ones, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

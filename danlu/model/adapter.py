@@ -22,7 +22,6 @@ mathematics in another way (DoRA, trained embeddings or biases, ...) is refused 
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -36,7 +35,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from danlu.core.artifact import write_json
+from danlu.core.artifact import read_json, write_json
 from danlu.core.errors import UserError
 from danlu.model.families import FAMILIES
 
@@ -285,7 +284,9 @@ class _Settings:
 
     def __init__(self, path: Path) -> None:
         self.file = path / CONFIG
-        raw = _read_json(self.file)
+        if not self.file.is_file():
+            raise UserError(f"{path} has no {CONFIG}", f"an adapter is a directory with {CONFIG} and {WEIGHTS}")
+        raw = read_json(self.file, "copy the adapter again")
         self._refuse(raw)
         self.base = raw.get("base_model_name_or_path") or None
         self._rank = self._number(raw, "r")
@@ -370,15 +371,3 @@ class _Settings:
 
 def _first(patterns: list[tuple[re.Pattern[str], float]], name: str, otherwise: float) -> float:
     return next((value for pattern, value in patterns if pattern.fullmatch(name)), otherwise)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise UserError(f"{file.parent} has no {file.name}", f"an adapter is a directory with {CONFIG} and {WEIGHTS}")
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{file} cannot be read: {error}", "copy the adapter again") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{file} does not hold a JSON object", "copy the adapter again")
-    return raw

@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from danlu.core.artifact import write_json
+from danlu.core.artifact import read_json, write_json
 from danlu.core.errors import UserError
 from danlu.model.families import FAMILIES, Family, config_from_hf, config_to_hf
 from danlu.model.transformer import Transformer, fused_rows
@@ -155,13 +155,7 @@ def read_config(path: Path) -> dict[str, Any]:
     file = path / "config.json"
     if not file.exists():
         raise UserError(f"{path} has no config.json", "a model directory holds config.json and model.safetensors")
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{file} cannot be read: {error}", "copy the model again") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{file} does not hold a JSON object", "copy the model again")
-    return raw
+    return read_json(file, "copy the model again")
 
 
 class _Source:

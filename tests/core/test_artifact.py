@@ -10,6 +10,7 @@ from danlu.core.artifact import (
     atomic_write,
     describe_files,
     guess_kind,
+    read_json,
 )
 from danlu.core.errors import UserError
 
@@ -80,3 +81,18 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
     (tmp_path / "artifact.json").write_text('{"kind": "mod')
     with pytest.raises(UserError, match="damaged"):
         Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b'{"a": ', "cannot be read"), (b"\xff", "cannot be read"), (b"[1]", "does not hold a JSON object")],
+)
+def test_a_json_object_or_a_sentence(tmp_path: Path, content: bytes, says: str) -> None:
+    file = tmp_path / "it.json"
+    with pytest.raises(UserError, match=r"it.json cannot be read .*copy it again"):
+        read_json(file, "copy it again")
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=f"it.json {says}.*copy it again"):
+        read_json(file, "copy it again")
+    file.write_text('{"a": "床"}', encoding="utf-8")
+    assert read_json(file, "") == {"a": "床"}
