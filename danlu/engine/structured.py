@@ -123,7 +123,7 @@ class Grammars:
             raw = LLMatcher(self._reader, source, log_level=0)
         except UserError as error:
             return error
-        except ValueError as error:
+        except (ValueError, TypeError, LookupError) as error:  # the last two: a source that was not made by `Grammar`
             return UserError(f"the {grammar.words} is not understood: {_first_line(str(error))}")
         if raw.is_error():
             return UserError(f"the {grammar.words} is not understood: {_first_line(raw.get_error())}")

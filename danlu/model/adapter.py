@@ -27,6 +27,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from danlu.core.artifact import read_json, write_json
-from danlu.core.errors import UserError
+from danlu.core.errors import UserError, expect
 from danlu.model.families import FAMILIES
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def load_adapter(path_or_id: str | Path, config: ModelConfig) -> Adapter:
 
     Raises UserError when there is none, when it is damaged, when danlu cannot compute it, or when it does not fit.
     """
+    expect("an adapter", path_or_id, (str, PathLike), "a path, or an id or name in the store")
     path = Path(path_or_id)
     if not path.exists():
         from danlu.core.store import default_store

@@ -21,6 +21,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from danlu.core.artifact import read_json, write_json
-from danlu.core.errors import UserError
+from danlu.core.errors import UserError, expect
 from danlu.model.families import FAMILIES, Family, config_from_hf, config_to_hf
 from danlu.model.transformer import Transformer, fused_rows
 
@@ -49,6 +50,7 @@ def load(path_or_id: str | Path) -> tuple[Transformer, Tokenizer | None]:
 
     The tokenizer is None when the directory has none. Raises UserError when there is no such thing or it is damaged.
     """
+    expect("a model", path_or_id, (str, PathLike), "a path, or an id or name in the store")
     path = Path(path_or_id)
     if not path.exists():
         from danlu.core.store import default_store
