@@ -332,3 +332,21 @@ main()
     arguments = [sys.executable, "-c", dropped, "generate", model, "--prompt", "x"]
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
+
+
+def test_a_path_is_not_hashed_only_to_be_used(
+    here: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from danlu.core import artifact
+    from tests.serve.tiny import write_model
+
+    model = write_model(tmp_path_factory.mktemp("model") / "tiny")
+
+    def read(path: Path) -> str:
+        raise AssertionError(f"{path} was read")
+
+    monkeypatch.setattr(artifact, "sha256_file", read)
+    generated = danlu("generate", str(model), "--prompt", "x", "--max-tokens", "2", "--json")
+    assert last_json(generated)["finish_reason"]
+    assert last_json(danlu("chat", str(model), "--max-tokens", "2", "--json", input="x\n"))["messages"]
+    assert "was read" in danlu("show", str(model)).stderr, "which says the id"

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from danlu.core import artifact
 from danlu.core.artifact import (
     Artifact,
     Manifest,
@@ -75,6 +76,18 @@ def test_directories_made_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no artifact"):
         Artifact.from_path(tmp_path / "empty")
+
+
+def test_a_directory_made_elsewhere_is_read_when_its_id_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    read: list[Path] = []
+    monkeypatch.setattr(artifact, "sha256_file", lambda path: read.append(path) or "0")
+    found = Artifact.from_path(tmp_path)
+    assert (found.kind, found.path, read) == ("model", tmp_path, [])
+    assert found.id == found.manifest.id and list(found.manifest.files) == ["config.json"]
+    assert read == [tmp_path / "config.json"], "and once"
 
 
 def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
