@@ -39,6 +39,7 @@ def register(main: click.Group) -> None:
         from danlu.engine.compiled import CompiledRunner
         from danlu.engine.limits import measure_machine
 
+        BenchPlan.check(prompt_tokens, max_tokens, concurrency, rounds)
         artifact = store.resolve(model, "model")
         engine = engine_for(store, model, max_sequences=max(32, concurrency))
         plan = BenchPlan.fit(engine.max_context, prompt_tokens, max_tokens, concurrency, rounds)

@@ -9,11 +9,14 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,6 +25,8 @@ from danlu.core.errors import DanluError, UserError
 
 if TYPE_CHECKING:
     from danlu.core.store import Store
+
+WHOLE_PROCESS = object()  # of a click context whose command is all that this process does
 
 
 def command(
@@ -76,13 +81,13 @@ def _call(function: Callable[..., Any], store_url: str | None, as_json: bool, ar
 def guarded(action: Callable[[], int], debug: bool = False) -> int:
     """Run `action` and turn what it raises into one sentence and an exit code (see core.errors)."""
     try:
-        return action()
+        return _to_its_end(action)
     except DanluError as error:
         if debug:
             traceback.print_exc()
         return _complain(error.message, error.hint, error.exit_code)
     except KeyboardInterrupt:
-        return _complain("stopped", "", 130)
+        return _complain("", "", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away: not our error
         return 0
@@ -95,10 +100,22 @@ def guarded(action: Callable[[], int], debug: bool = False) -> int:
         )
 
 
+def _to_its_end(action: Callable[[], int]) -> int:
+    """Run `action`; after it, however it ended, Ctrl-C does nothing: Python would say where its own exit was.
+
+    Only where the process ends with the command (main.py), and not where a command is called as a function.
+    """
+    try:
+        return action()
+    finally:
+        if _is_whole_process():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _complain(message: str, hint: str, code: int) -> int:
     style = {"fg": "yellow"} if code == 130 else {"fg": "red"}
     label = "stopped" if code == 130 else "error"
-    click.echo(f"{click.style(label, **style)}: {message}", err=True)  # type: ignore[arg-type]
+    click.echo(click.style(label, **style) + (f": {message}" if message else ""), err=True)  # type: ignore[arg-type]
     if hint:
         click.echo(f"{click.style('hint', dim=True)}: {hint}", err=True)
     return code
@@ -146,7 +163,35 @@ def drafter(store: Store, how: str | None) -> str | Path | None:
 
 def engine_for(store: Store, model: str, adapter: str | None = None, **settings: Any) -> Any:
     """An engine for a model of the store or a path, and an adapter of it; raises UserError when there is none."""
-    from danlu.engine import Engine
-
     adapters = {adapter: store.resolve(adapter, "adapter").path} if adapter else None
-    return Engine(store.resolve(model, "model").path, adapters=adapters, **settings)
+    path = store.resolve(model, "model").path
+    with _nothing_to_save():
+        from danlu.engine import Engine
+
+        return Engine(path, adapters=adapters, **settings)
+
+
+@contextmanager
+def _nothing_to_save() -> Iterator[None]:
+    """Ctrl-C ends the process inside this block, at once. As an exception it could be lost: when it falls on an import
+    of numpy, torch drops it and goes on without numpy.
+    """
+    if not _is_whole_process():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        with suppress(Exception):
+            _complain("", "", 130)
+        os._exit(130)
+
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _is_whole_process() -> bool:
+    context = click.get_current_context(silent=True)
+    return context is not None and context.find_root().obj is WHOLE_PROCESS

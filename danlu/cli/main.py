@@ -5,9 +5,15 @@ The commands import what they need when they run, so `danlu --help` answers at o
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import suppress
+from typing import Any
+
 import click
 
 from danlu.cli import artifacts, bench, machine, models, recipes
+from danlu.cli.common import WHOLE_PROCESS
 
 
 class Ordered(click.Group):
@@ -15,6 +21,23 @@ class Ordered(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # a second one, while the first is being told
+            ctx.exit(130)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As a process of its own: this is what the script `danlu` calls. A test calls `main.main`."""
+        try:
+            return super().__call__(*args, obj=WHOLE_PROCESS, **kwargs)
+        except SystemExit as end:
+            if end.code == 130:  # at once: Python's own exit may take half a second, and change the code
+                with suppress(OSError):
+                    sys.stdout.flush()
+                os._exit(130)
+            raise
 
 
 @click.group(cls=Ordered, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

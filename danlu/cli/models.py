@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +41,11 @@ def register(main: click.Group) -> None:
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, stop=list(stop))
         parts, last = [], None
         with engine_for(store, model, adapter, tensor_parallel=tensor_parallel) as engine:
-            for last in engine.stream(text, sampling, adapter):
-                parts.append(last.text)
-                if not as_json:
-                    click.echo(last.text, nl=False)
+            with closing(engine.stream(text, sampling, adapter)) as stream:
+                for last in stream:
+                    parts.append(last.text)
+                    if not as_json:
+                        click.echo(last.text, nl=False)
         if not as_json:
             click.echo()
         assert last is not None
@@ -66,7 +68,8 @@ def register(main: click.Group) -> None:
         seed: int | None,
         adapter: str | None,
     ) -> dict[str, Any]:
-        """Talk to a model. An empty line or Ctrl-D ends; Ctrl-C stops an answer; /new forgets what was said."""
+        """Talk to a model. An empty line or Ctrl-D ends; Ctrl-C stops an answer, a second one all of it; /new forgets
+        what was said."""
         from danlu.engine import Sampling
 
         engine = engine_for(store, model, adapter)
@@ -210,8 +213,10 @@ def _lines() -> Any:
     while True:
         try:
             line = input("> " if interactive else "")
-        except (EOFError, KeyboardInterrupt):
+        except (EOFError, KeyboardInterrupt) as end:
             click.echo()
+            if isinstance(end, KeyboardInterrupt):
+                raise
             return
         if not line.strip():
             if interactive:
@@ -223,13 +228,10 @@ def _lines() -> Any:
 def _answer(engine: Any, messages: list[dict[str, str]], sampling: Any, adapter: str | None) -> str:
     """Stream one answer to the terminal; Ctrl-C ends the answer, not the conversation."""
     parts: list[str] = []
-    stream = engine.stream(messages, sampling, adapter)
-    try:
+    with suppress(KeyboardInterrupt), closing(engine.stream(messages, sampling, adapter)) as stream:
         for delta in stream:
             parts.append(delta.text)
             click.echo(delta.text, nl=False)
-    except KeyboardInterrupt:
-        stream.close()
     click.echo("\n")
     return "".join(parts)
 

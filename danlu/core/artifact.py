@@ -26,6 +26,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,8 @@ class Artifact:
     def from_path(cls, path: Path | str, kind: str | None = None) -> Artifact:
         """Take a directory or file that danlu did not make as an artifact; its id comes from its bytes.
 
-        `kind` is needed only where the files do not tell. Raises UserError when nothing is there or the kind
-        is not clear.
+        They are read when the id or the manifest is asked for, and not for those who want the path alone. `kind` is
+        needed only where the files do not tell. Raises UserError when nothing is there or the kind is not clear.
         """
         path = Path(path)
         if not path.exists():
@@ -118,10 +119,25 @@ class Artifact:
                 f"{path} is no artifact and no model directory",
                 f"a directory needs config.json (model), tokenizer.json or {MANIFEST}; a file must be .gguf",
             )
-        files = describe_files(path)
+        return _Foreign(kind, path)
+
+
+class _Foreign(Artifact):
+    """An artifact without a manifest of its own: gigabytes are hashed to make one, so it is made when it is needed."""
+
+    def __init__(self, kind: str, path: Path) -> None:
+        object.__setattr__(self, "kind", kind)
+        object.__setattr__(self, "path", path)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        files = describe_files(self.path)
         digest = hashlib.sha256("".join(f"{p} {i['sha256']}\n" for p, i in files.items()).encode()).hexdigest()
-        manifest = Manifest(kind, f"{kind}-{digest[:16]}", "path", "1", {}, {}, files, name=path.name)
-        return cls(kind, manifest.id, path, manifest)
+        return Manifest(self.kind, f"{self.kind}-{digest[:16]}", "path", "1", {}, {}, files, name=self.path.name)
+
+    @property
+    def id(self) -> str:
+        return self.manifest.id
 
 
 def artifact_id_of(path: str | Path) -> str | None:
@@ -166,6 +182,17 @@ def sha256_file(path: Path) -> str:
 def write_json(path: Path, obj: Any) -> None:
     """Write JSON that is the same for the same object: sorted keys, one newline at the end."""
     path.write_text(json.dumps(obj, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, hint: str) -> dict[str, Any]:
+    """The JSON object in a file. Raises UserError with this `hint` when it cannot be read or is no object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error})", hint) from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} does not hold a JSON object", hint)
+    return found
 
 
 def atomic_write(path: Path, data: bytes) -> None:

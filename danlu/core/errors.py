@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import reprlib
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -62,6 +63,24 @@ def suggest(name: str, valid: Iterable[str]) -> str:
     if near:
         return f'did you mean "{near[0]}"?'
     return "valid names: " + ", ".join(names) if names else "there are none"
+
+
+def expect(name: str, value: object, kinds: type | tuple[type, ...], words: str) -> None:
+    """For what comes from Python, where nothing has checked it: UserError unless `value` is one of these types.
+
+    True and False are numbers to Python and hardly ever to the person who wrote them, so bool counts only where named.
+
+    >>> expect("stop", 5, (str, list), "a string, or a list of strings")
+    UserError: stop is 5. it must be a string, or a list of strings.
+    """
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise UserError(f"{name} is {shown(value)}", f"it must be {words}")
+
+
+def shown(value: object) -> str:
+    """A value in a few characters of one line, whatever it is."""
+    return " ".join(reprlib.repr(value).split())
 
 
 def need(module: str, extra: str) -> ModuleType:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from danlu.core.artifact import artifact_id_of
-from danlu.core.errors import UserError
+from danlu.core.errors import UserError, expect
 from danlu.kernels.decoder import KernelError
 from danlu.model.adapter import load_adapter
 
@@ -58,6 +58,7 @@ class Adapters:
         return self._loaded.get(name)
 
     def load(self, name: str, source: str | Path) -> None:
+        expect("the name of an adapter", name, str, "text")
         if not name:
             raise UserError("an adapter needs a name")
         with self._lock:
@@ -78,6 +79,7 @@ class Adapters:
 
     def find(self, name: str) -> LoadedAdapter:
         """Raises UserError, with the names there are, for one that is not there."""
+        expect("an adapter", name, str, "the name of a loaded one")
         found = self._loaded.get(name)
         if found is None:
             known = "loaded: " + ", ".join(self._loaded) if self._loaded else "this engine has no adapters"

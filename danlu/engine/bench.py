@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from danlu.engine.limits import Machine
 
 PROMPT_TOKENS, MAX_TOKENS = 512, 128  # what is measured when nobody says, if the context allows
+MAX_CONCURRENCY, MAX_ROUNDS = 1024, 1000  # more is a slip of the finger, and would fill the memory
 SHOW_SECONDS = 0.1  # between two moments of the live view
 
 
@@ -43,14 +44,7 @@ class BenchPlan:
         cls, context: int, prompt_tokens: int | None, max_tokens: int | None, concurrency: int, rounds: int
     ) -> BenchPlan:
         """The sizes asked for, or what fits a context. Raises UserError when they do not fit or mean nothing."""
-        for name, value, least in (
-            ("prompt tokens", prompt_tokens, 1),
-            ("max tokens", max_tokens, 2),
-            ("concurrency", concurrency, 1),
-            ("rounds", rounds, 1),
-        ):
-            if value is not None and value < least:
-                raise UserError(f"{name} is {value}", f"it must be at least {least}")
+        cls.check(prompt_tokens, max_tokens, concurrency, rounds)
         if prompt_tokens is None:
             prompt_tokens = max(1, min(PROMPT_TOKENS, context - (max_tokens or min(MAX_TOKENS, context // 4))))
         if max_tokens is None:
@@ -61,6 +55,22 @@ class BenchPlan:
                 "lower --prompt-tokens or --max-tokens",
             )
         return cls(prompt_tokens, max_tokens, concurrency, rounds)
+
+    @staticmethod
+    def check(prompt_tokens: int | None, max_tokens: int | None, concurrency: int, rounds: int) -> None:
+        """What can be said of the sizes before there is a model. Raises UserError when one of them means nothing."""
+        for name, value, least, most in (
+            ("prompt tokens", prompt_tokens, 1, None),  # of tokens the context is the limit
+            ("max tokens", max_tokens, 2, None),
+            ("concurrency", concurrency, 1, MAX_CONCURRENCY),
+            ("rounds", rounds, 1, MAX_ROUNDS),
+        ):
+            if value is not None and (value < least or (most is not None and value > most)):
+                raise UserError(f"{name} is {value}", f"it must be {_span(least, most)}")
+
+
+def _span(least: int, most: int | None) -> str:
+    return f"at least {least}" if most is None else f"from {least} to {most:,}"
 
 
 @dataclass(frozen=True)

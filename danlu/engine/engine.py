@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from danlu.core.artifact import artifact_id_of
-from danlu.core.errors import DanluError, UserError
+from danlu.core.errors import DanluError, UserError, expect, shown
 from danlu.engine.adapters import Adapters
 from danlu.engine.batch import Logits, Wanted, flatten
 from danlu.engine.compiled import CompiledRunner, compile_model
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 
 Source = str | Path | tuple["Transformer", "Tokenizer | None"]
 Prompt = str | list[int] | list[dict[str, Any]]
+PROMPTS = "a string, a list of token ids, or a list of chat messages"
+_LISTS = (list, tuple, range)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KV_DTYPES = DTYPES | {"int8": torch.int8}
 RATE_SECONDS = 5.0  # tokens per second are counted over this long
@@ -136,20 +138,27 @@ class Engine:
         tensor_parallel: int = 1,
         adapters: Mapping[str, str | Path] | None = None,
     ) -> None:
-        for name, value in (
-            ("max_batch_tokens", max_batch_tokens),
-            ("max_sequences", max_sequences),
-            ("max_context", max_context),
-            ("kv_bytes", kv_bytes),
-            ("block_size", block_size),
-            ("tensor_parallel", tensor_parallel),
+        number, or_none = (int,), (int, type(None))
+        for name, value, kinds in (
+            ("max_batch_tokens", max_batch_tokens, or_none),
+            ("max_sequences", max_sequences, number),
+            ("max_context", max_context, or_none),
+            ("kv_bytes", kv_bytes, or_none),
+            ("block_size", block_size, number),
+            ("tensor_parallel", tensor_parallel, number),
         ):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise UserError(f"{name} is {value!r}", "it must be a whole number of at least 1")
+            words = "a whole number of at least 1"
+            expect(name, value, kinds, words)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}", f"it must be {words}")
+        expect("prefix_cache", prefix_cache, bool, "True or False")
+        expect("adapters", adapters, (Mapping, type(None)), "a mapping of names to paths or ids")
+        expect("kv_dtype", kv_dtype, (str, type(None)), "one of: " + ", ".join(KV_DTYPES))
         if kv_dtype not in (None, *KV_DTYPES):
             raise UserError(f'kv_dtype is "{kv_dtype}"', "it must be one of: " + ", ".join(KV_DTYPES))
-        if stall is not None and (not isinstance(stall, (int, float)) or not stall >= 1):
-            raise UserError(f"stall is {stall!r}", "it must be a number of at least 1, or None")
+        expect("stall", stall, (int, float, type(None)), "a number of at least 1, or None")
+        if stall is not None and not stall >= 1:
+            raise UserError(f"stall is {stall}", "it must be a number of at least 1, or None")
         model, self.tokenizer, place, checkpoint = _load(source, dtype, device, keep_on_cpu=tensor_parallel > 1)
         self.artifact_id = None if isinstance(source, tuple) else artifact_id_of(source)
         self._parallel = ParallelRunner(model, tensor_parallel, place) if tensor_parallel > 1 else None
@@ -278,9 +287,13 @@ class Engine:
         """
         many = _as_prompts(prompts)
         one = sampling is None or isinstance(sampling, Sampling)
+        if not one:
+            expect("sampling", sampling, (list, tuple), "a Sampling, or a list with one for each prompt")
         settings: ListLike[Sampling] = [sampling or Sampling()] * len(many) if one else sampling  # type: ignore
         if len(settings) != len(many):
             raise UserError(f"there are {len(many)} prompts and {len(settings)} samplings", "give one, or one for each")
+        if adapter is not None:
+            expect("adapter", adapter, (str, list, tuple), "a name, or a list with one for each prompt")
         names = [adapter] * len(many) if adapter is None or isinstance(adapter, str) else adapter
         if len(names) != len(many):
             raise UserError(f"there are {len(many)} prompts and {len(names)} adapters", "give one, or one for each")
@@ -328,8 +341,11 @@ class Engine:
 
         An empty string becomes the model's start token. Raises UserError when the model lacks what it takes.
         """
-        if not isinstance(prompt, str) and all(isinstance(item, int) for item in prompt):
+        expect("a prompt", prompt, (str, *_LISTS), PROMPTS)
+        if not isinstance(prompt, str) and all(type(item) is int for item in prompt):
             return list(prompt)  # type: ignore[arg-type]
+        if not isinstance(prompt, str) and not all(isinstance(item, Mapping) for item in prompt):
+            raise UserError(f"a prompt is {shown(prompt)}", f"it must be {PROMPTS}")
         if self.tokenizer is None:
             raise UserError("this model has no tokenizer", "give prompts as lists of token ids")
         if not isinstance(prompt, str):
@@ -373,6 +389,8 @@ class Engine:
         `on_delta` is called for every piece, in the thread that steps; it must not raise. A request of a lower
         `priority` begins earlier, and gives way later when the cache is full.
         """
+        expect("a prompt", prompt_ids, _LISTS, "a list of token ids")
+        expect("priority", priority, int, "a whole number")
         request = self._request(list(prompt_ids), sampling, on_delta, adapter)
         request.priority = priority
         self._inbox.append(("submit", request))
@@ -383,6 +401,7 @@ class Engine:
 
         From any thread. An unknown or finished request is no error: it may just have finished.
         """
+        expect("a request", request_id, str, "the id of one")
         self._inbox.append(("cancel", request_id))
         self._settle()
 
@@ -455,6 +474,9 @@ class Engine:
     ) -> Request:
         """Check everything that could go wrong later, and make the sequences."""
         vocabulary = self.model.config.vocab_size
+        expect("sampling", sampling, Sampling, "a Sampling")
+        if not all(type(token) is int for token in prompt_ids):
+            raise UserError(f"a prompt is {shown(prompt_ids)}", "it must be a list of token ids")
         if not prompt_ids:
             raise UserError("the prompt is empty", "give at least one token")
         for token in (min(prompt_ids), max(prompt_ids)):
@@ -488,6 +510,7 @@ class Engine:
 
         May take seconds, so a server calls it in a thread before `submit`. Raises UserError when it is refused.
         """
+        expect("sampling", sampling, Sampling, "a Sampling")
         if sampling.grammar is None:
             return None
         if self._grammars is None:
@@ -704,6 +727,7 @@ def _raise_if_unsound(request: Request) -> None:
 
 def _as_prompts(prompts: Prompt | ListLike[Prompt]) -> list[Prompt]:
     """One prompt or many: a string, a list of ids and a list of messages are one prompt each."""
+    expect("a prompt", prompts, (str, *_LISTS), f"{PROMPTS}, or a list of such prompts")
     if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], (int, dict))):
         return [prompts]  # type: ignore[list-item]
     return list(prompts)  # type: ignore[arg-type]
@@ -727,16 +751,19 @@ def _load(
         if dtype not in DTYPES:
             raise UserError(f'dtype is "{dtype}"', "it must be one of: " + ", ".join(DTYPES))
         dtype = DTYPES[dtype]
+    expect("dtype", dtype, (torch.dtype, type(None)), "one of: " + ", ".join(DTYPES))
+    if device is not None:
+        device = _device(device)
     checkpoint = None
     if isinstance(source, tuple):
-        model, tokenizer = source
-        device = torch.device(device) if device is not None else next(model.parameters()).device
+        model, tokenizer = _pair(source)
+        device = device or next(model.parameters()).device
     else:
         from danlu.core.device import torch_device
         from danlu.model.hub import Checkpoint, find_model, load, load_tokenizer
 
         path = find_model(source)
-        device = torch.device(device) if device is not None else torch_device()
+        device = device or torch_device()
         if device.type == "cpu" and not keep_on_cpu and path.is_dir():
             checkpoint = Checkpoint(path)
             model, tokenizer = checkpoint.model, load_tokenizer(path)
@@ -748,6 +775,27 @@ def _load(
     stays = keep_on_cpu or checkpoint is not None
     model = model.to(device=None if stays else device, dtype=dtype)
     return model.eval(), tokenizer, device, checkpoint
+
+
+def _pair(source: tuple[Any, ...]) -> tuple[Transformer, Tokenizer | None]:
+    """A model and its tokenizer as a person gave them."""
+    from danlu.model.transformer import Transformer
+    from danlu.tokenizer.tokenizer import Tokenizer
+
+    if len(source) != 2:
+        raise UserError(f"a model is {len(source)} things in parentheses", "it must be (model, tokenizer or None)")
+    expect("the model", source[0], Transformer, "what danlu.load_model gives first")
+    expect("the tokenizer", source[1], (Tokenizer, type(None)), "what danlu.load_model gives second")
+    return source
+
+
+def _device(device: object) -> torch.device:
+    """A device that answers. Raises UserError for one that is none, or is not there."""
+    try:
+        return torch.empty(0, device=device).device  # type: ignore[call-overload]
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"device is {shown(device)}: {reason}", "danlu doctor says what there is") from None
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -20,7 +20,7 @@ from collections.abc import Sequence as ListLike
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from danlu.core.errors import UserError
+from danlu.core.errors import UserError, expect
 
 if TYPE_CHECKING:
     import torch
@@ -51,10 +51,13 @@ class Grammar:
     source: str
 
     def __post_init__(self) -> None:
-        if self.kind not in _GRAMMARS:
+        if not isinstance(self.kind, str) or self.kind not in _GRAMMARS:
             raise UserError(f'there is no kind of grammar "{self.kind}"', "one of: " + ", ".join(_GRAMMARS))
-        if not isinstance(self.source, str):
-            raise UserError(f"the source of a {self.words} must be text")
+        expect(f"the source of a {self.words}", self.source, str, "text")
+        try:
+            self.source.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"the {self.words} holds half a character (a surrogate)", "it must be UTF-8 text") from None
 
     @property
     def words(self) -> str:
@@ -62,7 +65,13 @@ class Grammar:
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any]) -> Grammar:
-        return cls("json_schema", json.dumps(schema, ensure_ascii=False))
+        expect("a JSON schema", schema, Mapping, "a mapping")
+        try:
+            return cls("json_schema", json.dumps(schema, ensure_ascii=False))
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"the JSON schema is no JSON: {error}", "it holds mappings, lists, text and numbers"
+            ) from None
 
     @classmethod
     def regex(cls, pattern: str) -> Grammar:
@@ -70,6 +79,7 @@ class Grammar:
 
     @classmethod
     def choice(cls, texts: ListLike[str]) -> Grammar:
+        expect("a choice", texts, (list, tuple), "a list of texts")
         if not texts or not all(isinstance(text, str) and text for text in texts):
             raise UserError("a choice needs at least one text, and no empty one")
         return cls("choice", json.dumps(list(texts), ensure_ascii=False))
@@ -170,6 +180,8 @@ class Sampling:
     grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
+        for name, kinds, words in _KINDS:
+            expect(name, getattr(self, name), kinds, words)
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         object.__setattr__(self, "stop", stop)
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
@@ -178,8 +190,7 @@ class Sampling:
             if value is None and name in _OPTIONAL:
                 continue
             whole = name in _WHOLE
-            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-                raise UserError(f"{name} is {value!r}, which is not {'a whole number' if whole else 'a number'}")
+            expect(name, value, int if whole else (int, float), "a whole number" if whole else "a number")
             if not low <= value <= high:
                 span = f"from {low} to {high}" if high < _HUGE else f"at least {low}"
                 raise UserError(f"{name} is {value}", f"it must be {span}")
@@ -195,6 +206,8 @@ class Sampling:
         for text in stop:
             if not isinstance(text, str) or not text:
                 raise UserError(f"a stop string is {text!r}", "each must be a string of at least one character")
+        for token in self.stop_token_ids:
+            expect("a stop token", token, int, "a token id")
         for token, bias in self.logit_bias.items():
             if type(token) is not int or not isinstance(bias, (int, float)) or not abs(bias) <= 100:
                 raise UserError(f"logit_bias has {token!r}: {bias!r}", "it maps token ids to numbers from -100 to 100")
@@ -215,6 +228,16 @@ class Sampling:
         )
 
 
+_LISTS = (list, tuple, set, frozenset)
+_KINDS: tuple[tuple[str, tuple[type, ...], str], ...] = (
+    ("stop", (str, *_LISTS), "a string, or a list of strings"),
+    ("stop_before", (str,), "a string"),
+    ("stop_token_ids", _LISTS, "a list of token ids"),
+    ("logit_bias", (Mapping,), "a mapping of token ids to numbers from -100 to 100"),
+    ("ignore_eos", (bool,), "True or False"),
+    ("skip_special", (bool,), "True or False"),
+    ("grammar", (Grammar, type(None)), "a Grammar, or None"),
+)
 _HUGE = 1 << 62
 _WHOLE = {"max_tokens", "top_k", "n", "seed", "logprobs", "prompt_logprobs"}
 _OPTIONAL = {"max_tokens", "seed", "logprobs", "prompt_logprobs"}

@@ -79,7 +79,11 @@ class Grammars:
         self._known: dict[Grammar, Matcher] = {}  # the last ones, oldest first
 
     def compile(self, grammar: Grammar) -> Matcher:
-        """A parser at the beginning of the form. Raises UserError when it is too large, too slow or not understood."""
+        """A parser at the beginning of the form.
+
+        Raises UserError when it is too large, too slow or not understood, or when it has no text but the empty one:
+        the model would have nothing to say.
+        """
         known = self._known.get(grammar)
         if known is not None:
             return known
@@ -94,10 +98,16 @@ class Grammars:
             raise UserError(f"the {grammar.words} took longer than {COMPILE_SECONDS:.0f} s to compile", "simplify it")
         if isinstance(made[0], Exception):
             raise made[0]
+        matcher = Matcher(made[0], self._vocab_size)
+        begins = matcher.allowed()
+        begins[[self._reader.eos_token, *(token for token in self._stop_ids if token < self._vocab_size)]] = False
+        if not begins.any():
+            what = "matches the empty text alone" if made[0].is_accepting() else "matches no text"
+            raise UserError(f"the {grammar.words} {what}", "it must match at least one character")
         while len(self._known) >= REMEMBERED:
             self._known.pop(next(iter(self._known)), None)
-        self._known[grammar] = Matcher(made[0], self._vocab_size)
-        return self._known[grammar]
+        self._known[grammar] = matcher
+        return matcher
 
     def _compile(self, grammar: Grammar) -> Any:
         """The parser, or the UserError to raise: a thread cannot raise in its caller."""
@@ -113,7 +123,7 @@ class Grammars:
             raw = LLMatcher(self._reader, source, log_level=0)
         except UserError as error:
             return error
-        except ValueError as error:
+        except (ValueError, TypeError, LookupError) as error:  # the last two: a source that was not made by `Grammar`
             return UserError(f"the {grammar.words} is not understood: {_first_line(str(error))}")
         if raw.is_error():
             return UserError(f"the {grammar.words} is not understood: {_first_line(raw.get_error())}")

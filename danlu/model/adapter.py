@@ -22,12 +22,12 @@ mathematics in another way (DoRA, trained embeddings or biases, ...) is refused 
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +36,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from danlu.core.artifact import write_json
-from danlu.core.errors import UserError
+from danlu.core.artifact import read_json, write_json
+from danlu.core.errors import UserError, expect
 from danlu.model.families import FAMILIES
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ def load_adapter(path_or_id: str | Path, config: ModelConfig) -> Adapter:
 
     Raises UserError when there is none, when it is damaged, when danlu cannot compute it, or when it does not fit.
     """
+    expect("an adapter", path_or_id, (str, PathLike), "a path, or an id or name in the store")
     path = Path(path_or_id)
     if not path.exists():
         from danlu.core.store import default_store
@@ -285,7 +286,9 @@ class _Settings:
 
     def __init__(self, path: Path) -> None:
         self.file = path / CONFIG
-        raw = _read_json(self.file)
+        if not self.file.is_file():
+            raise UserError(f"{path} has no {CONFIG}", f"an adapter is a directory with {CONFIG} and {WEIGHTS}")
+        raw = read_json(self.file, "copy the adapter again")
         self._refuse(raw)
         self.base = raw.get("base_model_name_or_path") or None
         self._rank = self._number(raw, "r")
@@ -370,15 +373,3 @@ class _Settings:
 
 def _first(patterns: list[tuple[re.Pattern[str], float]], name: str, otherwise: float) -> float:
     return next((value for pattern, value in patterns if pattern.fullmatch(name)), otherwise)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise UserError(f"{file.parent} has no {file.name}", f"an adapter is a directory with {CONFIG} and {WEIGHTS}")
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{file} cannot be read: {error}", "copy the adapter again") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{file} does not hold a JSON object", "copy the adapter again")
-    return raw

@@ -24,6 +24,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from danlu.core.artifact import write_json
-from danlu.core.errors import UserError
+from danlu.core.artifact import read_json, write_json
+from danlu.core.errors import UserError, expect
 from danlu.model.families import FAMILIES, config_from_hf, config_to_hf
 from danlu.model.transformer import Transformer, fused_rows
 
@@ -62,6 +63,7 @@ def load(path_or_id: str | Path) -> tuple[Transformer, Tokenizer | None]:
 
 def find_model(path_or_id: str | Path) -> Path:
     """The path itself, or that of the model which the store knows by this name or id. Raises UserError."""
+    expect("a model", path_or_id, (str, PathLike), "a path, or an id or name in the store")
     path = Path(path_or_id)
     if path.exists():
         return path
@@ -219,13 +221,7 @@ def read_config(path: Path) -> dict[str, Any]:
     file = path / "config.json"
     if not file.exists():
         raise UserError(f"{path} has no config.json", "a model directory holds config.json and model.safetensors")
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{file} cannot be read: {error}", "copy the model again") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{file} does not hold a JSON object", "copy the model again")
-    return raw
+    return read_json(file, "copy the model again")
 
 
 class _Source:

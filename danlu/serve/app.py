@@ -258,7 +258,7 @@ async def _answer(
         default_max_tokens = asked.DEFAULT_MAX_TOKENS
         echo = echo_of(served, asked.prompt) if asked.echo else None
     sampling = sampling_for(served, prompts, asked, default_max_tokens)
-    await prepare(served, sampling)
+    await prepare(served, sampling, asked)
     tags = _tags(request, asked)
     generation = state.generation(served, prompts, sampling, request.url.path, asked.priority, echo, **tags)
     answer = answer_class(asked, generation)

@@ -216,7 +216,7 @@ def _calling(served: ServedModel, request: ChatRequest, sampling: Sampling) -> S
     from danlu.tokenizer.tools import PLAIN, TAG, call_form
 
     if sampling.grammar is not None:
-        name = "structured_outputs" if request.structured_outputs is not None else "response_format"
+        name = _form_field(request)
         raise ApiError(400, f'the request has tools and {name}; send one, or "tool_choice": "none"', param=name)
     assert served.tokenizer is not None, "its messages were encoded"
     tools = {tool.function.name: tool.function.arguments_schema for tool in request.callable_tools}
@@ -255,14 +255,19 @@ def grammar_of(request: GenerationRequest) -> Grammar | None:
         raise ApiError(400, str(error), param="structured_outputs", code="invalid_value") from None
 
 
-async def prepare(served: ServedModel, sampling: Sampling) -> None:
+def _form_field(request: GenerationRequest) -> str:
+    """The field in which a request asks for a form: a refusal names it."""
+    return "structured_outputs" if request.structured_outputs is not None else "response_format"
+
+
+async def prepare(served: ServedModel, sampling: Sampling, request: GenerationRequest) -> None:
     """Compile the form of a request outside the event loop. ApiError 400 when it is refused."""
     if sampling.grammar is None:
         return
     try:
         await asyncio.to_thread(served.engine.prepare, sampling)
     except UserError as error:
-        param = "tools" if sampling.grammar.kind == "tool_calls" else "response_format"
+        param = "tools" if sampling.grammar.kind == "tool_calls" else _form_field(request)
         raise ApiError(400, str(error), param=param, code="invalid_value") from None
 
 

@@ -3,7 +3,7 @@
 NiceGUI keeps the page's state here in Python, one `Page` for each open tab, and sends only changes to the browser. It
 brings its own scripts and fonts: nothing is fetched from anywhere but this server, and the Content-Security-Policy
 (app.py) would not allow it. Language and theme are remembered in cookies so that the first bytes are already right;
-nothing is stored on the server's disk.
+nothing is stored on the server's disk. A conversation is kept in the browser's tab alone, for a reload.
 
 What a person types takes the API's path (`generation`), in this process. When the server has API keys the page asks for
 one before it shows a model, and is as closed as the API.
@@ -198,7 +198,7 @@ class Page:
         if len(names) == 1:
             ui.label(names[0]).classes("model-name")
         else:
-            select = ui.select(names, value=self.settings.model, on_change=self._choose_model)
+            select = ui.select(names, on_change=self._choose_model).bind_value_from(self.settings, "model")
             select.props("borderless dense options-dense").classes("model-select")
             self.words.bind(select, lambda: select.props(f'aria-label="{self.words("model")}"'))
         ui.element("div").classes("grow")
@@ -226,6 +226,8 @@ class Page:
         button.on_click(switch)
 
     def _choose_model(self, event: Any) -> None:
+        if event.value == self.settings.model:
+            return  # a conversation came back with its model
         self.settings.model = event.value
         self.conversation.clear()
 

@@ -5,6 +5,8 @@ gets the text and goes on with it, so each turn stands alone and is shown as one
 
     send -> ChatRequest or CompletionRequest (the API's own, so the same checks) -> Generation -> pieces -> the page
 
+The browser keeps a copy in the tab (page.js), and nobody else does: a reload gives it back to the new page.
+
 A piece a token would be hundreds of page updates a second, so the text is drawn at most every DRAW_SECONDS.
 """
 
@@ -13,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from danlu.serve.page import Words
 
 DRAW_SECONDS = 0.06
+KEEP_SECONDS = 1.0  # an answer that is being written is copied to the tab this often
+KEPT_BYTES = 1 << 19  # what the page's socket takes in one message is twice this
 
 
 @binding.bindable_dataclass
@@ -71,6 +75,10 @@ class Conversation:
         state.at_stop.add(self.stop)
         self.client.on_delete(self._leave)
         self._show_hello()
+        if self.client.has_socket_connection:
+            background_tasks.create(self._bring_back(), name="bring back")
+        else:
+            self.client.on_connect(self._bring_back)
 
     @property
     def served(self) -> ServedModel:
@@ -130,6 +138,7 @@ class Conversation:
         with self.column:
             view = TurnView(turn, self.words, chat=self.served.chat)
         ui.run_javascript("danlu.follow()")
+        self._keep()
         self._set_writing(True)
         self.task = background_tasks.create(self._write(turn, view), name="answer")
 
@@ -146,8 +155,34 @@ class Conversation:
     def clear(self) -> None:
         self.stop()
         self.turns.clear()
+        self._keep()
         self.column.clear()
         self._show_hello()
+        self._name_input()
+
+    # --- the copy in the tab ---
+
+    def _keep(self) -> None:
+        """Copy the conversation to the tab; a very long one is not kept."""
+        turns = [asdict(turn) | {"finish": turn.finish or "cancelled"} for turn in self.turns]
+        kept = json.dumps({"model": self.settings.model, "system": self.settings.system, "turns": turns})
+        self.client.run_javascript(f"danlu.keep({json.dumps(kept if turns and len(kept) <= KEPT_BYTES else '')})")
+
+    async def _bring_back(self) -> None:
+        """Show what the tab has kept, unless the person has begun already."""
+        try:
+            kept = await self.client.run_javascript("danlu.kept()", timeout=5.0)
+            found: dict[str, Any] = json.loads(kept) if kept else {"model": "", "system": "", "turns": []}
+            model, system, turns = found["model"], found["system"], [Turn(**turn) for turn in found["turns"]]
+        except (TimeoutError, ValueError, TypeError, LookupError):
+            return  # the tab went away, or keeps something of another version
+        if not turns or self.turns or model not in self.state.models:
+            return
+        self.settings.model, self.settings.system, self.turns = model, system, turns
+        self.column.clear()
+        with self.column:
+            for turn in turns:
+                TurnView(turn, self.words, chat=self.served.chat)
         self._name_input()
 
     # --- the answer ---
@@ -174,9 +209,10 @@ class Conversation:
                 view.draw()
             if not self.client.is_deleted:
                 self._set_writing(False)
+                self._keep()
 
     async def _follow(self, generation: Generation, turn: Turn, view: TurnView) -> None:
-        drawn = 0.0
+        drawn, kept = 0.0, time.perf_counter()
         async for piece in generation.pieces():
             turn.answer += piece.text
             if piece.finish is not None:
@@ -185,6 +221,9 @@ class Conversation:
                 turn.tokens, turn.speed = generation.completion_tokens, generation.tokens_per_second
                 view.draw()
                 drawn = time.perf_counter()
+                if drawn - kept > KEEP_SECONDS:
+                    self._keep()
+                    kept = drawn
 
     async def _generation(self, turn: Turn) -> Generation:
         """The request that the API would have got, with the answer's length cut to what still fits."""

@@ -24,7 +24,6 @@ The header makes a wrong or cut file an error before training starts instead of 
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Sequence
 from functools import cached_property
@@ -34,6 +33,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from danlu.core.artifact import read_json
 from danlu.core.errors import UserError
 
 MAGIC = b"DANLUTOK"
@@ -268,12 +268,7 @@ class ShardWriter:
 
 def read_summary(path: Path | str) -> dict[str, Any]:
     """The content of tokens.json. Raises UserError when it is missing or damaged."""
-    file = Path(path) / TOKENS_FILE
-    try:
-        summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({error})", "pack the corpus again") from None
-    return summary
+    return read_json(Path(path) / TOKENS_FILE, "pack the corpus again")
 
 
 def _splits_hint(path: Path) -> str:

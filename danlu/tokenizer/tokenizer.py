@@ -30,7 +30,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from danlu.core.artifact import atomic_write
+from danlu.core.artifact import atomic_write, read_json
 from danlu.core.errors import UserError
 from danlu.tokenizer import chat
 from danlu.tokenizer.alphabet import from_alphabet
@@ -97,8 +97,8 @@ class Tokenizer:
                 f"there is no {TOKENIZER_FILE} in {path}",
                 "give the directory of a tokenizer or model" if path.is_dir() else "check the path",
             )
-        config = _read_json(path / CONFIG_FILE)
-        for key, value in _read_json(path / "special_tokens_map.json").items():
+        config = _read_if_there(path / CONFIG_FILE)
+        for key, value in _read_if_there(path / "special_tokens_map.json").items():
             config.setdefault(key, value)
         if (template := path / "chat_template.jinja").is_file():
             config["chat_template"] = template.read_text(encoding="utf-8")
@@ -291,16 +291,8 @@ def _well_formed(text: str) -> str:
     return text
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error})", "copy it again from where it came") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path} does not hold a JSON object", "copy it again from where it came")
-    return data
+def _read_if_there(path: Path) -> dict[str, Any]:
+    return read_json(path, "copy it again from where it came") if path.is_file() else {}
 
 
 def _first_line(error: Exception) -> str:

@@ -43,6 +43,10 @@ def test_a_report_for_people_and_one_for_programs(model: Path) -> None:
         (["--max-tokens", "1"], "max tokens is 1"),
         (["--concurrency", "0"], "concurrency is 0"),
         (["--rounds", "-1"], "rounds is -1"),
+        (["--prompt-tokens", "1" + "0" * 30], "do not fit the context of 8192"),
+        (["--max-tokens", "1" + "0" * 30], "do not fit the context of 8192"),
+        (["--concurrency", "1000000000"], "concurrency is 1000000000"),
+        (["--rounds", "1000000000"], "rounds is 1000000000"),
     ],
 )
 def test_sizes_are_checked(model: Path, arguments: list[str], sentence: str) -> None:

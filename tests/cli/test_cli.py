@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -281,3 +284,69 @@ def test_generate_and_chat_with_an_adapter(here: Path, tmp_path_factory: pytest.
     assert last_json(talked)["messages"][1]["content"] == next(engine.generate([said], greedy, "poet")).text  # type: ignore[index]
     wrong = danlu(*arguments, "--adapter", "nothing")
     assert wrong.exit_code == 2 and 'no adapter "nothing"' in wrong.stderr
+
+
+@pytest.mark.parametrize("command", [["generate", "--prompt", "The"], ["chat"]])
+def test_impatient_ctrl_c_in_a_stream_ends_quietly(
+    here: Path, tmp_path_factory: pytest.TempPathFactory, command: list[str]
+) -> None:
+    from tests.serve.tiny import write_model
+
+    model = str(write_model(tmp_path_factory.mktemp("model") / "tiny"))
+    name, *options = command
+    arguments = [name, model, *options, "--max-tokens", "8000", "--temperature", "0"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "danlu.cli.main", *arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:  # fmt: skip
+        assert process.stdin and process.stdout and process.stderr
+        process.stdin.write("明月\n".encode())
+        process.stdin.flush()
+        assert process.stdout.read(3), "the answer has begun"
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.003)
+        assert process.returncode == 130 and process.stderr.read() == b"stopped\n"
+
+
+def test_ctrl_c_while_a_model_loads_is_not_lost(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Torch drops the exception when it falls on its import of numpy."""
+    from tests.serve.tiny import write_model
+
+    model = str(write_model(tmp_path_factory.mktemp("model") / "tiny"))
+    dropped = """
+import contextlib, os, signal, sys
+import danlu.engine
+from danlu.cli.main import main
+
+def load(*_, **__):
+    with contextlib.suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    print("went on")
+    raise ValueError
+
+danlu.engine.Engine = load
+main()
+"""
+    arguments = [sys.executable, "-c", dropped, "generate", model, "--prompt", "x"]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
+
+
+def test_a_path_is_not_hashed_only_to_be_used(
+    here: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from danlu.core import artifact
+    from tests.serve.tiny import write_model
+
+    model = write_model(tmp_path_factory.mktemp("model") / "tiny")
+
+    def read(path: Path) -> str:
+        raise AssertionError(f"{path} was read")
+
+    monkeypatch.setattr(artifact, "sha256_file", read)
+    generated = danlu("generate", str(model), "--prompt", "x", "--max-tokens", "2", "--json")
+    assert last_json(generated)["finish_reason"]
+    assert last_json(danlu("chat", str(model), "--max-tokens", "2", "--json", input="x\n"))["messages"]
+    assert "was read" in danlu("show", str(model)).stderr, "which says the id"

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from danlu.core import artifact
 from danlu.core.artifact import (
     Artifact,
     Manifest,
@@ -10,6 +11,7 @@ from danlu.core.artifact import (
     atomic_write,
     describe_files,
     guess_kind,
+    read_json,
 )
 from danlu.core.errors import UserError
 
@@ -76,7 +78,34 @@ def test_directories_made_elsewhere(tmp_path: Path) -> None:
         Artifact.from_path(tmp_path / "empty")
 
 
+def test_a_directory_made_elsewhere_is_read_when_its_id_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    read: list[Path] = []
+    monkeypatch.setattr(artifact, "sha256_file", lambda path: read.append(path) or "0")
+    found = Artifact.from_path(tmp_path)
+    assert (found.kind, found.path, read) == ("model", tmp_path, [])
+    assert found.id == found.manifest.id and list(found.manifest.files) == ["config.json"]
+    assert read == [tmp_path / "config.json"], "and once"
+
+
 def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
     (tmp_path / "artifact.json").write_text('{"kind": "mod')
     with pytest.raises(UserError, match="damaged"):
         Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b'{"a": ', "cannot be read"), (b"\xff", "cannot be read"), (b"[1]", "does not hold a JSON object")],
+)
+def test_a_json_object_or_a_sentence(tmp_path: Path, content: bytes, says: str) -> None:
+    file = tmp_path / "it.json"
+    with pytest.raises(UserError, match=r"it.json cannot be read .*copy it again"):
+        read_json(file, "copy it again")
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=f"it.json {says}.*copy it again"):
+        read_json(file, "copy it again")
+    file.write_text('{"a": "床"}', encoding="utf-8")
+    assert read_json(file, "") == {"a": "床"}

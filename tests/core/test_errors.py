@@ -1,6 +1,6 @@
 import pytest
 
-from danlu.core.errors import Interrupted, StageFailed, UserError, need, suggest
+from danlu.core.errors import Interrupted, StageFailed, UserError, expect, need, suggest
 
 
 def test_a_sentence_and_a_hint() -> None:
@@ -22,3 +22,24 @@ def test_a_missing_extra_says_what_to_install() -> None:
     assert need("json", "x").__name__ == "json"
     with pytest.raises(UserError, match=r"danlu\[html\]"):
         need("no_such_module_at_all", "html")
+
+
+@pytest.mark.parametrize(
+    ("value", "kinds", "shown"),
+    [
+        (5, (str, list), "5"),
+        (True, int, "True"),
+        (None, str, "None"),
+        (list(range(99)), str, r"\[0, 1, 2, 3, 4, 5, \.\.\.\]"),
+        ({"a": "line\nline"}, str, r"\{'a': 'line\\nline'\}"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_one_line(value: object, kinds: type | tuple[type, ...], shown: str) -> None:
+    with pytest.raises(UserError, match=f"^it is {shown}. it must be another.$"):
+        expect("it", value, kinds, "another")
+
+
+def test_a_value_of_a_right_type() -> None:
+    expect("it", 5, int, "")
+    expect("it", True, (int, bool), "")
+    expect("it", None, (str, type(None)), "")

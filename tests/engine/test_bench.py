@@ -29,6 +29,10 @@ def test_sizes_that_nobody_gave_fit_the_context(context: int) -> None:
         ((8, 1, 1, 1), "max tokens is 1"),
         ((8, 8, 0, 1), "concurrency is 0"),
         ((8, 8, 1, 0), "rounds is 0"),
+        ((10**12, None, 1, 1), f"a prompt of {10**12} tokens and an answer of 2 do not fit the context of 64"),
+        ((None, 10**12, 1, 1), f"an answer of {10**12} do not fit the context of 64"),
+        ((8, 8, 10**12, 1), f"concurrency is {10**12}. it must be from 1 to 1,024"),
+        ((8, 8, 1, 10**12), f"rounds is {10**12}. it must be from 1 to 1,000"),
     ],
 )
 def test_sizes_that_cannot_be(sizes: tuple[int, int, int, int], sentence: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -218,6 +219,69 @@ def test_bad_limits_are_one_sentence() -> None:
         Engine((model_of("gqa"), None), dtype="float8")
     with pytest.raises(UserError, match="2 prompts and 1 samplings"):
         engine().generate([[1], [2]], [GREEDY])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_context", 1.5),
+        ("max_sequences", None),
+        ("block_size", "16"),
+        ("kv_bytes", True),
+        ("tensor_parallel", None),
+        ("prefix_cache", "no"),
+        ("dtype", float),
+        ("device", "nowhere"),
+        ("device", 1.5),
+        ("adapters", ["poet"]),
+    ],
+)
+def test_an_option_of_a_wrong_type_is_one_sentence_and_a_hint(name: str, value: Any) -> None:
+    with pytest.raises(UserError, match=f"^{name} is ") as refused:
+        Engine((model_of("gqa"), None), **{name: value})
+    assert refused.value.hint
+
+
+@pytest.mark.parametrize("source", [(1, 2), (5, None), (), (1, 2, 3)])
+def test_a_pair_that_is_no_model(source: Any) -> None:
+    with pytest.raises(UserError, match=r"model is .* it must be "):
+        Engine(source)
+    with pytest.raises(UserError, match="the tokenizer is 5"):
+        Engine((model_of("gqa"), 5))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [5, None, 1.5, b"abc", {"role": "user", "content": "x"}, [None], [1.5], [[1], 5], [[1, 2.5]], [True], iter("a")],
+)
+def test_what_is_no_prompt_is_refused_before_anything_is_computed(talker: Talker, prompt: Any) -> None:
+    e = Engine(talker)
+    with pytest.raises(UserError, match=r"a prompt is .* it must be a string, a list of token ids"):
+        e.generate(prompt, GREEDY)
+    with pytest.raises(UserError, match=r"a prompt is .* it must be a list of token ids"):
+        e.submit(prompt if prompt != [True] else [1.5], GREEDY)
+    assert not e.has_work and len(list(e.generate([1], GREEDY))) == 1
+
+
+def test_other_arguments_of_a_wrong_type(talker: Talker) -> None:
+    e: Any = Engine(talker)
+    for wrong in (5, "x", {"max_tokens": 5}, [5]):
+        with pytest.raises(UserError, match=r"sampling is .* it must be a Sampling"):
+            e.generate("x", wrong)
+        with pytest.raises(UserError, match=r"sampling is .* it must be a Sampling"):
+            e.stream("x", wrong)
+    for call in (
+        lambda: e.generate("x", GREEDY, 5),
+        lambda: e.stream("x", GREEDY, ["poet"]),
+        lambda: e.submit([1], GREEDY, priority="high"),
+        lambda: e.cancel([]),
+        lambda: e.load_adapter(5, "x"),
+        lambda: e.load_adapter("poet", 5),
+        lambda: e.unload_adapter([]),
+    ):
+        with pytest.raises(UserError, match=r" is .* it must be "):
+            call()
+    assert not e.has_work
 
 
 # --- the loop -------------------------------------------------------------------------------------------------------

@@ -90,6 +90,12 @@ def test_too_few_tokens_leave_a_fragment(talker: Talker) -> None:
         (Grammar.tool_calls(PLAIN, {"f": {"type": "objekt"}}, text=True, most=1), 'of the tool "f" are not .*: objekt'),
         (Grammar.tool_calls(PLAIN, {"f": {"pattern": "a" * 70_000}}, text=True, most=1), "list of tools has 70,"),
         (Grammar.regex("a" * (structured.MAX_BYTES + 1)), "regular expression has 65,537 bytes"),
+        (Grammar.regex(""), "regular expression matches the empty text alone"),
+        (Grammar.regex("a{0}"), "regular expression matches the empty text alone"),
+        (Grammar.lark('start: ""'), "grammar matches the empty text alone"),
+        (Grammar.lark("start: "), "grammar matches the empty text alone"),
+        (Grammar.lark('start: start "a"'), "grammar matches no text"),
+        (Grammar.lark("start: BOTH\nBOTH: /a+/ & /b+/"), "grammar matches no text"),
     ],
 )
 def test_what_cannot_be_compiled_is_refused_and_the_engine_goes_on(talker: Talker, grammar: Grammar, says: str) -> None:
@@ -98,6 +104,10 @@ def test_what_cannot_be_compiled_is_refused_and_the_engine_goes_on(talker: Talke
         e.submit([1], Sampling(grammar=grammar))
     assert not e.has_work
     assert answer(e, Grammar.choice(["yes"]))[0] == "yes"
+
+
+def test_a_form_may_have_the_empty_text_among_others(talker: Talker) -> None:
+    assert re.fullmatch("a?", answer(Engine(talker), Grammar.regex("a?"))[0])
 
 
 def test_a_parser_that_gives_up_is_no_end(talker: Talker) -> None:

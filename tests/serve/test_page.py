@@ -188,6 +188,46 @@ def test_closing_the_tab_frees_its_slot(browser: Browser, url: str) -> None:
     browser.open(url)
 
 
+def test_a_reload_keeps_the_conversation(browser: Browser, url: str) -> None:
+    set_longest(browser, 20)
+    browser.type("明月 <b>")
+    browser.finished(1)
+    browser.type("And now?")
+    browser.finished(2)
+    said = browser.text(".answer"), browser.text(".bubble"), browser.text("[data-meta=tokens]")
+    browser.driver.refresh()
+    tiny.until(lambda: len(browser.find(".bubble")) == 2)
+    assert (browser.text(".answer"), browser.text(".bubble"), browser.text("[data-meta=tokens]")) == said
+    browser.type("Third")
+    browser.finished(3)
+    browser.tool("new").click()
+    tiny.until(lambda: not browser.find(".bubble"))
+    browser.driver.refresh()
+    browser.wait_for(".hello")
+    browser.wait_for("html[data-connected]")
+    browser.type("alone")
+    browser.finished(1)
+    assert browser.text(".bubble") == "alone", "what was cleared does not come back"
+    browser.open(url)
+    browser.wait_for(".hello")
+
+
+def test_a_reload_keeps_the_model_and_what_was_written_so_far(browser: Browser, url: str) -> None:
+    set_longest(browser, 8000)
+    browser.wait_for(".model-select").click()
+    tiny.until(lambda: [item for item in browser.find(".q-menu .q-item") if item.text == "base"])[0].click()
+    tiny.until(lambda: "continues your text" in browser.text(".hello"))
+    browser.type("床前")
+    kept = "return JSON.parse(sessionStorage.getItem('danlu_conversation') || '{}').turns?.[0].answer"
+    tiny.until(lambda: browser.driver.execute_script(kept))
+    browser.driver.refresh()
+    tiny.until(lambda: "床前" in browser.text(".continued"))
+    assert browser.text("[data-meta=finish]") in ("stopped", "complete", "length limit")
+    assert browser.text(".model-select").startswith("base")
+    assert len(browser.text(".continued .made")) > 0
+    tiny.until(lambda: tiny.metric(url, "danlu_requests_running", model="base") == 0)
+
+
 def test_language_switches_in_place_and_is_remembered(browser: Browser, url: str) -> None:
     set_longest(browser, 5)
     browser.type("hello")
@@ -286,6 +326,8 @@ def test_a_key_is_asked_for_and_remembered_in_the_tab(driver: Browser, model_pat
         driver.open(process.url)
         driver.type("hello")
         driver.finished(1)
+        driver.driver.refresh()
+        tiny.until(lambda: driver.text(".bubble") == "hello")
     driver.driver.get("about:blank")
     driver.problems()
 

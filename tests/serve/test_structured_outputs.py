@@ -70,3 +70,15 @@ def test_what_is_wrong_is_a_400_with_its_reason(client: OpenAI, fields: dict[str
     with pytest.raises(openai.BadRequestError, match=says):
         client.chat.completions.create(**CHAT, max_tokens=5, **fields)
     assert client.chat.completions.create(**CHAT, max_tokens=2).usage  # and the server goes on
+
+
+@pytest.mark.parametrize(
+    "form", [{"regex": "a(b"}, {"json": {"type": "objekt"}}, {"grammar": "start: b"}, {"choice": [""]}]
+)
+def test_a_refusal_names_the_field_that_was_used(client: OpenAI, form: dict[str, Any]) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model="base", prompt="The", extra_body={"structured_outputs": form})
+    assert refused.value.param == "structured_outputs" and "response_format" not in str(refused.value)
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(**CHAT, response_format=json_schema({"type": "objekt"}))  # type: ignore[call-overload]
+    assert refused.value.param == "response_format"

@@ -235,7 +235,7 @@ def test_bad_files(tmp_path: Path) -> None:
         Tokenizer.load(tmp_path)
     TOKENIZER.save(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": ')
-    with pytest.raises(UserError, match=r"tokenizer_config.json is damaged"):
+    with pytest.raises(UserError, match=r"tokenizer_config.json cannot be read"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("[]")
     with pytest.raises(UserError, match="does not hold a JSON object"):

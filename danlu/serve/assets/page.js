@@ -1,5 +1,6 @@
 /* What the page must do in the browser itself: follow the answer, copy text, open links beside the page, and remember
-   choices (language and theme in cookies, so that the server's first page is already right; the key in this tab only). */
+   choices (language and theme in cookies, so that the server's first page is already right; the key and the conversation
+   in this tab only: a reload brings it back, the address opened anew begins another). */
 (() => {
   const nearBottom = () => window.innerHeight + window.scrollY >= document.documentElement.scrollHeight - 120;
   let follow = true;
@@ -41,5 +42,12 @@
     remember: (name, value) => { document.cookie = `danlu_${name}=${value};path=/;max-age=31536000;samesite=strict`; },
     setKey: (key) => sessionStorage.setItem("danlu_key", key),
     getKey: () => sessionStorage.getItem("danlu_key") || "",
+    keep: (conversation) => {
+      try { sessionStorage.setItem("danlu_conversation", conversation); } catch { /* full: a reload brings less */ }
+    },
+    kept: () => {
+      const how = performance.getEntriesByType("navigation")[0]?.type;
+      return (how === "reload" || how === "back_forward") && sessionStorage.getItem("danlu_conversation") || "";
+    },
   };
 })();
