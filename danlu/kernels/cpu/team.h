@@ -76,7 +76,7 @@ class Team {
 
     void serve(int worker) {
         for (uint32_t seen = 0;; seen++) {
-            spin_then_sleep(call_, seen, 20000);  // a caller that steps again at once finds the team awake
+            spin_then_sleep(call_, seen, 60000);  // a caller that steps again within a millisecond finds the team awake
             if (ending_) return;
             (*work_)(worker);
             barrier();
