@@ -25,7 +25,7 @@ import tempfile
 import threading
 import traceback
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,15 +144,15 @@ def matrix_worker(dtype_name: str) -> None:
     serve(handle)
 
 
-def environment(name: str, requirements: list[str]) -> str:
-    """The Python of an environment of its own with `requirements` installed; made once.
+def environment(name: str, requirements: list[str], without: Sequence[str] = ()) -> str:
+    """The Python of an environment of its own with `requirements` installed, and then some removed; made once.
 
     Raises Unavailable with pip's reason when they cannot be installed.
     """
     folder = ENVS / name
     python = folder / "bin" / "python"
     stamp = folder / "requirements.txt"
-    wanted = "\n".join(requirements)
+    wanted = "\n".join([*requirements, *(f"without {package}" for package in without)])
     if not stamp.exists() or stamp.read_text() != wanted:
         venv.create(folder, with_pip=True, clear=True)
         command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
@@ -160,6 +160,8 @@ def environment(name: str, requirements: list[str]) -> str:
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")] or [done.stderr]
             raise Unavailable(one_line(errors[0]))
+        if without:
+            subprocess.run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", *without], check=True)
         stamp.write_text(wanted)
     return str(python)
 

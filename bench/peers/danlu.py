@@ -11,8 +11,8 @@ from danlu.engine.measure import EnginePlayer
 class Danlu(EnginePlayer, Peer):
     package = "danlu"
 
-    def __init__(self, path: str) -> None:
-        super().__init__(Engine(path))
+    def __init__(self, path: str, dtype: str | None = None) -> None:
+        super().__init__(Engine(path, dtype=dtype))
 
     def keep_prefixes(self, keep: bool) -> None:
         self.engine.scheduler.prefix_cache = keep
