@@ -164,6 +164,22 @@ def rounding_table(data: dict[str, Any], words: dict[str, Any]) -> str:
     return table(("", "bits per weight", "perplexity", "against float32"), rows)
 
 
+def cache_table(data: dict[str, Any], words: dict[str, Any]) -> str:
+    plain = data["rows"][0]["perplexity"]
+    rows = [
+        (
+            row["name"],
+            f"{row['bytes_per_token'] / 1024:.1f} KiB",
+            f"{row['perplexity']:.3f} ({row['perplexity'] / plain - 1:+.2%})",
+            f"{row['decode_ms']:.1f} ms",
+            f"{row['prefill_ms']:.0f} ms",
+        )
+        for row in data["rows"]
+    ]
+    heads = ("keys and values in", "a token", "perplexity (against float32)", "a step of 32 streams", "a prompt")
+    return table(heads, rows) + f"\nMachine: {data['machine']}. Medians of {data['rounds']} interleaved steps.\n"
+
+
 def start_table(data: dict[str, Any], words: dict[str, Any]) -> str:
     names = {row["version"]: "now" if row["version"] == "here" else row["version"] for row in data["rows"]}
     rows = []
@@ -210,6 +226,7 @@ TABLES = {
     "engine": engine_table,
     "trials": trials_table,
     "rounding": rounding_table,
+    "cache": cache_table,
     "start": start_table,
     "speculative": speculative_table,
 }

@@ -49,6 +49,7 @@ class Batch:
     spans: list[Span] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     hidden_rows: list[int] = field(default_factory=list)
+    values: bool = True  # whether the logits are read, or only the best of each row
 
     def add(
         self,
@@ -72,7 +73,7 @@ class Batch:
 
     def only(self, hidden: bool) -> Batch:
         """The sequences of which hidden states are wanted, or the others, as a batch of their own."""
-        part = Batch()
+        part = Batch(values=self.values)
         for span in self.spans:
             if span.hidden == hidden:
                 tokens = self.ids[span.row : span.row + span.n]
@@ -95,9 +96,14 @@ class Logits:
     `best` is no finite number for a row that has a NaN or no finite logit; of equal logits the first token counts.
     """
 
-    values: Tensor  # [R, V]
+    values: Tensor | None  # [R, V]; None where only the best are wanted
     best: list[float]
     best_ids: list[int]
+
+    @property
+    def full(self) -> Tensor:
+        assert self.values is not None, "the batch did not ask for them"
+        return self.values
 
     @classmethod
     def of(cls, values: Tensor) -> Logits:
@@ -109,7 +115,8 @@ class Logits:
     def pick(self, rows: list[int]) -> Logits:
         if rows == list(range(len(self.best))):
             return self
-        return Logits(self.values[rows], [self.best[row] for row in rows], [self.best_ids[row] for row in rows])
+        values = self.values[rows] if self.values is not None else None
+        return Logits(values, [self.best[row] for row in rows], [self.best_ids[row] for row in rows])
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,7 @@ class Wanted:
 
 def flatten(step: Step) -> tuple[Batch, list[Wanted]]:
     """The batch of a step, and what is wanted of its results, in the order of their rows."""
-    batch, wanted = Batch(), []
+    batch, wanted = Batch(values=False), []
     for sequence, n in sorted(step, key=lambda item: (item[1] > 1, item[0].computed)):  # decoding first, by length
         start, known, end = sequence.computed, len(sequence.tokens), sequence.computed + n
         adapter, pool = sequence.request.adapter, sequence.request.pool
@@ -145,5 +152,6 @@ def flatten(step: Step) -> tuple[Batch, list[Wanted]]:
         n_scored = max(0, min(end, len(sequence.request.prompt_ids) - 1) - first) if sequence.unscored else 0
         if n_scored or n_sampled:
             wanted.append(Wanted(sequence, len(batch.rows), n_scored, n_sampled))
+            batch.values |= n_scored > 0 or sequence.sampling.reads_logits
         batch.add(sequence.tokens[start:end] + drafts, start, sequence.table, n_scored + n_sampled, adapter)
     return batch, wanted

@@ -51,10 +51,9 @@ class CompiledRunner:
         The logits are overwritten by the next step.
         """
         both = bool(batch.rows and batch.hidden_rows)
-        logits, hidden = Logits(torch.empty(0, self.decoder.shape.vocab), [], []), None
+        logits, hidden = Logits(None, [], []), None
         if batch.rows or not batch.hidden_rows:
             results = self._call(batch.only(hidden=False) if both else batch, hidden=False)
-            assert results.logits is not None
             logits = Logits(results.logits, results.best, results.best_ids)
         if batch.hidden_rows:
             hidden = self._call(batch.only(hidden=True) if both else batch, hidden=True).hidden
@@ -64,11 +63,12 @@ class CompiledRunner:
         spans = [(span.row, span.n, span.length) for span in batch.spans]
         tables = [span.table for span in batch.spans]
         adapters = [self._adapters[span.adapter] if span.adapter is not None else None for span in batch.spans]
-        if (size := len(batch.rows) * self.decoder.shape.vocab) > len(self._logits):
+        values = not hidden and batch.values
+        if values and (size := len(batch.rows) * self.decoder.shape.vocab) > len(self._logits):
             self._logits = torch.empty(size)
         return self.decoder.step(
             batch.ids, batch.positions, spans, tables, self.cache.memory, batch.hidden_rows if hidden else batch.rows,
-            want_logits=not hidden, want_hidden=hidden, out=self._logits, adapters=adapters,
+            want_best=not hidden, want_logits=values, want_hidden=hidden, out=self._logits, adapters=adapters,
         )  # fmt: skip
 
 

@@ -571,7 +571,7 @@ class Engine:
                 request = one.sequence.request
                 done = len(request.scores)
                 targets = request.prompt_ids[done + 1 : done + 1 + one.n_scored]
-                rows = logits.values[one.row : one.row + one.n_scored]
+                rows = logits.full[one.row : one.row + one.n_scored]
                 request.scores += tuple(token_logprobs(rows, targets, one.sequence.sampling.prompt_logprobs or 0))
 
     def _pool(self, hidden: Tensor, wanted: list[Wanted]) -> None:

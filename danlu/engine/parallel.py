@@ -104,7 +104,7 @@ class ParallelRunner:
             for child in self._children:
                 child.pipe.send(batch)
             logits, hidden = self._runner.run(batch)  # hidden states are whole on every rank
-            return Logits.of(self._group.join(logits.values, self.model.config.vocab_size)), hidden
+            return Logits.of(self._group.join(logits.full, self.model.config.vocab_size)), hidden
         except BaseException as error:
             self._give_up(error)
 
@@ -326,7 +326,7 @@ def work(pipe: Connection) -> None:
         runner = Runner(model, KVCache(shape, n_blocks, block_size, device), device)
         while True:
             logits, _ = runner.run(pipe.recv())
-            group.join(logits.values, part.config.vocab_size)
+            group.join(logits.full, part.config.vocab_size)
     except EOFError:
         return
     except Exception as error:

@@ -227,6 +227,11 @@ class Sampling:
             or self.grammar
         )
 
+    @property
+    def reads_logits(self) -> bool:
+        """False when the largest one is all that is needed."""
+        return not self.greedy or self.changes_logits or self.logprobs is not None
+
 
 _LISTS = (list, tuple, set, frozenset)
 _KINDS: tuple[tuple[str, tuple[type, ...], str], ...] = (

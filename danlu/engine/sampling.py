@@ -49,7 +49,7 @@ def sample(logits: Logits, sequences: list[Sequence]) -> tuple[list[int], list[T
     logprobs: list[TokenLogprob | None] = [None] * len(sequences)
     for row, s in enumerate(settings):
         if s.logprobs is not None:
-            [logprobs[row]] = token_logprobs(logits.values[row : row + 1], [ids[row]], s.logprobs)
+            [logprobs[row]] = token_logprobs(logits.full[row : row + 1], [ids[row]], s.logprobs)
     return ids, logprobs, sound
 
 
@@ -58,7 +58,7 @@ def _choose(logits: Logits, sequences: list[Sequence], settings: list[Sampling],
 
     Rows that became unsound on the way are marked in `sound`.
     """
-    adjusted = raw = logits.values.float()
+    adjusted = raw = logits.full.float()
     greedy = torch.tensor(logits.best_ids, device=raw.device)
     changed = [row for row, s in enumerate(settings) if s.changes_logits]
     if changed:

@@ -116,7 +116,7 @@ class DraftModel:
         batch, guessing = self._unread([sequence for sequence in sequences if limits[sequence]])
         while batch.ids:
             best = self._run(batch)
-            batch, asked, guessing = Batch(), guessing, []
+            batch, asked, guessing = Batch(values=False), guessing, []
             for sequence, token in zip(asked, best, strict=True):
                 guesses[sequence].append(token)
                 if len(guesses[sequence]) < limits[sequence]:
@@ -140,7 +140,7 @@ class DraftModel:
 
     def _unread(self, sequences: list[Sequence]) -> tuple[Batch, list[Sequence]]:
         """What was not read yet, as far as one step goes; and the sequences that are then read to their end."""
-        batch, guessing = Batch(), []
+        batch, guessing = Batch(values=False), []
         budget = self._max_batch_tokens
         for sequence in sequences:
             known, done = len(sequence.tokens), self._known(sequence)

@@ -71,7 +71,7 @@ class Results(NamedTuple):
     """Of the S rows that were asked for."""
 
     logits: Tensor | None  # [S, V]
-    best: list[float]  # the largest logit of each row; NaN where one of them is no finite number
+    best: list[float]  # the largest logit of each row; NaN where one of them is no finite number; empty if not wanted
     best_ids: list[int]  # and its token, the first of equals
     hidden: Tensor | None  # [S, D] after the last norm
 
@@ -168,6 +168,7 @@ class Decoder:
         cache: Tensor,
         rows: Sequence[int],
         *,
+        want_best: bool = True,
         want_logits: bool = True,
         want_hidden: bool = False,
         out: Tensor | None = None,
@@ -197,17 +198,19 @@ class Decoder:
             raise KernelError("no room for the logits")
         memory = torch.empty(size) if out is None else out.view(-1)[:size]
         logits = memory.view(len(rows), shape.vocab) if want_logits else None
-        best, best_ids = (ctypes.c_float * max(len(rows), 1))(), (ctypes.c_int32 * max(len(rows), 1))()
+        n_best = len(rows) if want_best else 0
+        best, best_ids = (ctypes.c_float * max(n_best, 1))(), (ctypes.c_int32 * max(n_best, 1))()
         hidden = torch.empty(len(rows), shape.hidden) if want_hidden else None
         self._check(
             self._library.danlu_step(
                 self._handle, len(ids), _ints(ids), _ints(positions), len(spans),
                 _ints([number for span in spans for number in span]), len(flat), _ints(flat), cache.data_ptr(), pages,
-                len(rows), _ints(rows), _pointer(logits), best, best_ids, _pointer(hidden),
+                len(rows), _ints(rows), _pointer(logits), best if want_best else None,
+                best_ids if want_best else None, _pointer(hidden),
                 loras if any(adapters) else None,
             )
         )  # fmt: skip
-        return Results(logits, list(best[: len(rows)]), list(best_ids[: len(rows)]), hidden)
+        return Results(logits, list(best[:n_best]), list(best_ids[:n_best]), hidden)
 
     def read_rate(self, size: int = 256 << 20) -> float:
         """Bytes per second that the team reads from memory: the limit of decoding."""

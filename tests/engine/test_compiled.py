@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,17 @@ def test_what_the_kernels_do_not_compute_runs_on_torch() -> None:
     narrow = make_model("gqa")  # heads of 8
     assert compile_model(narrow, max_tokens=8, max_context=64, kv_dtype=torch.float32) is None
     assert not isinstance(Engine((narrow, None)).runner, CompiledRunner)
+
+
+def test_logits_are_written_only_where_they_are_read() -> None:
+    """Greedy answers need the largest alone; a neighbour that draws gets all of them, and nobody's answer changes."""
+    e = Engine((make_model("gqa"), None))
+    asked, step = [], e.runner.decoder.step  # type: ignore[union-attr]
+    e.runner.decoder.step = lambda *a, **k: asked.append(k["want_logits"]) or step(*a, **k)  # type: ignore
+    best = Sampling(max_tokens=4, temperature=0.0, ignore_eos=True)
+    alone = next(e.generate([1, 2, 3], best)).token_ids
+    assert asked == [False] * 4
+    others = [Sampling(max_tokens=4, temperature=1.0, seed=1, ignore_eos=True), replace(best, logprobs=2)]
+    outs = list(e.generate([[1, 2, 3]] * 3, [best, *others]))
+    assert outs[0].token_ids == outs[2].token_ids == alone
+    assert asked[4:] == [True] * len(asked[4:])

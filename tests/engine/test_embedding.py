@@ -135,13 +135,13 @@ def test_only_rows_that_are_wanted_go_through_the_head(path: str) -> None:
 
     def watched(batch: Any) -> Any:
         logits, hidden = run(batch)
-        shapes.append((len(batch.ids), *logits.values.shape, *hidden.shape))
+        shapes.append((len(batch.ids), len(logits.best), *hidden.shape))
         return logits, hidden
 
     e.runner.run = watched  # type: ignore[method-assign]
     e.embed(TEXTS[3], "mean")
     e.embed(TEXTS[2])
-    assert shapes == [(33, 0, 101, 33, 64), (17, 0, 101, 1, 64)]
+    assert shapes == [(33, 0, 33, 64), (17, 0, 1, 64)]
     if isinstance(e.runner, CompiledRunner):
         calls, step = [], e.runner.decoder.step
         e.runner.decoder.step = lambda *a, **k: calls.append((a[5], k)) or step(*a, **k)  # type: ignore
@@ -149,9 +149,9 @@ def test_only_rows_that_are_wanted_go_through_the_head(path: str) -> None:
     vector = e.submit(TEXTS[2], Sampling(max_tokens=0, pooling=Pooling("mean")))
     e.step()
     assert vector.finished and not answer.finished
-    assert shapes[2:] == [(19, 1, 101, 17, 64)]
+    assert shapes[2:] == [(19, 1, 17, 64)]
     if isinstance(e.runner, CompiledRunner):
-        assert [(len(rows), k["want_logits"], k["want_hidden"]) for rows, k in calls] == [
+        assert [(len(rows), k["want_best"], k["want_hidden"]) for rows, k in calls] == [
             (1, True, False),
             (17, False, True),
         ]

@@ -155,6 +155,25 @@ def test_bits_do_not_depend_on_company(shape: str, quantised: bool, kv_dtype: to
         assert torch.equal(company(parts)[1], whole[i])
 
 
+@pytest.mark.parametrize("shape", ["gqa", "mqa", "window", "learned"])
+@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_a_beginning_in_the_same_pages_changes_no_bit(shape: str, kv_dtype: torch.dtype) -> None:
+    """Sequences that share pages are looked at together; alone, each in pages of its own, they get the same logits."""
+    model = make(shape)
+    begin = tokens(528)  # two splits and a page
+    own = [tokens(3 + 40 * i, seed=i) for i in range(4)]
+    alone = [Runs(model, 768, kv_dtype)([(0, begin + more, 0)])[-1] for more in own]
+    run = Runs(model, 768, kv_dtype)
+    shared = run.table(0)[: len(begin) // PAGE]
+    run([(0, begin, 0)])
+    tables = [shared + run.table(1 + i // 2)[20 * (i % 2) :][:20] for i in range(4)]
+    run.table = lambda sequence: tables[sequence]  # type: ignore[method-assign]
+    for i, more in enumerate(own):
+        run([(i, more[:-1], len(begin))])
+    together = run([(i, more[-1:], len(begin) + len(more) - 1) for i, more in enumerate(own)])
+    assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
+
+
 def adapter_of(model: Transformer, **options: Any) -> Any:
     """A random adapter; danlu's families have names for two kinds of block."""
     family = "llama" if model.config.mlp == "swiglu" else "gpt2"

@@ -74,6 +74,7 @@ struct Best {
 
 struct Item {  // one piece of the attention stage
     int span, kv_head, begin;  // begin: the split (n == 1) or the first token
+    int mates = 0, n_mates = 0;  // n == 1: the spans whose split it is, Model::mates from `mates` on
 };
 
 struct Model {
@@ -125,6 +126,7 @@ struct Model {
     const int32_t* positions = nullptr;
     std::vector<Span> spans;
     std::vector<Item> items;
+    std::vector<int> mates;
     std::vector<int> span_of;  // row -> span
     std::vector<int32_t> every;      // all rows
     std::vector<uint8_t> is_wanted;  // of each row, whether something behind the last layer is asked of it

@@ -43,6 +43,45 @@ void expected(const Shape& s, int which, int& rows, int& columns) {
     }
 }
 
+// The pieces of the attention stage. Decoding tokens whose split lies in the same pages, a beginning they share, look at
+// it together: it is read once for all of them.
+void plan_attention(Model& model) {
+    const Shape& s = model.shape;
+    const int most = TILE / (s.heads / s.kv_heads);  // tokens of a tile
+    struct Piece {
+        int split, span;
+    };
+    std::vector<Piece> pieces;
+    model.items.clear(), model.mates.clear();
+    auto add = [&](int span, int begin, int mates, int n_mates) {
+        for (int h = 0; h < s.kv_heads; h++) model.items.push_back({span, h, begin, mates, n_mates});
+    };
+    for (int i = 0; i < int(model.spans.size()); i++) {
+        const Span& span = model.spans[i];
+        if (span.n > 1) {  // the end of a chunk sees most and costs most: it goes first
+            for (int j = (span.n + most - 1) / most - 1; j >= 0; j--) add(i, j * most, 0, 0);
+            continue;
+        }
+        for (int split = 0; split < span.splits() - 1; split++) pieces.push_back({split, i});
+        add(i, span.splits() - 1, int(model.mates.size()), 1);  // its own: the token itself goes there
+        model.mates.push_back(i);
+    }
+    auto pages = [&](const Piece& p) { return model.spans[p.span].table + p.split * (SPLIT / PAGE); };
+    auto order = [&](const Piece& a, const Piece& b) {
+        return a.split != b.split ? a.split - b.split : std::memcmp(pages(a), pages(b), SPLIT / PAGE * sizeof(int32_t));
+    };
+    std::sort(pieces.begin(), pieces.end(), [&](const Piece& a, const Piece& b) {
+        const int way = order(a, b);
+        return way ? way < 0 : a.span < b.span;
+    });
+    for (size_t begin = 0, end; begin < pieces.size(); begin = end) {
+        const int mates = int(model.mates.size());
+        for (end = begin; end < pieces.size() && end - begin < size_t(most) && !order(pieces[begin], pieces[end]); end++)
+            model.mates.push_back(pieces[end].span);
+        add(pieces[begin].span, pieces[begin].split, mates, int(end - begin));
+    }
+}
+
 }  // namespace
 
 extern "C" {
@@ -195,8 +234,8 @@ int64_t danlu_page_bytes(int kept, int kv_heads, int head_dim) { return int64_t(
 
 // One step. ids, positions [n_tokens]; spans [n_spans, 3]: first row, tokens, length of the sequence after the step;
 // tables [n_tables]: the page numbers of each span one behind the other, ceil(length / 16) each; cache [layers, 2, n_pages,
-// danlu_page_bytes]; out_rows [n_out]; logits [n_out, vocab] or null, and with them the largest of each row, best [n_out]
-// (NaN where one is no finite number), and its column, best_ids [n_out]; hidden [n_out, hidden] or null; adapters
+// danlu_page_bytes]; out_rows [n_out]; logits [n_out, vocab] or null; the largest of each row, best [n_out] or null (NaN
+// where one is no finite number), and its column, best_ids [n_out]; hidden [n_out, hidden] or null; adapters
 // [n_spans], null where a sequence has none, or null for none at all.
 int danlu_step(void* handle, int n_tokens, const int32_t* ids, const int32_t* positions, int n_spans, const int32_t* spans,
                int n_tables, const int32_t* tables, void* cache, int64_t n_pages, int n_out, const int32_t* out_rows, float* logits,
@@ -210,11 +249,10 @@ int danlu_step(void* handle, int n_tokens, const int32_t* ids, const int32_t* po
     for (int i = 0; i < n_out; i++)
         if (!within(out_rows[i], i ? out_rows[i - 1] + 1 : 0, n_tokens - 1)) return fail("output rows must rise, and be rows of the step");
     try {
-        model.spans.clear(), model.items.clear();
+        model.spans.clear();
         model.span_of.assign(n_tokens, -1);
         model.chunked = false;
         model.low_width = 0;
-        const int group = s.heads / s.kv_heads;
         size_t partials = 0;
         int row = 0;
         for (int i = 0; i < n_spans; i++) {
@@ -245,13 +283,7 @@ int danlu_step(void* handle, int n_tokens, const int32_t* ids, const int32_t* po
         std::iota(model.every.begin(), model.every.end(), 0);
         model.is_wanted.assign(n_tokens, 0);
         for (int i = 0; i < n_out; i++) model.is_wanted[out_rows[i]] = 1;
-        for (int i = 0; i < n_spans; i++) {
-            const Span& span = model.spans[i];
-            // The end of a chunk sees most and costs most: it goes first.
-            int count = span.n == 1 ? span.splits() : (span.n + TILE / group - 1) / (TILE / group);
-            for (int j = count - 1; j >= 0; j--)
-                for (int h = 0; h < s.kv_heads; h++) model.items.push_back({i, h, span.n == 1 ? j : j * (TILE / group)});
-        }
+        plan_attention(model);
         model.partials.resize(partials);
         model.partial_o.resize(partials * s.head_dim);
         model.low.resize(n_tokens > FEW ? n_tokens * model.low_width : 0);
@@ -265,10 +297,11 @@ int danlu_step(void* handle, int n_tokens, const int32_t* ids, const int32_t* po
         return fail(e.what());
     }
     for (auto& counter : model.counters) counter.store(0, std::memory_order_relaxed);
-    model.team.run([&](int worker) { Stepper(model, worker).run(ids, n_out, out_rows, logits, hidden); });
+    const bool head = logits || best;
+    model.team.run([&](int worker) { Stepper(model, worker).run(ids, n_out, out_rows, logits, head, hidden); });
     std::vector<const Best*> members;
     for (auto& own : model.own) members.push_back(own.best.data());
-    for (int i = 0; logits && i < n_out; i++) best[i] = Best::of(members.data(), int(members.size()), i, best_ids[i]);
+    for (int i = 0; best && i < n_out; i++) best[i] = Best::of(members.data(), int(members.size()), i, best_ids[i]);
     return 0;
 }
 

@@ -42,8 +42,9 @@ class Stepper {
   public:
     Stepper(Model& model, int worker) : m(model), s(model.shape), worker(worker), own(model.own[worker]) {}
 
-    void run(const int32_t* ids, int n_out, const int32_t* out_rows, float* logits, float* hidden) {
-        own.best.assign(logits ? n_out : 0, Best{});
+    // Logits and hidden states may be null. `head`: whether the best of each row is looked for.
+    void run(const int32_t* ids, int n_out, const int32_t* out_rows, float* logits, bool head, float* hidden) {
+        own.best.assign(head ? n_out : 0, Best{});
         const int D = s.hidden, T = m.n_tokens;
         const size_t stride = padded(D);
         const Matrix& table = m.embedding.rows ? m.embedding : m.head;
@@ -77,16 +78,15 @@ class Stepper {
             norm(&m.x[out_rows[i] * stride], m.vectors[FINAL_NORM], m.vectors[FINAL_NORM_BIAS], to);
             if (hidden && (n_out > FEW || worker == 0)) std::memcpy(hidden + size_t(i) * D, to, D * sizeof(float));
         });
-        if (!logits) return;
+        if (!head) return;
         const int V = s.vocab;
         multiply(input, m.head, [&](int i, int n, Floats y) {
-            float* to = logits + size_t(i) * V + n;
-            if (n + LANES <= V)
-                store(to, y);
-            else {
-                std::memcpy(to, &y, (V - n) * sizeof(float));
+            float* to = logits ? logits + size_t(i) * V + n : nullptr;
+            if (n + LANES > V) {
+                if (to) std::memcpy(to, &y, (V - n) * sizeof(float));
                 for (int lane = V - n; lane < LANES; lane++) y[lane] = NEVER;
-            }
+            } else if (to)
+                store(to, y);
             own.best[i].see(n, y);
         });
     }
@@ -321,15 +321,28 @@ class Stepper {
             const Span& span = m.spans[item.span];
             Pages<T> where = pages<T>(l, item.kv_head);
             int at[TILE];
+            Partial part[TILE];
             if (span.n == 1) {
                 if (item.begin == span.splits() - 1 && !remembered) remember<T>(l, span.row, item.kv_head);
-                if (last && !m.is_wanted[span.row]) return;
-                for (int g = 0; g < group; g++) {
-                    query(layer, span.row, item.kv_head * group + g, q + g * hd);
-                    at[g] = span.length - 1;
+                const Span* mates[TILE];
+                int rows = 0;
+                for (int mate = 0; mate < item.n_mates; mate++) {
+                    const Span& one = m.spans[m.mates[item.mates + mate]];
+                    if (last && !m.is_wanted[one.row]) continue;
+                    mates[rows / group] = &one;
+                    for (int g = 0; g < group; g++, rows++) {
+                        query(layer, one.row, item.kv_head * group + g, q + rows * hd);
+                        at[rows] = one.length - 1;
+                    }
                 }
-                size_t part = span.partial + (size_t(item.kv_head) * span.splits() + item.begin) * group;
-                attend_split(where, span.table, item.begin, q, at, group, layer.window, &m.partial_o[part * hd], &m.partials[part]);
+                if (!rows) return;
+                attend_split(where, span.table, item.begin, q, at, rows, layer.window, own.o.data(), part);
+                for (int mate = 0; mate * group < rows; mate++) {
+                    const Span& one = *mates[mate];
+                    const size_t place = one.partial + (size_t(item.kv_head) * one.splits() + item.begin) * group;
+                    std::memcpy(&m.partial_o[place * hd], &own.o[mate * group * hd], group * hd * sizeof(float));
+                    std::copy_n(part + mate * group, group, &m.partials[place]);
+                }
                 return;
             }
             // A tile of tokens, all heads of the group.
@@ -342,7 +355,7 @@ class Stepper {
                     query(layer, span.row + item.begin + t, item.kv_head * group + g, q + (t * group + g) * hd);
                     at[t * group + g] = start + t;
                 }
-            Partial whole[TILE], part[TILE];
+            Partial whole[TILE];
             std::fill(own.whole.begin(), own.whole.end(), 0.0f);
             int first = layer.window ? std::max(0, start - layer.window + 1) / SPLIT : 0;
             for (int split = first; split * SPLIT < start + tokens; split++) {
