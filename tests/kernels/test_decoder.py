@@ -174,6 +174,17 @@ def test_a_beginning_in_the_same_pages_changes_no_bit(shape: str, kv_dtype: torc
     assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
 
 
+@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_what_others_left_in_a_page_does_not_matter(kv_dtype: torch.dtype) -> None:
+    """A request that ended with NaN gives back pages full of it."""
+    model, ids = make("gqa"), tokens(90)
+    clean, dirty = (Runs(model, kv_dtype=kv_dtype) for _ in range(2))
+    dirty.cache.view(torch.uint8).fill_(255)  # NaN as a float, and as the scale of bytes
+    for at, n in ((0, 80), (80, 1), (81, 2), (83, 7)):
+        parts = [(0, ids[at : at + n], at)]
+        assert torch.equal(dirty(parts), clean(parts))
+
+
 def adapter_of(model: Transformer, **options: Any) -> Any:
     """A random adapter; danlu's families have names for two kinds of block."""
     family = "llama" if model.config.mlp == "swiglu" else "gpt2"
