@@ -275,7 +275,7 @@ def compete(subject: Subject, weights: Weights, wanted: Wanted, rounds: int) -> 
         rows.append({
             "name": one.name,
             "version": one.about["version"],
-            "bits_per_weight": 8 * one.about["weight_bytes"] / parameters,
+            "bits_per_weight": 8 * one.about["stored_bytes"] / parameters,
             "perplexity": perplexity(one, windows),
             "tokens": tokens,
         })  # fmt: skip

@@ -7,7 +7,7 @@ requests and every figure are therefore the same for all, danlu too. It also giv
 computation that makes its tokens: speed that was bought with precision shows there.
 
     referee                                                  peer
-    {"about": true}                                   --->   {"weight_bytes": ..., "alone": "", "version": ...}
+    {"about": true}                                   --->   {"weight_bytes": ..., "stored_bytes": ..., "alone": "", ...}
     {"nats": [[ids], ...]}                            --->   {"nats": [...]}
     {"play": [job, ...], "warm": [...], "cache": true} --->  {"traces": [...]}
 
@@ -54,13 +54,18 @@ class Peer:
         raise NotImplementedError
 
     def weight_bytes(self) -> int:
-        """Bytes of all weights as they lie in memory."""
+        """Bytes of the weights that a token reads, as they lie in memory."""
         raise NotImplementedError
+
+    def stored_bytes(self) -> int:
+        """Bytes of all weights, tables of which a token reads one row included."""
+        return self.weight_bytes()
 
 
 def answer(peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
     if "about" in request:
-        return {"weight_bytes": peer.weight_bytes(), "alone": peer.alone, "version": version(peer.package)}
+        size = {"weight_bytes": peer.weight_bytes(), "stored_bytes": peer.stored_bytes()}
+        return size | {"alone": peer.alone, "version": version(peer.package)}
     if "nats" in request:
         return {"nats": [peer.nats(ids) for ids in request["nats"]]}
     warm, jobs = ([Job(**job) for job in request[part]] for part in ("warm", "play"))

@@ -20,6 +20,9 @@ class Danlu(EnginePlayer, Peer):
     def weight_bytes(self) -> int:
         return weight_bytes(self.engine.model)
 
+    def stored_bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.engine.model.state_dict().values())
+
     def nats(self, ids: list[int]) -> float:
         """Read in as a prompt is, in steps of at most the engine's budget."""
         (logprobs,) = self.engine.score([ids])
