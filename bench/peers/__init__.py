@@ -7,7 +7,7 @@ requests and every figure are therefore the same for all, danlu too. It also giv
 computation that makes its tokens: speed that was bought with precision shows there.
 
     referee                                                  peer
-    {"about": true}                                   --->   {"weight_bytes": ..., "stored_bytes": ..., "alone": "", ...}
+    {"about": true}                                   --->   {"weight_bytes": ..., "stored_bytes": ..., ...}
     {"nats": [[ids], ...]}                            --->   {"nats": [...]}
     {"play": [job, ...], "warm": [...], "cache": true} --->  {"traces": [...]}
 
