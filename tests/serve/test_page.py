@@ -98,7 +98,8 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def url(model_paths: dict[str, Path]) -> Iterator[str]:
-    with tiny.Process(model_paths) as process:
+    # On torch, so that a long answer outlasts the seconds for which a page that is gone may come back.
+    with tiny.Process(model_paths, DANLU_KERNELS="off") as process:
         yield process.url
 
 

@@ -124,13 +124,13 @@ sys.exit(run(engines, port=0, api_key=key or None, drain_seconds=60))
 class Process:
     """`danlu.serve.run` in a process of its own, as a user runs it."""
 
-    def __init__(self, models: dict[str, Path], key: str = "") -> None:
+    def __init__(self, models: dict[str, Path], key: str = "", **environment: str) -> None:
         arguments = [f"{name}={path}" for name, path in models.items()]
         self.process = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, key, *arguments],
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
             cwd=Path(__file__).parents[2],
         )
         assert self.process.stderr is not None
