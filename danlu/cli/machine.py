@@ -75,13 +75,14 @@ def register(main: click.Group) -> None:
 
 def _kernels(build: bool) -> str:
     """What the compiled kernels of the engine are on this machine, or why there are none."""
+    from danlu.core.native import BuildError
     from danlu.kernels import build as kernels
 
     try:
-        if not build and not kernels.target().is_file():
+        if not build and not kernels.CPU.target().is_file():
             return "not compiled yet: at first use, or by danlu doctor --build"
-        return f"compiled for {kernels.instructions()}: {kernels.build()}"
-    except kernels.BuildError as error:
+        return f"compiled for {kernels.instructions()}: {kernels.CPU.build()}"
+    except BuildError as error:
         return f"none ({error}); torch's operators are used"
 
 

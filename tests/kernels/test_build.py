@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from danlu.core import native
 from danlu.kernels import build
 
 needs_compiler = pytest.mark.skipif(build.library() is None, reason="no compiler here")
@@ -19,9 +20,9 @@ needs_compiler = pytest.mark.skipif(build.library() is None, reason="no compiler
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty cache and a library() that has not been asked yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    build.library.cache_clear()
+    native.load.cache_clear()
     yield tmp_path
-    build.library.cache_clear()
+    native.load.cache_clear()
 
 
 def test_no_compiler_is_one_logged_line(
@@ -53,11 +54,11 @@ def test_switched_off(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_compiler
 def test_the_key_knows_flags_and_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = build.target()
+    here = build.CPU.target()
     monkeypatch.setenv("DANLU_CXXFLAGS", "-DX=1")
-    flagged = build.target()
-    monkeypatch.setattr(build, "_instructions", lambda: "another processor")
-    assert len({here, flagged, build.target()}) == 3
+    flagged = build.CPU.target()
+    monkeypatch.setattr(native, "_instructions", lambda: "another processor")
+    assert len({here, flagged, build.CPU.target()}) == 3
 
 
 @needs_compiler

@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 
-from danlu.kernels.build import switched_off
+from danlu.core.native import switched_off
 
 MAX_HEAD_DIM = 256
 
