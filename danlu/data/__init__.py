@@ -7,15 +7,15 @@ into a dataset of chat rows. A document is a row the whole way,
 
 and every filter answers "keep" or a reason. What is dropped is written beside what is kept, with that reason.
 
-| file                            | what it answers                                                         |
+| folder or file                  | what it answers                                                         |
 |---------------------------------|-------------------------------------------------------------------------|
 | `document`                      | what is a document, and how is it stored                                |
-| `sources`, `npm`                | which files does "python:stdlib" or "npm:chinese-poetry" mean           |
-| `extract`, `encodings`          | what text is in this file (txt, md, html, jsonl, parquet, csv, gz, zst) |
-| `clean`                         | which characters are noise                                              |
+| `sources/`                      | which files does "python:stdlib" or "npm:chinese-poetry" mean           |
+| `formats/`                      | what text is in this file (txt, md, html, jsonl, parquet, csv, gz, zst) |
+| `clean/`                        | which characters are noise                                              |
 | `language`                      | which language is it                                                    |
-| `quality`                       | is it worth learning from, and if not, why not                          |
-| `dedup`                         | which documents say the same                                            |
+| `quality/`                      | is it worth learning from, and if not, why not                          |
+| `dedup/`                        | which documents say the same                                            |
 | `split`                         | which documents are held out, so that nothing held out was seen         |
 | `prepare`, `pipeline`, `ledger` | the walk through all of these (stage `data.prepare`)                    |
 | `dataset`                       | what is a chat row, and which formats of the wild are read into it      |

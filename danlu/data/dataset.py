@@ -32,7 +32,7 @@ import pyarrow as pa
 from danlu.core.artifact import Artifact
 from danlu.core.errors import UserError
 from danlu.data.document import ShardWriter, read_parquet
-from danlu.data.extract import Broken, read_records
+from danlu.data.formats.extract import Broken, read_records
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant" | "tool", "content": ...}
 

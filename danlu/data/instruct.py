@@ -57,7 +57,7 @@ class InstructConfig(StageConfig):
 def _fingerprint(config: InstructConfig) -> Any:
     if config.how != "file":
         return None
-    from danlu.data.sources import fingerprint
+    from danlu.data.sources.find import fingerprint
 
     return [fingerprint(str(path)) for path in config.files]
 
@@ -146,7 +146,7 @@ def _from_files(config: InstructConfig) -> Iterator[Made]:
 
     from danlu.data.dataset import Row, messages_id, read_conversations
     from danlu.data.document import document_id
-    from danlu.data.extract import Broken
+    from danlu.data.formats.extract import Broken
     from danlu.data.split import hold_out
 
     rows: list[Row] = []

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from danlu.data.dedup import DEFAULT_SHINGLE_UNITS, SHINGLE_UNITS, Signatures, UnitHashes, text_hash
+from danlu.data.dedup.minhash import DEFAULT_SHINGLE_UNITS, SHINGLE_UNITS, Signatures, UnitHashes, text_hash
 from danlu.data.document import ShardWriter
 
 _SAMPLES = 3  # dropped documents shown per reason in the report

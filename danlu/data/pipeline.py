@@ -23,15 +23,15 @@ from numpy.typing import NDArray
 from danlu.core.artifact import write_json
 from danlu.core.errors import Interrupted, UserError
 from danlu.core.stage import StageRun
-from danlu.data import dedup
-from danlu.data.clean import clean
+from danlu.data.clean.characters import clean
+from danlu.data.dedup import minhash
 from danlu.data.document import COLUMNS, REJECTED_SCHEMA, SCHEMA, Document, ShardWriter, document_id, read_parquet
-from danlu.data.extract import Broken, Item
+from danlu.data.formats.extract import Broken, Item
 from danlu.data.language import detect
 from danlu.data.ledger import Index, Intake, Judged, Rejected, Sample
 from danlu.data.prepare import PrepareConfig
-from danlu.data.quality import Measured, judge
-from danlu.data.sources import SourceFile, find_files
+from danlu.data.quality.rules import Measured, judge
+from danlu.data.sources.find import SourceFile, find_files
 from danlu.data.split import cut, draw, hold_out
 
 TRAIN, VALIDATION, NOT_DRAWN, EXACT, NEAR = range(5)  # where a document goes
@@ -176,10 +176,10 @@ def _decide(config: PrepareConfig, index: Index) -> Fate:
     documents = _drop_exact(index, order[drawn], fate)  # [K] positions of what is left
     signatures, empty = index.signatures.finish()
     signatures, empty = signatures[documents], empty[documents]
-    pairs, similarity = dedup.similar_pairs(signatures, empty, config.split_similarity)
+    pairs, similarity = minhash.similar_pairs(signatures, empty, config.split_similarity)
 
     is_near = similarity >= (config.near_duplicates if config.near_duplicates < 1 else 2)
-    root = dedup.clusters(len(documents), pairs[is_near])
+    root = minhash.clusters(len(documents), pairs[is_near])
     dropped = root != np.arange(len(documents))
     fate.near_clusters = len(np.unique(root[dropped]))
     for i in np.flatnonzero(dropped).tolist():
@@ -191,7 +191,7 @@ def _decide(config: PrepareConfig, index: Index) -> Fate:
     renumbered = np.cumsum(~dropped) - 1
     both_left = ~dropped[pairs].any(axis=1)
     similar = renumbered[pairs[both_left]]
-    groups = dedup.clusters(len(rest), np.concatenate([similar, _same_origin(index, documents[rest])]))
+    groups = minhash.clusters(len(rest), np.concatenate([similar, _same_origin(index, documents[rest])]))
     ids = [index.ids[i] for i in documents[rest].tolist()]
     parts = [index.parts[i] for i in documents[rest].tolist()]
     sizes = np.array(index.sizes, dtype=np.int64)[documents[rest]]

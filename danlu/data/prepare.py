@@ -74,7 +74,7 @@ class PrepareConfig(StageConfig):
 
 
 def _fingerprint(config: PrepareConfig) -> Any:
-    from danlu.data.sources import fingerprint
+    from danlu.data.sources.find import fingerprint
 
     return [fingerprint(spec) for spec in config.sources]
 

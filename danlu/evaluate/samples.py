@@ -57,9 +57,9 @@ def take(documents: Iterable[Document], max_bytes: int, seed: int = 0) -> list[D
 def documents_of_source(spec: str) -> list[Document]:
     """The texts of a file, a folder or a named source, every one held out: for text that was never split."""
     from danlu.data.document import Document, document_id
-    from danlu.data.extract import Item
+    from danlu.data.formats.extract import Item
     from danlu.data.language import detect
-    from danlu.data.sources import find_files
+    from danlu.data.sources.find import find_files
 
     documents = []
     for file in find_files(spec):

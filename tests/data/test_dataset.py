@@ -8,7 +8,7 @@ import pytest
 
 from danlu.core.errors import UserError
 from danlu.data.dataset import FormatError, Row, messages_id, read_conversations, read_rows, to_messages, write_rows
-from danlu.data.extract import Broken
+from danlu.data.formats.extract import Broken
 
 HI = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好！"}]
 

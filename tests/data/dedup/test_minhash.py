@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.core.text import shingles, units
-from danlu.data.dedup import (
+from danlu.data.dedup.minhash import (
     PERMUTATIONS,
     Signatures,
     UnitHashes,

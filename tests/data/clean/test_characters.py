@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danlu.data.clean import clean
+from danlu.data.clean.characters import clean
 
 
 @pytest.mark.parametrize(

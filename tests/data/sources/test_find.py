@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from danlu.core.errors import UserError
-from danlu.data.extract import Item
-from danlu.data.sources import find_files, fingerprint
+from danlu.data.formats.extract import Item
+from danlu.data.sources.find import find_files, fingerprint
 
 
 def _names(spec: str) -> list[str]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.core.errors import UserError
-from danlu.data.extract import FORMATS, Broken, Item, extract, read_records
+from danlu.data.formats.extract import FORMATS, Broken, Item, extract, read_records
 
 POEM = "春眠不覺曉，處處聞啼鳥。\n夜來風雨聲，花落知多少。"
 

@@ -4,7 +4,7 @@ import codecs
 
 import pytest
 
-from danlu.data.encodings import UnreadableError, decode, detect
+from danlu.data.formats.encodings import UnreadableError, decode, detect
 
 SIMPLIFIED = "人生得意须尽欢，莫使金樽空对月。天生我材必有用，千金散尽还复来。"
 TRADITIONAL = "人生得意須盡歡，莫使金樽空對月。天生我材必有用，千金散盡還復來。"

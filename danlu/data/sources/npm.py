@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import UserError
-from danlu.data.extract import Broken, Item
+from danlu.data.formats.extract import Broken, Item
 
 # The version read when none is asked for: a recipe must mean the same poems next year.
 PINNED = {"chinese-poetry": "2.0.1"}

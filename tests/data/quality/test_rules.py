@@ -7,8 +7,9 @@ import textwrap
 
 import pytest
 
-from danlu.data import dedup, quality
-from danlu.data.quality import Measured, judge
+from danlu.data.dedup import minhash
+from danlu.data.quality import rules
+from danlu.data.quality.rules import Measured, judge
 
 GOOD = {
     "five": ("zh", "春曉\n春眠不覺曉，處處聞啼鳥。\n夜來風雨聲，花落知多少。\n"),
@@ -26,8 +27,8 @@ GOOD = {
         "The stage writes what it drops beside what it keeps. A reader who wonders why a page is missing can open "
         "the file of rejected rows and find the page with its reason, instead of guessing at a threshold.\n",
     ),
-    "code": ("code:python", inspect.getsource(dedup)),
-    "rules": ("code:python", inspect.getsource(quality)),
+    "code": ("code:python", inspect.getsource(minhash)),
+    "rules": ("code:python", inspect.getsource(rules)),
 }
 
 WORDS = "one two three four five six seven eight nine ten "

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from danlu.core.errors import UserError
-from danlu.data import npm
-from danlu.data.extract import Broken, Item
-from danlu.data.sources import find_files, fingerprint
+from danlu.data.formats.extract import Broken, Item
+from danlu.data.sources import npm
+from danlu.data.sources.find import find_files, fingerprint
 
 TANG = [
     {

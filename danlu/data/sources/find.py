@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import UserError, suggest
-from danlu.data import npm
-from danlu.data.extract import FORMATS, Broken, Item, extract, format_of
+from danlu.data.formats.extract import FORMATS, Broken, Item, extract, format_of
+from danlu.data.sources import npm
 
 # Folders that hold no text of their own: caches, and copies of other people's packages inside a project.
 _PASSED_OVER = frozenset({"__pycache__", "node_modules", "__MACOSX"})

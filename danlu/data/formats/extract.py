@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from danlu.core.errors import UserError, need
-from danlu.data.encodings import UnreadableError, decode, detect
+from danlu.data.formats.encodings import UnreadableError, decode, detect
 
 TEXT_FIELDS = ("text", "content", "body", "document", "markdown", "code", "passage", "article")
 META_FIELDS = ("title", "author", "url", "date", "id", "dynasty", "tags")  # carried along when short

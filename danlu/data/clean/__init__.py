@@ -1,0 +1,1 @@
+"""Cleaning: the same text, without what no reader would miss."""

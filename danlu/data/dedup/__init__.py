@@ -1,0 +1,1 @@
+"""Duplicates: what says the same, exactly or nearly."""

@@ -1,0 +1,1 @@
+"""Formats: what text is in this file."""

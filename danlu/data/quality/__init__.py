@@ -1,0 +1,1 @@
+"""Quality: is this text worth learning from, and if not, why not."""

@@ -1,0 +1,1 @@
+"""Sources: which files does a name in a recipe mean."""
