@@ -1,4 +1,4 @@
-"""What datatrove's filters say of the pages in tests/data/quality/pages.py: the oracle behind tests/data/quality/test_rules.py.
+"""What datatrove's filters say of the pages in tests/data/quality/pages.py: the oracle of test_rules.py beside them.
 
 Run it in an environment of its own (spaCy is what datatrove counts English words with):
 
@@ -6,9 +6,9 @@ Run it in an environment of its own (spaCy is what datatrove counts English word
     /tmp/oracle/bin/pip install "datatrove[processing]==0.10.1" spacy
     /tmp/oracle/bin/python tests/oracles/datatrove.py             writes tests/oracles/datatrove.json beside it
 
-For each English page: "" where a filter keeps it, else datatrove's reason. `fineweb` is asked with the paper's limit for
-repeated lines (0.1; its default is 0.01). `kept` is the text that the C4 filter leaves. For the Chinese pages `defaults`
-says how many of them the same filters keep with their published settings.
+For each English page: "" where a filter keeps it, else datatrove's reason. `fineweb` is asked with the paper's limit
+for repeated lines (0.1; its default is 0.01). `kept` is the text that the C4 filter leaves. For the Chinese pages
+`defaults` says how many of them the same filters keep with their published settings.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The line filter of C4: a page without its menus, banners and half sentences, and a list of what was taken out.
 
 Raffel et al. 2020 (arXiv:1910.10683), section 2.2, keeps a line that ends in a terminal punctuation mark, has at least
-three words, and does not speak of JavaScript; the code it was published with also drops lines of cookie banners and with
-words of over a thousand characters. The counterparts for scripts without spaces: their own terminal marks, and three
-words are five characters.
+three words, and does not speak of JavaScript; the code it was published with also drops lines of cookie banners and
+lines with words of over a thousand characters. The counterparts for scripts without spaces: their own terminal marks,
+and three words are five characters.
 
 | reason      | the line                                                                                      |
 |-------------|-----------------------------------------------------------------------------------------------|

@@ -1,8 +1,8 @@
 """Rules: which measures, within which limits, make a text worth learning from.
 
-A rule compares one measure (`measure`) with a limit that depends on the kind of text: Chinese, English, code, other. The
-first rule that fails gives the reason, e.g. ("quality:repeated_lines", "0.62 > 0.4"). Measures are numbers that lie beside
-the documents, so changing a limit reads no text, and a batch is judged by a few comparisons of columns.
+A rule compares one measure (`measure`) with a limit that depends on the kind of text: Chinese, English, code, other.
+The first rule that fails gives the reason, e.g. ("quality:repeated_lines", "0.62 > 0.4"). Measures are numbers that lie
+beside the documents, so changing a limit reads no text, and a batch is judged by a few comparisons of columns.
 
 | set        | what it is                                                                                            |
 |------------|-------------------------------------------------------------------------------------------------------|
@@ -13,10 +13,10 @@ the documents, so changing a limit reads no text, and a batch is judged by a few
 | `fineweb2` | Penedo et al. 2025 (arXiv:2506.20920): the limits it publishes for Chinese, Japanese and Korean        |
 | `spam`     | ours: link lists, keywords without a sentence, gambling, garbled text                                  |
 
-Limits for English are the published ones. Those for Chinese are their counterparts in the units of `danlu.core.text`:
-a published number of words n becomes round(1.6 n) characters, a rate per word is divided by 1.6, and rules of repetition
-wait until a text is long enough to speak of it (`since`): a quatrain has 20 characters and may repeat three. With their
-published settings these rules drop every page of classical poems.
+Limits for English are the published ones. Those for Chinese are their counterparts in the units of
+`danlu.core.text`: a published number of words n becomes round(1.6 n) characters, a rate per word is divided by 1.6, and
+rules of repetition wait until a text is long enough to speak of it (`since`): a quatrain has 20 characters and may
+repeat three. With their published settings these rules drop every page of classical poems.
 
 Where sources differ: FineWeb's paper drops a page when a tenth of its characters is in repeated lines; datatrove's
 default, which built the English FineWeb, is 0.01. The table has the paper's; FineWeb2 went back to it as well.
@@ -36,6 +36,7 @@ from danlu.data.quality.measure import CHINESE_N, COLUMN, Measured
 
 KINDS = ("zh", "en", "ja", "ko", "code", "other")
 PROSE = ("zh", "en", "ja", "ko", "other")
+_UNSPACED = ("zh", "ja", "ko")
 
 Limits = Mapping[str, float]
 Override = float | None | Mapping[str, float | None]
@@ -113,7 +114,7 @@ _DUPLICATE_2 = {
     9: {"zh": 0.140, "ja": 0.234, "ko": 0.140},
     10: {"zh": 0.127, "ja": 0.223, "ko": 0.127},
 }
-_REPEATS_SINCE = {"zh": 80, "ja": 80, "ko": 80}  # as many characters as Gopher's 50 words
+_REPEATS_SINCE = _all(80, *_UNSPACED)  # as many characters as Gopher's 50 words
 
 
 def _ngram_rules(prefix: str, stem: str, published: Mapping[int, Limits]) -> tuple[Rule, ...]:
@@ -147,7 +148,7 @@ GOPHER = (
     Rule("gopher_ellipsis_lines", "ellipsis_line_share", most=_all(0.3)),
     Rule("gopher_few_words", "alphabetic_share", least={**_all(0.8), "zh": 0.735, "ja": 0.759, "ko": 0.791}),
     # Two of the list; a text of under 100 characters may be a poem about two orioles.
-    Rule("gopher_stop_words", "stop_words", least={"en": 2, "zh": 2, "ja": 2, "ko": 2}, since=_all(100, "zh", "ja", "ko")),
+    Rule("gopher_stop_words", "stop_words", least=_all(2, "en", *_UNSPACED), since=_all(100, *_UNSPACED)),
     # Repetition. Refrains of songs are lines that repeat, so Chinese verse has a fifth more of everything.
     Rule("gopher_lines", "duplicate_line_share", most={**_all(0.30), "zh": 0.35}),
     Rule("gopher_line_characters", "duplicate_line_characters", most={**_all(0.20), "zh": 0.30}),
@@ -162,7 +163,7 @@ C4 = (
     Rule("c4_placeholder", "placeholder", most=_all(0)),
     Rule("c4_curly", "curly", most={"en": 0, "other": 0}),
     # Chinese manuals mention brackets: code is where they are frequent.
-    Rule("c4_curly_rate", "curly_rate", most=_all(2, "zh", "ja", "ko")),
+    Rule("c4_curly_rate", "curly_rate", most=_all(2, *_UNSPACED)),
     # Five sentences; a quatrain has two of four clauses, and a fragment of one couplet has two clauses.
     Rule("c4_few_sentences", "sentences", least={"en": 5, "other": 5}),
     Rule("c4_few_clauses", "clauses", least={"zh": 2}),
@@ -184,13 +185,13 @@ FINEWEB2 = (
     *_ngram_rules("fineweb2", "top", _TOP_2),
     *_ngram_rules("fineweb2", "duplicate", _DUPLICATE_2),
     Rule("fineweb2_line_ends", "terminal_line_share", least={"zh": 0.106, "ja": 0.167, "ko": 0.062}),
-    Rule("fineweb2_repeated_lines", "duplicate_line_characters", most=_all(0.1, "zh", "ja", "ko"), since=_REPEATS_SINCE),
+    Rule("fineweb2_repeated_lines", "duplicate_line_characters", most=_all(0.1, *_UNSPACED), since=_REPEATS_SINCE),
     # 0.178 lines a word are 0.111 a character; verse of four characters a clause has 0.14, so Chinese gets more room.
     Rule("fineweb2_list", "line_rate", most={"zh": 0.16, "ja": 0.101, "ko": 0.123}, since=_REPEATS_SINCE),
     Rule("fineweb2_short", "units", least={"zh": 8, "ja": 30, "ko": 30}),
     Rule("fineweb2_long_words", "mean_unit", most={"zh": 5, "ja": 5, "ko": 6}),
     Rule("fineweb2_few_words", "alphabetic_share", least={"zh": 0.735, "ja": 0.759, "ko": 0.791}),
-    Rule("fineweb2_stop_words", "stop_words", least=_all(2, "zh", "ja", "ko"), since=_all(100, "zh", "ja", "ko")),
+    Rule("fineweb2_stop_words", "stop_words", least=_all(2, *_UNSPACED), since=_all(100, *_UNSPACED)),
 )  # fmt: skip
 
 SPAM = (
@@ -221,7 +222,7 @@ RULES = DANLU
 def rules_of(names: str | Sequence[str] = "danlu", overrides: Mapping[str, Override] | None = None) -> tuple[Rule, ...]:
     """The rules of these sets (or single rules, by name), with some limits changed.
 
-    overrides   rule -> a number for every kind it knows, None to leave the rule out, or {kind or language: number or None}
+    overrides   rule -> a number for every kind it knows, None to leave the rule out, or {kind: number or None}
     Raises UserError when a set, a rule or a kind has another name.
     """
     every = {rule.name: rule for rules in SETS.values() for rule in rules}
@@ -258,9 +259,10 @@ def _changed(rule: Rule, change: float | Mapping[str, float | None]) -> Rule:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What a batch is judged to be: `failed` bool [D, R] is complete; `first` int [D] is the rule that gives the reason.
+    """What a batch is judged to be.
 
-    `first` is -1 for texts that are kept.
+    failed   bool [D, R]   every rule that fails
+    first    int64 [D]     the first of them, which gives the reason; -1 for texts that are kept
     """
 
     rules: tuple[Rule, ...]
@@ -278,9 +280,7 @@ class Verdicts:
         return (f"quality:{self.rules[first].name}", self.details[row]) if first >= 0 else ("", "")
 
 
-def judge_all(
-    measures: NDArray[np.float32], languages: Sequence[str], rules: Sequence[Rule] = RULES
-) -> Verdicts:
+def judge_all(measures: NDArray[np.float32], languages: Sequence[str], rules: Sequence[Rule] = RULES) -> Verdicts:
     """Judge a batch: float32 [D, M] of `scan` or `measure`, one language a row. `rules` come from `rules_of`."""
     rules = tuple(rules)
     names, inverse = np.unique(np.array(languages, dtype=object).astype(str), return_inverse=True)
@@ -311,6 +311,7 @@ def judge(
 
     `min_units` overrides the minimal length of the rule "too_short".
     """
+
     def value_of(name: str) -> float:
         return measured[name] if isinstance(measured, Measured) else float(measured[COLUMN[name]])
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (whole paragraphs, and a Han character counts as two)
 """Pages for the tests of quality, written for them: clean ones that must survive and planted ones that must not.
 
 `tests/oracles/datatrove.py` asks datatrove about the English ones.
