@@ -149,9 +149,14 @@ RULES: tuple[Rule, ...] = (
 
 def judge(measured: Measured, language: str, min_units: int | None = None) -> tuple[str, str]:
     """("", "") to keep the text, else (reason, detail). `min_units` overrides the table's minimal length."""
-    kind = "code" if language.startswith("code:") else language if language in ("zh", "en") else "other"
+    kind = kind_of(language)
     for rule in RULES:
         failure = rule.failure(measured, kind, min_units if rule.reason == "too_short" else None)
         if failure:
             return f"quality:{rule.reason}", failure
     return "", ""
+
+
+def kind_of(language: str) -> str:
+    """The column of the tables that a language is judged by: zh, en, code or other."""
+    return "code" if language.startswith("code:") else language if language in ("zh", "en") else "other"
