@@ -54,11 +54,14 @@ def register(main: click.Group) -> None:
 
     @command(main)
     @click.argument("artifact")
-    def show(store: Store, as_json: bool, artifact: str) -> dict[str, Any]:
+    @click.option("--why", metavar="QUERY", help="Of a corpus: what became of a document (id, path or words of it).")
+    def show(store: Store, as_json: bool, artifact: str, why: str | None) -> dict[str, Any]:
         """Show an artifact: how it was made, what it measured, its files."""
         from danlu.core.progress import human_bytes
 
         found = store.resolve(artifact)
+        if why is not None:
+            return _show_why(found.path, why, as_json)
         if not as_json:
             manifest = found.manifest
             data = manifest.to_json()
@@ -190,6 +193,23 @@ def register(main: click.Group) -> None:
         if not as_json:
             click.echo(f"wrote {directory}")
         return {"id": found.id, "path": str(directory), "format": target}
+
+
+def _show_why(corpus: Path, query: str, as_json: bool) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from danlu.data.why import explain
+
+    found = explain(corpus, query)
+    for document in [] if as_json else found:
+        click.echo(document.sentence())
+        if document.duplicate_of:
+            click.echo(f"  kept instead: {document.duplicate_of}")
+        click.echo("  " + ", ".join(f"{name} {value:.4g}" for name, value in document.scores.items()))
+        click.echo("  " + " ".join(document.text[:200].split()))
+    if not found and not as_json:
+        click.echo(f'nothing in this corpus matches "{query}"')
+    return {"query": query, "documents": [asdict(document) for document in found]}
 
 
 def _names_by_id(store: Store) -> dict[str, list[str]]:

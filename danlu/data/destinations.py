@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from danlu.core.stage import StageRun
@@ -38,17 +39,29 @@ class Books:
     bytes: Counter[str] = field(default_factory=Counter)
     by_language: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     by_source: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    by_licence: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    lengths: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))  # language -> log2 -> count
     dropped: Counter[str] = field(default_factory=Counter)  # by reason
     dropped_bytes: Counter[str] = field(default_factory=Counter)
     samples: dict[str, list[dict[str, str]]] = field(default_factory=lambda: defaultdict(list))
     not_drawn: int = 0
 
-    def keep(self, split: str, language: str, source: str, documents: int, size: int) -> None:
-        self.documents[split] += documents
-        self.bytes[split] += size
-        for counts in (self.by_language[language], self.by_source[source]):
-            counts["documents"] += documents
-            counts["bytes"] += size
+    def keep(self, split: str, documents: pa.RecordBatch) -> None:
+        """Documents of some columns (language, source, licence, size in bytes) are kept on this side."""
+        table = pa.table({name: documents[name] for name in ("language", "source", "licence", "size")})
+        self.documents[split] += len(table)
+        self.bytes[split] += pc.sum(table["size"]).as_py() or 0
+        for name, books in (("language", self.by_language), ("source", self.by_source), ("licence", self.by_licence)):
+            for group in table.group_by(name).aggregate([("size", "sum"), ("size", "count")]).to_pylist():
+                books[group[name]].update(documents=group["size_count"], bytes=group["size_sum"])
+        logs = pc.floor(pc.log2(pc.max_element_wise(table["size"], 1))).cast(pa.int64())
+        counted = (
+            pa.table({"language": table["language"], "log": logs})
+            .group_by(["language", "log"])
+            .aggregate([("log", "count")])
+        )
+        for group in counted.to_pylist():
+            self.lengths[group["language"]][group["log"]] += group["log_count"]
 
     def drop(self, row: dict[str, str], reason: str, detail: str, size: int) -> None:
         self.dropped[reason] += 1
@@ -82,11 +95,11 @@ def deliver(run: StageRun, measured: Path, index: Index, fate: Fate, judge: Judg
                 kept = batch.filter(pa.array(mine))
                 places[mine] = writer.split
                 writer.write_table(pa.Table.from_batches([kept.select(SCHEMA.names)]))
-                _count(books, writer.split, kept)
+                books.keep(writer.split, kept)
             for i in np.flatnonzero(~np.isin(where, (TRAIN, VALIDATION, NOT_DRAWN))).tolist():
                 row = {name: batch[name][i].as_py() for name in COLUMNS}
                 reason, detail = _reason(batch, i, start + i, row, index, fate, judge, scores)
-                rejected.write({**row, "reason": reason})
+                rejected.write({**row, "reason": reason, "detail": detail})
                 books.drop(row, reason, detail, batch["size"][i].as_py())
                 places[i] = reason
             books.not_drawn += int((where == NOT_DRAWN).sum())
@@ -113,12 +126,6 @@ def _reason(
         code, row["language"], {name.removeprefix(SCORE): batch[name][i].as_py() for name in scores}
     )
     return judge.reasons[code], detail
-
-
-def _count(books: Books, split: str, kept: pa.RecordBatch) -> None:
-    table = pa.table({name: kept[name] for name in ("language", "source", "size")})
-    for group in table.group_by(["language", "source"]).aggregate([("size", "sum"), ("size", "count")]).to_pylist():
-        books.keep(split, group["language"], group["source"], group["size_count"], group["size_sum"])
 
 
 def _scores(batch: pa.RecordBatch, places: NDArray[Any], shown: NDArray[np.bool_], scores: list[str]) -> pa.Table:

@@ -13,6 +13,7 @@ A corpus is a directory of Parquet files, readable by anything that reads Parque
 | licence  | string | "PSF-2.0"                                                            |
 | meta     | string | JSON object: {"path": "argparse.py", "title": "..."}                 |
 | reason   | string | only in rejected-*: why it was dropped, e.g. "quality:too_short"     |
+| detail   | string | only in rejected-*: more about it, e.g. "3 < 8"                      |
 
 The same rows give the same bytes: files hold no time and no host name, and rows keep the order they were written
 in. The id survives every stage, so a range of tokens leads back to the file it came from.
@@ -35,7 +36,7 @@ from danlu.core.errors import UserError
 
 COLUMNS = ("id", "text", "language", "source", "licence", "meta")
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
-REJECTED_SCHEMA = SCHEMA.append(pa.field("reason", pa.string()))
+REJECTED_SCHEMA = SCHEMA.append(pa.field("reason", pa.string())).append(pa.field("detail", pa.string()))
 
 ROWS_PER_FILE = 200_000
 _ROWS_PER_WRITE = 4_096  # one Parquet row group; bounds the memory of a writer and of a reader

@@ -1,4 +1,7 @@
-"""The report of a corpus: what came in, what was dropped and why, what is left."""
+"""The report of a corpus: what came in, what was dropped and why, what is left.
+
+report.json holds the numbers; report.html (page) and README.md (card) show them to people.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from danlu.core.artifact import write_json
 from danlu.core.errors import UserError
 from danlu.core.stage import StageRun
+from danlu.data import card, page
 
 if TYPE_CHECKING:
     from danlu.data.destinations import Books
@@ -28,6 +32,8 @@ def finish(run: StageRun, measured: Path, books: Books, fate: Fate) -> dict[str,
         raise _nothing_left(before, books)
     report = {**before, **_report(books, fate)}
     write_json(run.out / "report.json", report)
+    (run.out / "report.html").write_text(page.render(report), encoding="utf-8")
+    (run.out / "README.md").write_text(card.render(report), encoding="utf-8")
     _warn(run, report)
     return {
         "documents": report["kept"]["documents"],
@@ -44,6 +50,11 @@ def _report(books: Books, fate: Fate) -> dict[str, Any]:
         "kept": {"documents": books.documents.total(), "bytes": books.bytes.total()},
         "by_language": {name: dict(counts) for name, counts in sorted(books.by_language.items())},
         "by_source": {name: dict(counts) for name, counts in sorted(books.by_source.items())},
+        "by_licence": {name: dict(counts) for name, counts in sorted(books.by_licence.items())},
+        "lengths": {  # language -> [[bytes from, documents], ...], classes double
+            name: [[2**log, count] for log, count in sorted(counts.items())]
+            for name, counts in sorted(books.lengths.items())
+        },
         "splits": {
             split: {"documents": books.documents[split], "bytes": books.bytes[split]}
             for split in ("train", "validation")

@@ -127,7 +127,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path, walk: Walk) -> None
     one, two = walk(source), walk(source)
     names = sorted(path.name for path in one.path.iterdir())
     assert [name.partition(".")[0] for name in names] == [
-        "rejected-00000", "report", "scores-00000", "train-00000", "validation-00000",
+        "README", "rejected-00000", "report", "report", "scores-00000", "train-00000", "validation-00000",
     ]  # fmt: skip
     assert [sha256_file(one.path / n) for n in names] == [sha256_file(two.path / n) for n in names]
 
