@@ -1,10 +1,10 @@
 """Bytes to text: which encoding is this file in.
 
 Nearly everything is UTF-8. What is not, and matters for Chinese, is GB18030 (mainland), Big5 (Taiwan, Hong Kong),
-UTF-16 (Windows) and, in mixed collections, those of Japanese and Korean. GB18030 decodes almost any pair of high bytes to *some*
-character, so "it decodes" proves nothing; the test is whether the characters are common ones. The national standards
-put their common characters in one block of the code table (GB2312 level 1: lead bytes B0-D7, 3,755 characters; Big5
-level 1: A4-C6, 5,401; JIS level 1: 2,965 and the kana), so
+UTF-16 (Windows) and, in mixed collections, the encodings of Japanese and Korean. GB18030 decodes almost any pair of
+high bytes to *some* character, so "it decodes" proves nothing; the test is whether the characters are common ones.
+The national standards put their common characters in one block of the code table (GB2312 level 1: lead bytes B0-D7,
+3,755 characters; Big5 level 1: A4-C6, 5,401; JIS level 1: 2,965 and the kana), so
 
     score = share of the decoded characters beyond ASCII and punctuation that come from that block
 
@@ -127,8 +127,8 @@ def detect(data: bytes) -> str:
     if _decode_start(data, "utf-8") is not None:
         return "utf-8"
     head = data[: 16 * _SCORED_CHARACTERS]
-    # Equal scores: the first wins. All of Korean lies where GB2312 has half of its common characters (pinyin a to q), so
-    # a text long enough that keeps to that half is Korean.
+    # Equal scores: the first wins. All of Korean lies where GB2312 has half of its common characters (pinyin a to q),
+    # so a text long enough that keeps to that half is Korean.
     candidates = [name for name in _COMMON_BLOCKS if name != "euc_kr"] + ["utf-16-le", "utf-16-be"]
     if len(head) - len(head.translate(None, bytes(range(128, 256)))) >= 2 * _MIN_KOREAN:
         candidates.insert(0, "euc_kr")
@@ -163,9 +163,9 @@ def _detect_wide(data: bytes) -> str:
             return encoding
     even, odd = data[0::2].count(0), data[1::2].count(0)
     for encoding, many, few in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
-        if many > 0 and few <= 0.01 * many and (text := _decode_start(data, encoding)) is not None:
-            if many >= 0.05 * len(data) / 2 or _score_text(text, "utf-16") >= _MIN_SCORE:
-                return encoding
+        text = _decode_start(data, encoding) if many > 0 and few <= 0.01 * many else None
+        if text and (many >= 0.05 * len(data) / 2 or _score_text(text, "utf-16") >= _MIN_SCORE):
+            return encoding
     raise UnreadableError("binary data (zero bytes)")
 
 
@@ -177,7 +177,7 @@ def _score(data: bytes, encoding: str) -> float:
 
 
 def _score_text(text: str, encoding: str) -> float:
-    """Share of common characters among the first ones that are neither ASCII nor punctuation; controls count against."""
+    """Share of common characters among the first that are neither ASCII nor punctuation; controls count against."""
     common = _common(encoding)
     total = found = 0
     for character in text:

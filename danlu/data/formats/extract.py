@@ -35,7 +35,7 @@ from danlu.data.formats.streams import (
 __all__ = ["FORMATS", "READ_ERRORS", "Broken", "Format", "Item", "extract", "format_of", "open_bytes", "read_records"]
 
 # What a damaged file can raise on the way: compression, Parquet, csv quoting, nesting bombs in JSON.
-READ_ERRORS = (*STREAM_ERRORS, csv.Error, json.JSONDecodeError, RecursionError, TooLargeError)
+READ_ERRORS = (*STREAM_ERRORS, csv.Error, json.JSONDecodeError, RecursionError, MemoryError, TooLargeError)
 
 
 def extract(
@@ -65,8 +65,10 @@ def read_stream(
     try:
         if form.records is not None:
             for record in form.records(stream, *place):
-                yield record if isinstance(record, Broken) else _checked(
-                    records.item_of_record(*record, text_field), form
+                yield (
+                    record
+                    if isinstance(record, Broken)
+                    else _checked(records.item_of_record(*record, text_field), form)
                 )
         elif form.read is not None:
             for item in form.read(stream, *place):

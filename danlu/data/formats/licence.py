@@ -17,6 +17,7 @@ _FULL = 40_000  # ... and of a file that is the licence
 FILES = re.compile(r"(?i)(licen[cs]e|copying|unlicense)(\.(txt|md|rst|html?))?(\.\w+)?$")
 
 _SPDX = re.compile(r"SPDX-License-Identifier:\s*([A-Za-z0-9.+\-]+(?:\s+(?:AND|OR|WITH)\s+[A-Za-z0-9.+\-]+)*)")
+_HINT = re.compile(r"(?i)licen|permission|redistribution|unencumbered|cc0|许可证")
 _GNU = (("GNU AFFERO GENERAL PUBLIC LICENSE", "AGPL"), ("GNU LESSER GENERAL PUBLIC LICENSE", "LGPL"))
 _LATER = re.compile(r"(?i)either version (\d(?:\.\d)?) of the licen[cs]e,? or \(at your option\) any later")
 _VERSION = re.compile(r"(?i)version (\d(?:\.\d)?)")
@@ -53,9 +54,8 @@ def find_licence(text: str, limit: int = HEAD) -> str:
     'MIT OR Apache-2.0'
     """
     head = text[:limit]
-    if "icen" not in head and "ermission" not in head and "edistribution" not in head and "许可证" not in head:
-        if not re.search(r"(?i)licen|unencumbered|cc0", head):
-            return ""
+    if not _HINT.search(head):
+        return ""
     found = _SPDX.search(head)
     if found:
         return found[1]

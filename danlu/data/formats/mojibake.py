@@ -11,13 +11,14 @@ such runs outnumber by far the runs of the same text that cannot be turned back:
 also "déjà", which is no UTF-8; a page *about* mojibake quotes it among clean text. Text that went wrong twice is
 turned back twice.
 
-"锟斤拷" is the bytes EF BF BD EF BF BD (two replacement characters) read as GBK: what stood there is lost. It is counted
-(`lost`), not changed. The idea of deciding by what the result looks like is that of ftfy (R. Speer), which is the
+"锟斤拷" is the bytes EF BF BD EF BF BD (two replacement characters) read as GBK: what stood there is lost. It is
+counted (`lost`), not changed. The idea of deciding by what the result looks like is that of ftfy (R. Speer), which is the
 oracle of the tests for Latin text; the rules here are our own and are made for Chinese.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 
@@ -42,7 +43,9 @@ _EXPECTED = re.compile(
 )
 _WEAK_SIGNS = 2  # two-byte runs that do not begin with Â or Ã prove little alone: so many must agree
 
-_HAN_RUN = re.compile(f"[{HAN}\u2e80-\u2fff\u3000-\u303f{KANA}\uff00-\uffef\u20ac\u0080-\u00ff\u0370-\u04ff\u2010-\u2642\ue000-\uf8ff]+")
+_HAN_RUN = re.compile(
+    f"[{HAN}\u2e80-\u2fff\u3000-\u303f{KANA}\uff00-\uffef\u20ac\u0080-\u00ff\u0370-\u04ff\u2010-\u2642\ue000-\uf8ff]+"
+)
 # Common in UTF-8 read as GBK (的是不一在人有我他这, 。，), and rare otherwise.
 _HAN_HINT = re.compile("[鐨鏄涓鍦浜鏈鎴浠杩锛銆鍙鍒鏂璇鑷瀛鍥绗]")
 _CLEAN_CHINESE = re.compile("[\u4e00-\u9fff]")
@@ -97,10 +100,8 @@ def _from_gbk(text: str) -> str | None:
     good = bad = 0
     for run in _HAN_RUN.finditer(text):
         result = None
-        try:
+        with contextlib.suppress(UnicodeEncodeError):  # a lone surrogate
             result = _strict_utf8(run[0].encode("gb18030"))
-        except UnicodeEncodeError:
-            pass
         if result is None or not _EXPECTED.fullmatch(result) or not _CLEAN_CHINESE.search(result):
             bad += len(run[0])
         else:
@@ -113,9 +114,8 @@ def _plausible(result: str) -> bool:
     """Letters one expects, or mojibake of the same kind once more."""
     if _EXPECTED.fullmatch(result):
         return True
-    return all(c in _HIGH for c in result) and bool(again := _strict_utf8(bytes(_HIGH[c] for c in result))) and (
-        _plausible(again)
-    )
+    again = _strict_utf8(bytes(_HIGH[c] for c in result)) if all(c in _HIGH for c in result) else None
+    return again is not None and _plausible(again)
 
 
 def _strict_utf8(data: bytes) -> str | None:

@@ -46,7 +46,7 @@ def open_raw(path: Path | str) -> BinaryIO:
     if isinstance(path, str) and is_url(path):
         import fsspec
 
-        return fsspec.open(path, "rb").open()  # type: ignore[no-any-return]
+        return fsspec.open(path, "rb").open()
     return Path(path).open("rb")
 
 

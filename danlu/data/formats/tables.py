@@ -14,20 +14,21 @@ section "Encapsulated message format").
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from danlu.data.formats.item import Broken, Cut, Record
+from danlu.data.formats.item import EXCERPT, Broken, Cut, Record
 from danlu.data.formats.streams import Chained, Decompressed, read_all
 
 _BATCH = 1024  # rows turned into Python values at a time
-_SCHEMA, _DICTIONARY, _RECORD_BATCH = 1, 2, 3  # kinds of messages
+_SCHEMA, _RECORD_BATCH = 1, 3  # kinds of messages
 
 
 def _seekable(stream: BinaryIO) -> tuple[BinaryIO, int]:
@@ -56,16 +57,18 @@ def _within(size: int, parts: int, start: int, end: int | None) -> list[int]:
 
 
 def read_parquet(stream: BinaryIO, start: int = 0, end: int | None = None, first: int = 0) -> Iterator[Record | Broken]:
+    """The rows of the row groups that are counted as beginning in [start, end). A damaged group costs its own rows."""
     stream, size = _seekable(stream)
     with pq.ParquetFile(stream) as parquet:
-        groups = _within(size, parquet.num_row_groups, start, end)
-        if not groups:
-            return
-        row = sum(parquet.metadata.row_group(i).num_rows for i in range(groups[0]))
-        for batch in parquet.iter_batches(batch_size=_BATCH, row_groups=groups):
-            for record in batch.to_pylist():
-                yield f"#{row}", record
-                row += 1
+        for group in _within(size, parquet.num_row_groups, start, end):
+            before = row = sum(parquet.metadata.row_group(i).num_rows for i in range(group))
+            try:
+                for batch in parquet.iter_batches(batch_size=_BATCH, row_groups=[group]):
+                    for record in _rows(batch):
+                        yield f"#{row}", record
+                        row += 1
+            except (pa.ArrowException, OSError, ValueError) as error:
+                yield Broken("unreadable", f"row group {group} from row {row}: {error}"[:EXCERPT], f"#{before}!")
 
 
 def cut_parquet(stream: BinaryIO, wanted: list[int]) -> list[Cut]:
@@ -78,26 +81,60 @@ def cut_parquet(stream: BinaryIO, wanted: list[int]) -> list[Cut]:
 
 
 def read_arrow(stream: BinaryIO, start: int = 0, end: int | None = None, first: int = 0) -> Iterator[Record | Broken]:
+    """The rows of the batches that begin in [start, end). A damaged batch costs its own rows."""
     magic = stream.read(6)
-    if _is_plain(stream):
+    seekable = _is_plain(stream)
+    if seekable:
         stream.seek(0)
     else:
-        stream = io.BufferedReader(Chained(magic, stream))  # type: ignore[assignment]
+        stream = io.BufferedReader(Chained(magic, stream))  # type: ignore[type-var, assignment]
     if magic == b"ARROW1":
-        stream, size = _seekable(stream)
-        file = pa.ipc.open_file(stream)
-        for number in _within(size, file.num_record_batches, start, end):
-            yield from _rows(number, file.get_batch(number))
-    elif start == 0 and end is None:
-        for number, batch in enumerate(pa.ipc.open_stream(stream)):
-            yield from _rows(number, batch)
+        batches = _file_batches(stream, start, end)
+    elif seekable and _may_be_cut(stream):
+        batches = _stream_batches(stream, start, end, first)
     else:
-        schema = pa.ipc.read_schema(pa.ipc.read_message(stream))
-        stream.seek(start or stream.tell())
-        number = first
-        while (end is None or stream.tell() < end) and _header(stream, wind_back=True)[0] == _RECORD_BATCH:
-            yield from _rows(number, pa.ipc.read_record_batch(pa.ipc.read_message(stream), schema))
-            number += 1
+        batches = ((number, lambda found=found: found) for number, found in enumerate(pa.ipc.open_stream(stream)))
+    for number, load in batches:
+        try:
+            for row, record in enumerate(_rows(load())):
+                yield f"#{number}.{row}", record
+        except (pa.ArrowException, OSError, ValueError, EOFError) as error:
+            yield Broken("unreadable", f"record batch {number}: {error}"[:EXCERPT], f"#{number}!")
+
+
+def _file_batches(stream: BinaryIO, start: int, end: int | None) -> Iterator[tuple[int, Callable[[], Any]]]:
+    stream, size = _seekable(stream)
+    file = pa.ipc.open_file(stream)
+    for number in _within(size, file.num_record_batches, start, end):
+        yield number, functools.partial(file.get_batch, number)
+
+
+def _stream_batches(
+    stream: BinaryIO, start: int, end: int | None, first: int
+) -> Iterator[tuple[int, Callable[[], Any]]]:
+    schema = pa.ipc.read_schema(pa.ipc.read_message(stream))
+    position, number = start or stream.tell(), first
+    size = stream.seek(0, io.SEEK_END)
+    while position < (size if end is None else end):
+        stream.seek(position)
+        kind, length = _header(stream)
+        if kind != _RECORD_BATCH:
+            return
+        begin, position = position, stream.tell() + length
+        stream.seek(begin)
+        yield number, lambda: pa.ipc.read_record_batch(pa.ipc.read_message(stream), schema)
+        number += 1
+
+
+def _may_be_cut(stream: BinaryIO) -> bool:
+    """Whether a stream has no dictionaries, which any batch may need. Looks at its first messages; winds back."""
+    kinds = []
+    for _ in range(2):
+        kind, length = _header(stream)
+        kinds.append(kind)
+        stream.seek(length, io.SEEK_CUR)
+    stream.seek(0)
+    return kinds in ([_SCHEMA, _RECORD_BATCH], [_SCHEMA, 0])
 
 
 def cut_arrow(stream: BinaryIO, wanted: list[int]) -> list[Cut]:
@@ -105,29 +142,28 @@ def cut_arrow(stream: BinaryIO, wanted: list[int]) -> list[Cut]:
         stream, size = _seekable(stream)
         return _counted(size, pa.ipc.open_file(stream).num_record_batches, wanted)
     stream.seek(0)
+    if not _may_be_cut(stream):
+        return []
     begins: list[int] = []
-    while True:
-        begin = stream.tell()
+    size = stream.seek(0, io.SEEK_END)
+    position = 0
+    while position < size:
+        stream.seek(position)
         kind, length = _header(stream)
-        if kind == _DICTIONARY:
-            return []  # every batch may need it
         if kind == _RECORD_BATCH:
-            begins.append(begin)
+            begins.append(position)
         elif kind != _SCHEMA:
             break
-        stream.seek(length, io.SEEK_CUR)
+        position = stream.tell() + length
     found = {bisect_left(begins, offset) for offset in wanted if offset > 0} - {0, len(begins)}
     return [(begins[i], i) for i in sorted(found)]
 
 
-def _header(stream: BinaryIO, wind_back: bool = False) -> tuple[int, int]:
+def _header(stream: BinaryIO) -> tuple[int, int]:
     """Kind of the next message and length of its body; the stream is left before that body. (0, 0) at the end."""
-    begin = stream.tell()
     head = stream.read(8)
     mark, length = struct.unpack("<Ii", head) if len(head) == 8 else (0, 0)
     metadata = stream.read(length) if mark == 0xFFFFFFFF and 0 < length < 1 << 26 else b""
-    if wind_back:
-        stream.seek(begin)
     if len(metadata) < 8:
         return 0, 0
     try:
@@ -145,7 +181,8 @@ def _header(stream: BinaryIO, wind_back: bool = False) -> tuple[int, int]:
     return (kind, body) if body >= 0 else (0, 0)
 
 
-def _rows(number: int, batch: Any) -> Iterator[Record]:
+def _rows(batch: Any) -> Iterator[Any]:
+    """The rows of a batch as Python values. Damaged offsets would lead outside of its memory: it is checked first."""
+    batch.validate(full=True)
     for offset in range(0, batch.num_rows, _BATCH):
-        for row, record in enumerate(batch.slice(offset, _BATCH).to_pylist(), start=offset):
-            yield f"#{number}.{row}", record
+        yield from batch.slice(offset, _BATCH).to_pylist()

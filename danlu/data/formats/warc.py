@@ -81,7 +81,7 @@ def _records(stream: BinaryIO) -> Iterator[Any]:
 
 def _read_record(record: Any, place: str) -> Item | Broken | None:
     """The text of one record, why it has none, or None for what is no page at all."""
-    kind = record.record_type.name
+    kind = str(record.record_type)
     if kind not in ("response", "resource", "conversion"):
         return None
     headers = record.headers
