@@ -1,6 +1,6 @@
 """From sources to a measured corpus: stage `data.measure`.
 
-    find      the files of every source, cut into pieces of a few megabytes               sources
+    find      the files of every source, cut into pieces of a few megabytes                sources
     measure   each piece by some worker: read, clean, count                               piece, core.workers
     collect   the pieces in order                                                         measured
 
@@ -72,11 +72,13 @@ def measure_sources(config: MeasureConfig, run: StageRun, into: Path) -> dict[st
     """
     from danlu.core.workers import folder_of, produce
     from danlu.data.counts import Counts
-    from danlu.data.sources.pieces import plan_pieces
+    from danlu.data.sources.find import find_files
+    from danlu.data.sources.pieces import group, pieces
 
-    pieces = plan_pieces(config.sources, PIECE_BYTES)
+    files = [file for spec in config.sources for file in find_files(spec)]
     fields = config.model_dump(mode="json", include=set(MeasureConfig.model_fields))
-    tasks = [{"config": fields, "piece": piece} for piece in pieces]
+    cut = (piece for file in files for piece in pieces(file, PIECE_BYTES))
+    tasks = [{"config": fields, "pieces": [p.to_json() for p in some]} for some in group(cut, PIECE_BYTES)]
     folder = _folder_for(tasks, run)
     for done, _ in enumerate(
         produce("danlu.data.piece:measure_piece", tasks, folder, run.workers, lambda: run.stop_requested), start=1
@@ -90,8 +92,8 @@ def measure_sources(config: MeasureConfig, run: StageRun, into: Path) -> dict[st
         _place(made / "measured.parquet", into / f"measured-{number:05d}.parquet")
     total = Counts.sum(counts).to_json()
     cleaned = total.pop("cleaned")
-    report = {"in": {"files": sum(len(piece["names"]) for piece in pieces), **total}, "cleaned_texts_by_step": cleaned}
-    if not pieces:
+    report = {"in": {"files": len(files), **total}, "cleaned_texts_by_step": cleaned}
+    if not files:
         raise UserError(f"there is no text in {', '.join(config.sources)}", "the sources hold no files")
     write_json(into / "report.json", report)
     return report

@@ -27,27 +27,28 @@ from danlu.data.measure import MeasureConfig
 from danlu.data.measured import ROWS_PER_GROUP, SCORE, schema
 from danlu.data.scan import NAMES, scan
 from danlu.data.sources.find import SourceFile
-from danlu.data.sources.pieces import read_piece
+from danlu.data.sources.pieces import Piece, read_piece
 from danlu.data.split import cut, draw
 
 _BATCH_CHARACTERS = 4_000_000  # measured at once: arrays long enough for the loops, short enough for the memory
 
 
 def measure_piece(task: dict[str, Any], folder: Path) -> None:
-    """Read, clean and measure the texts of `task["piece"]` under `task["config"]` into the empty `folder`."""
+    """Read, clean and measure the texts of `task["pieces"]` under `task["config"]` into the empty `folder`."""
     config = MeasureConfig(**task["config"])
     counts = Counts()
     with Writer(folder / "measured.parquet") as writer:
-        for file, item in read_piece(task["piece"], config.text_field):
-            for row in _rows(config, file, item, counts):
-                writer.add(row)
+        for piece in map(Piece.from_json, task["pieces"]):
+            for item in read_piece(piece, config.text_field):
+                for row in _rows(config, piece.file, item, counts):
+                    writer.add(row)
     write_json(folder / "counts.json", counts.to_json())
 
 
 def _rows(config: MeasureConfig, file: SourceFile, item: Item | Broken, counts: Counts) -> Iterator[dict[str, Any]]:
     """The rows of one text: one, or the parts of a long one."""
     path = file.name + item.place
-    licence = config.licence or file.licence
+    licence = config.licence or (item.licence if isinstance(item, Item) else "") or file.licence
     if isinstance(item, Broken):
         text = item.text.encode("utf-8", "replace").decode()
         identity = document_id(file.source, path, text)
