@@ -169,30 +169,55 @@ def register(main: click.Group) -> None:
         return {"id": artifact.id, "name": name, "path": str(artifact.path), "metrics": artifact.manifest.metrics}
 
     @command(main)
-    @click.argument("model")
+    @click.argument("artifact")
     @click.argument("directory", type=click.Path(path_type=Path))
-    @click.option("--to", "target", default="hf", show_default=True, help="Format: hf (Hugging Face directory).")
-    def export(store: Store, as_json: bool, model: str, directory: Path, target: str) -> dict[str, Any]:
-        """Write a model to DIRECTORY for other tools."""
+    @click.option("--to", "target", help="Format; default: hf for a model, jsonl for a corpus, megatron for tokens.")
+    def export(store: Store, as_json: bool, artifact: str, directory: Path, target: str | None) -> dict[str, Any]:
+        """Write a model, a corpus or tokens to DIRECTORY for other tools."""
         from danlu.core.artifact import atomic_directory
         from danlu.core.store import explain_disk_errors
 
         directory = directory.resolve()
-        if target != "hf":
-            raise UserError(
-                f'this version exports to hf only, not to "{target}"', "--to hf is read by transformers and vLLM"
-            )
+        found = store.resolve(artifact, tuple(_EXPORTERS))
+        default, write = _EXPORTERS[found.kind]
         if directory.exists() and any(directory.iterdir() if directory.is_dir() else [directory]):
             raise UserError(f"{directory} is there already and not empty", "choose another directory")
-        from danlu.model.hub import load, save_model
-
-        found = store.resolve(model, "model")
-        loaded, tokenizer = load(found.path)
         with explain_disk_errors(directory), atomic_directory(directory) as temporary:
-            save_model(loaded, temporary, tokenizer)
+            facts = write(found.path, temporary, target or default)
         if not as_json:
             click.echo(f"wrote {directory}")
-        return {"id": found.id, "path": str(directory), "format": target}
+        return {"id": found.id, "path": str(directory), "format": target or default, **facts}
+
+
+def _export_model(path: Path, directory: Path, target: str) -> dict[str, Any]:
+    if target != "hf":
+        hint = "--to hf is read by transformers and vLLM"
+        raise UserError(f'this version exports models to hf only, not to "{target}"', hint)
+    from danlu.model.hub import load, save_model
+
+    model, tokenizer = load(path)
+    save_model(model, directory, tokenizer)
+    return {}
+
+
+def _export_corpus(path: Path, directory: Path, target: str) -> dict[str, Any]:
+    from danlu.data.export import export_corpus
+
+    return {"documents": export_corpus(path, directory, target)}
+
+
+def _export_tokens(path: Path, directory: Path, target: str) -> dict[str, Any]:
+    from danlu.tokenizer.export import export_tokens
+
+    return {"tokens": export_tokens(path, directory, target)}
+
+
+# kind -> default format, writer
+_EXPORTERS = {
+    "model": ("hf", _export_model),
+    "corpus": ("jsonl", _export_corpus),
+    "tokens": ("megatron", _export_tokens),
+}
 
 
 def _show_why(corpus: Path, query: str, as_json: bool) -> dict[str, Any]:

@@ -120,4 +120,3 @@ def table() -> Classes:
     flags = np.zeros(256, dtype=np.uint32)
     flags[: len(used)] = used
     return Classes(page_of, classes.reshape(-1, PAGE).astype(np.uint8), flags, np.ascontiguousarray(pages[:, PAGE:]))
-

@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from danlu.core.artifact import write_json
 from danlu.data.clean.characters import clean
 from danlu.data.counts import Counts
-from danlu.data.dedup.minhash import text_hash
 from danlu.data.document import Document, document_id
 from danlu.data.formats.extract import Broken, Item
 from danlu.data.language import detect
 from danlu.data.measure import MeasureConfig
 from danlu.data.measured import ROWS_PER_GROUP, SCORE, schema
-from danlu.data.scan import NAMES, scan
+from danlu.data.quality.measure import COLUMNS
+from danlu.data.scan import scan
 from danlu.data.sources.find import SourceFile
 from danlu.data.sources.pieces import Piece, read_piece
 from danlu.data.split import cut, draw
@@ -81,7 +82,6 @@ def _row(document: Document, origin: str, part: int, reason: str, detail: str) -
         "part": part,
         "draw": draw(origin, "sample"),
         "size": len(document.text.encode()),
-        "text_hash": text_hash(document.text),
     }
 
 
@@ -89,29 +89,32 @@ class Writer:
     """Collects rows, measures them by the batch and appends them to a Parquet file."""
 
     def __init__(self, path: Path) -> None:
-        self._schema = schema(NAMES)
+        self._schema = schema(list(COLUMNS))
         self._file = pq.ParquetWriter(path, self._schema, compression="zstd")
-        self._rows: list[dict[str, Any]] = []
-        self._characters = 0
+        self._columns: dict[str, list[Any]] = {}
+        self._rows = self._characters = 0
 
     def add(self, row: dict[str, Any]) -> None:
-        self._rows.append(row)
+        for name, value in row.items():
+            self._columns.setdefault(name, []).append(value)
+        self._rows += 1
         self._characters += len(row["text"])
-        if self._characters >= _BATCH_CHARACTERS or len(self._rows) >= ROWS_PER_GROUP:
+        if self._characters >= _BATCH_CHARACTERS or self._rows >= ROWS_PER_GROUP:
             self._flush()
 
     def _flush(self) -> None:
         if not self._rows:
             return
-        texts = ["" if row["reason"] else row["text"] for row in self._rows]
-        scanned = scan(texts, [row["language"] for row in self._rows])
-        table = pa.Table.from_pylist(self._rows, schema=pa.schema([f for f in self._schema if f.name in self._rows[0]]))
-        signatures = np.ascontiguousarray(scanned.signatures).view(np.uint8).reshape(len(texts), -1)
-        table = table.append_column(self._schema.field("signature"), _binary(signatures, scanned.empty))
-        for i, name in enumerate(NAMES):
-            table = table.append_column(SCORE + name, pa.array(scanned.measures[:, i]))
-        self._file.write_table(table)
-        self._rows, self._characters = [], 0
+        texts = ["" if reason else text for text, reason in zip(self._columns["text"], self._columns["reason"])]
+        scanned = scan(texts, self._columns["language"])
+        arrays: dict[str, Any] = {
+            **self._columns,
+            "text_hash": _binary(scanned.hashes),
+            "signature": _binary(scanned.signatures, scanned.empty),
+            **{SCORE + name: scanned.measures[:, i] for i, name in enumerate(COLUMNS)},
+        }
+        self._file.write_table(pa.table({name: arrays[name] for name in self._schema.names}, schema=self._schema))
+        self._columns, self._rows, self._characters = {}, 0, 0
 
     def __enter__(self) -> Writer:
         return self
@@ -121,10 +124,8 @@ class Writer:
         self._file.close()
 
 
-def _binary(values: np.ndarray[Any, np.dtype[np.uint8]], empty: np.ndarray[Any, np.dtype[np.bool_]]) -> pa.Array:
-    """uint8 [D, width] as fixed-size binaries, null where `empty`."""
-    count, width = values.shape
-    present = np.packbits(~empty, bitorder="little").tobytes()
-    return pa.Array.from_buffers(
-        pa.binary(width), count, [pa.py_buffer(present), pa.py_buffer(np.ascontiguousarray(values))]
-    )
+def _binary(values: NDArray[Any], empty: NDArray[np.bool_] | None = None) -> pa.Array:
+    """Rows of numbers [D, n] as fixed-size binaries, null where `empty`."""
+    rows = np.ascontiguousarray(values).view(np.uint8)
+    present = None if empty is None else pa.py_buffer(np.packbits(~empty, bitorder="little").tobytes())
+    return pa.Array.from_buffers(pa.binary(rows.shape[1]), len(rows), [present, pa.py_buffer(rows)])

@@ -276,9 +276,7 @@ def _language_number(language: str) -> int:
 # ---- without a compiler ----------------------------------------------------------------------------------------
 
 
-def _in_python(
-    texts: Sequence[str], languages: Sequence[str], measured: bool, signed: bool, lines: bool
-) -> Scanned:
+def _in_python(texts: Sequence[str], languages: Sequence[str], measured: bool, signed: bool, lines: bool) -> Scanned:
     rows = [measure(text, language) for text, language in zip(texts, languages, strict=True)] if measured else []
     hashes: list[int] = []
     paragraph_hashes: list[int] = []
