@@ -1,14 +1,14 @@
 """A corpus for other tools: every split in the layout they read.
 
-| format       | files                                            | read by                                             |
-|--------------|--------------------------------------------------|-----------------------------------------------------|
-| jsonl        | train-00000.jsonl.gz, one object a line          | everything                                          |
-| parquet      | train-00000.parquet, columns as they are         | Hugging Face datasets, pandas, DuckDB               |
-| tfrecord     | train-00000.tfrecord, one tf.train.Example a row | TensorFlow, tf.data, grain                          |
-| webdataset   | train-00000.tar, ID.txt and ID.json a row        | webdataset, torchdata                               |
-| nanochat     | shard_00000.parquet, a column `text`             | nanochat: its last shard is the one it validates on |
+| format     | files                                            | read by                                            |
+|------------|--------------------------------------------------|----------------------------------------------------|
+| jsonl      | train-00000.jsonl.gz, one object a line          | everything                                         |
+| parquet    | train-00000.parquet, columns as they are         | Hugging Face datasets, pandas, DuckDB              |
+| tfrecord   | train-00000.tfrecord, one tf.train.Example a row | TensorFlow, tf.data, grain                         |
+| webdataset | train-00000.tar, ID.txt and ID.json a row        | webdataset, torchdata                              |
+| nanochat   | shard_00000.parquet, a column `text`             | nanochat, which validates on the last shard        |
 
-What was rejected is not exported. The same corpus gives the same bytes: no clock and no user name goes into an archive.
+What was rejected is not exported. The same corpus gives the same bytes: no clock and no name of a user goes into them.
 """
 
 from __future__ import annotations
@@ -114,8 +114,9 @@ def _tfrecord(documents: Iterator[Document], target: Path, split: str, rows: int
 def example(features: dict[str, bytes]) -> bytes:
     """A tf.train.Example of byte strings in protobuf's wire format, names in order.
 
-    Example { Features features = 1 }, Features { map<string, Feature> feature = 1 }, Feature { BytesList bytes_list = 1 },
-    BytesList { repeated bytes value = 1 }: nothing but messages in field 1, and a map entry has key 1 and value 2.
+    Example { Features features = 1 }, Features { map<string, Feature> feature = 1 },
+    Feature { BytesList bytes_list = 1 }, BytesList { repeated bytes value = 1 }: nothing but messages in field 1, and
+    a map entry has key 1 and value 2.
 
     >>> example({"a": b"x"}).hex()
     '0a0c0a0a0a016112050a030a0178'

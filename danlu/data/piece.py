@@ -105,7 +105,10 @@ class Writer:
     def _flush(self) -> None:
         if not self._rows:
             return
-        texts = ["" if reason else text for text, reason in zip(self._columns["text"], self._columns["reason"])]
+        texts = [
+            "" if reason else text
+            for text, reason in zip(*map(self._columns.__getitem__, ("text", "reason")), strict=True)
+        ]
         scanned = scan(texts, self._columns["language"])
         arrays: dict[str, Any] = {
             **self._columns,

@@ -120,7 +120,7 @@ def test_recipes_are_listed(here: Path) -> None:
         (["serve", "nothing", "--adapter", "a=x", "--adapter", "a=y"], 'two adapters are named "a"'),
         (["serve", "one", "two", "--adapter", "a=x"], "one model with adapters"),
         (["eval", "nothing", "--task", "perplexity"], 'no model "nothing"'),
-        (["export", "nothing", "out"], 'no model "nothing"'),
+        (["export", "nothing", "out"], 'no artifact "nothing"'),
         (["compress", "nothing", "--method", "rtn", "--name", "x"], 'no model "nothing"'),
         (["import", "./nothing", "--name", "x"], "nothing"),
         (["stage", "tokenizer.trian"], 'did you mean "tokenizer.train"'),

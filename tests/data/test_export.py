@@ -84,7 +84,7 @@ def test_an_example_by_hand() -> None:
     entry = bytes([0x0A, 1]) + b"a" + bytes([0x12, len(feature)]) + feature  # key, value
     features = bytes([0x0A, len(entry)]) + entry
     assert example({"a": b"x"}) == bytes([0x0A, len(features)]) + features
-    assert example({"a": b"x" * 300})[:3] == bytes([0x0A, 0xC1, 0x02])  # 321 = 0x41 + 2 * 0x80
+    assert example({"a": b"x" * 300})[:3] == bytes([0x0A, 0xBB, 0x02])  # 315 = 0x3B + 2 * 0x80
 
 
 def test_webdataset(corpus: Path, tmp_path: Path) -> None:
