@@ -32,9 +32,11 @@ _PUNCTUATION = re.escape("!\"#$%&'()*+,-./:;<=>?@[\\]^`{|}~") + "\u2010-\u2027\u
 # A line that is a sentence ends in one of these: the marks of C4 (. ! ? " '), and those of other scripts. The
 # Chinese colon and semicolon are here because Chinese breaks a line after them where English would not.
 TERMINAL = ".!?\"'" + "。！？…；：”’」』｡．؟۔।॥።။។"
-SENTENCE_ENDS = ".!?。！？…｡؟۔।॥።။។"
-WIDE_ENDS = "。！？…｡।॥።။។"  # end a sentence whatever follows; the others only before a space
-CLAUSE_ENDS = "，；：。！？"
+SENTENCE_ENDS = ".!?。！？…｡؟۔।॥።។"
+CLAUSE_ENDS = ",;:.!?，；：。！？"
+# These end what they end whatever follows. The others do so only before a space, a closing mark or a character of a
+# script without spaces: not in "3.14", "a.b" or "12:30".
+WIDE_ENDS = "。！？…｡।॥።។，；："
 CLOSERS = "\"'”’」』)]）】》"
 BULLETS = "•-·●▪‣◦"
 

@@ -63,7 +63,7 @@ struct Document {
         while (p < end) {
             Character c = read(classes, p);
             if (pending) settle(c.flags);
-            if (c.flags & WORD) {
+            if (c.flags & (WORD | UNSPACED)) {
                 p = c.flags & UNSPACED ? one(c, p) : run(c, p, end);
                 continue;
             }
@@ -133,9 +133,9 @@ struct Document {
     void settle(uint32_t next) {
         uint32_t last = pending;
         pending = 0;
-        if (last & WIDE) sentences += !(next & SENTENCE);
-        else if (last & SENTENCE) sentences += (next & (SPACE | CLOSER)) != 0;
-        if (last & CLAUSE) clauses += !(next & CLAUSE);
+        bool apart = (next & (SPACE | CLOSER | UNSPACED)) != 0;
+        if (last & SENTENCE) sentences += last & WIDE ? !(next & SENTENCE) : apart;
+        if (last & CLAUSE) clauses += last & WIDE ? !(next & CLAUSE) : apart;
         if (last & DOT && !(next & DOT)) ellipses += dots / 3, dots = 0;
     }
 
@@ -157,7 +157,7 @@ struct Document {
         terminal_lines += (last.flags & TERMINAL) != 0;
         ellipsis_lines += last.flags & ELLIPSIS || (end - begin >= 3 && !std::memcmp(end - 3, "...", 3));
         short_lines += length <= 30;
-        brief_lines += length <= 10;
+        brief_lines += length <= 8;
         uint64_t hash = hash_bytes(begin, end - begin);
         lines.add(hash, uint32_t(length));
         paragraph_hash = (paragraph_hash ^ hash) * FACTOR;

@@ -18,8 +18,8 @@ constexpr const char* COLUMNS =
     "characters units letter_share symbol_share replacement_share han_share mean_line mean_unit long_unit_share "
     "alphabetic_share repeated_line_share repeated_phrase_share advertising_rate spam_rate link_rate generated hash_rate "
     "ellipsis_rate stop_words common_share lines paragraphs bullet_line_share ellipsis_line_share terminal_line_share "
-    "short_line_share brief_line_share newline_rate duplicate_line_share duplicate_line_characters "
-    "duplicate_paragraph_share duplicate_paragraph_characters sentences clauses punctuation_rate curly placeholder script "
+    "short_line_share brief_line_share line_rate duplicate_line_share duplicate_line_characters "
+    "duplicate_paragraph_share duplicate_paragraph_characters sentences clauses punctuation_rate curly curly_rate placeholder script "
     "policy top_2 top_3 top_4 top_5 top_6 duplicate_5 duplicate_6 duplicate_7 duplicate_8 duplicate_9 duplicate_10 "
     "duplicate_11 duplicate_13 duplicate_14 duplicate_16";
 
@@ -86,19 +86,20 @@ inline int measures(
     put(share(hashes, units));
     put(share(ellipses, units));
     put(double(stop_words));
-    put(share(common, units));
+    put(share(common, han));
     put(double(lines));
     put(double(d.paragraphs.hashes.size()));
     for (uint64_t n : {d.bullets, d.ellipsis_lines, d.terminal_lines, d.short_lines, d.brief_lines}) put(share(n, lines));
-    put(share(d.newlines, units));
+    put(share(lines, units));
     put(share(d.lines.repeats, lines));
     put(share(d.lines.repeated_characters, d.lines.characters));
     put(share(d.paragraphs.repeats, d.paragraphs.hashes.size()));
     put(share(d.paragraphs.repeated_characters, d.lines.characters));
     put(double(d.sentences));
     put(double(d.clauses));
-    put(per_hundred(std::max(d.sentences, d.clauses)));
+    put(per_hundred(d.clauses));
     put(double(curly));
+    put(per_hundred(curly));
     for (Kind kind : {PLACEHOLDER, SCRIPT, POLICY}) put(double(phrases[kind]));
     for (int n : {2, 3, 4, 5, 6}) put(share(r.top[n].count * r.top[n].length, d.unit_characters));
     for (int n : {5, 6, 7, 8, 9, 10, 11, 13, 14, 16}) put(share(r.duplicated[n], d.unit_characters));

@@ -27,13 +27,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from functools import cached_property
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
-from danlu.core.text import count_han, units
+from danlu.core.text import HAN, HANGUL, KANA, count_han, units
 from danlu.data import classes
 from danlu.data.quality.phrases import COMMON_HAN, PHRASES, STOP_WORDS
 
@@ -62,23 +63,24 @@ COLUMNS: dict[str, str] = {
     "hash_rate": "number signs per unit",
     "ellipsis_rate": '"..." and "…" per unit',
     "stop_words": "different stop words of its language (English where there is no list)",
-    "common_share": "units that are common Han characters, per unit",
+    "common_share": "common Han characters per Han character",
     "lines": "lines",
     "paragraphs": "paragraphs",
     "bullet_line_share": "lines that begin with a bullet, per line",
     "ellipsis_line_share": "lines that end with an ellipsis, per line",
     "terminal_line_share": "lines that end with terminal punctuation, per line",
     "short_line_share": "lines of at most 30 characters, per line",
-    "brief_line_share": "lines of at most 10 characters (the counterpart of 30 for Han characters), per line",
-    "newline_rate": "line ends per unit",
+    "brief_line_share": "lines of at most 8 characters, per line: 30 characters are five words, 8 Han characters too",
+    "line_rate": "lines per unit",
     "duplicate_line_share": "lines that occurred before, per line",
     "duplicate_line_characters": "characters in lines that occurred before, per character in lines",
     "duplicate_paragraph_share": "paragraphs that occurred before, per paragraph",
     "duplicate_paragraph_characters": "characters in them, per character in lines",
-    "sentences": "sentence ends: the last of a run of . ! ? before a space or a closing quote, or of 。！？… anywhere",
-    "clauses": "ends of Chinese clauses: the last of a run of ，；：。！？",
-    "punctuation_rate": "sentence ends, or clause ends where there are more, per 100 units",
+    "sentences": "sentence ends: the last of a run of 。！？… anywhere, . ! ? where a space or a Han character follows",
+    "clauses": "clause ends, with commas, colons and semicolons, in the same way",
+    "punctuation_rate": "clause ends per 100 units",
     "curly": "opening curly brackets",
+    "curly_rate": "opening curly brackets per 100 units",
     "placeholder": 'times "lorem ipsum" occurs',
     "script": 'times "javascript" occurs',
     "policy": "phrases of cookie banners, terms of use and imprints",
@@ -87,6 +89,7 @@ COLUMNS: dict[str, str] = {
 }
 COLUMN = {name: number for number, name in enumerate(COLUMNS)}
 
+UNSPACED = HAN + KANA + HANGUL
 SHINGLE = 5
 LONG_UNIT = 40  # characters; German compounds and long identifiers stay below
 HEAD = 600  # characters in which a program says that it wrote the file
@@ -205,7 +208,7 @@ class Measured:
 
     def _common_share(self) -> float:
         counts = Counter(self.units)
-        return self._per_unit(sum(counts[character] for character in set(COMMON_HAN)))
+        return sum(counts[character] for character in set(COMMON_HAN)) / max(count_han(self.text), 1)
 
     # ---- phrases -----------------------------------------------------------------------------------------------
 
@@ -253,10 +256,10 @@ class Measured:
         return self._per_line(sum(len(line) <= 30 for line in self.lines))
 
     def _brief_line_share(self) -> float:
-        return self._per_line(sum(len(line) <= 10 for line in self.lines))
+        return self._per_line(sum(len(line) <= 8 for line in self.lines))
 
-    def _newline_rate(self) -> float:
-        return self._per_unit(self.text.count("\n"))
+    def _line_rate(self) -> float:
+        return self._per_unit(len(self.lines))
 
     def _repeated_line_share(self) -> float:
         lines = [line for line in self.lines if len(line) >= 4]
@@ -285,10 +288,13 @@ class Measured:
         return len(_CLAUSE.findall(self.text))
 
     def _punctuation_rate(self) -> float:
-        return 100 * max(self["sentences"], self["clauses"]) / max(len(self.units), 1)
+        return 100 * self["clauses"] / max(len(self.units), 1)
 
     def _curly(self) -> float:
         return self.text.count("{")
+
+    def _curly_rate(self) -> float:
+        return 100 * self.text.count("{") / max(len(self.units), 1)
 
     # ---- n-grams -----------------------------------------------------------------------------------------------
 
@@ -319,14 +325,17 @@ class Measured:
         return repeated / max(self.unit_characters, 1)
 
 
-def _one_of(characters: str) -> str:
-    return f"[{re.escape(characters)}]"
+def _ends(characters: str) -> re.Pattern[str]:
+    """One match for each end: see `classes.WIDE_ENDS`."""
+    wide, narrow = (set(characters) & set(classes.WIDE_ENDS), set(characters) - set(classes.WIDE_ENDS))
+    apart = rf"\s|[{re.escape(classes.CLOSERS)}{UNSPACED}]|\Z"
+    return re.compile(f"{_one_of(wide)}(?!{_one_of(characters)})|{_one_of(narrow)}(?={apart})")
 
 
-_NARROW = "".join(set(classes.SENTENCE_ENDS) - set(classes.WIDE_ENDS))
-_SENTENCE = re.compile(
-    f"{_one_of(classes.WIDE_ENDS)}(?!{_one_of(classes.SENTENCE_ENDS)})"
-    f"|{_one_of(_NARROW)}(?=\\s|{_one_of(classes.CLOSERS)}|\\Z)"
-)
-_CLAUSE = re.compile(f"{_one_of(classes.CLAUSE_ENDS)}(?!{_one_of(classes.CLAUSE_ENDS)})")
+def _one_of(characters: Iterable[str]) -> str:
+    return f"[{re.escape(''.join(sorted(characters)))}]"
+
+
+_SENTENCE = _ends(classes.SENTENCE_ENDS)
+_CLAUSE = _ends(classes.CLAUSE_ENDS)
 assert set(CHINESE_N.values()) <= {*TOP_N, *DUPLICATE_N}
