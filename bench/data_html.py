@@ -3,16 +3,16 @@
     python bench/data_html.py             some 600 pages: manuals in English and Chinese, and planted ones
     python bench/data_html.py --pages 100 --rounds 3
 
-The WARC is made here: pages of Debian's python3-doc and linux-doc as they are; Chinese manual pages (manpages-zh) set as
-pages of a web site with menu, cookie banner, advertisement and footer; and the planted pages of the tests. Of the last
-two kinds it is known what the text is and what is not, so beside the speed stand
+The WARC is made here: pages of Debian's python3-doc and linux-doc as they are; Chinese manual pages (manpages-zh) set
+as pages of a web site with menu, cookie banner, advertisement and footer; and the planted pages of the tests. Of the
+last two kinds it is known what the text is and what is not, so beside the speed stand
 
     found      share of the sentences of the main text that are in what was extracted
     repeated   share of them that are in it more than once
     noise      share of the menus, banners, advertisements and footers that are in it
 
 Time is from the file to the last text: reading, decompressing, decoding, extracting. Both read the WARC with their own
-reader; datatrove's extractor keeps its own defaults (trafilatura with favor_precision and deduplicate, in its process of
+reader; datatrove's extractor keeps its own defaults (trafilatura with favor_precision and deduplicate, in a process of
 its own with a time-out of one second a page). The contestants take turns; the first turn is not counted.
 """
 
@@ -67,7 +67,11 @@ def main() -> None:
         for contestant in contestants.values():
             contestant.close()
     rows = [
-        {"name": name, "seconds": contest.spread(runs[name]), "mb_per_second": size / 1e6 / contest.spread(runs[name])["median"]}
+        {
+            "name": name,
+            "seconds": contest.spread(runs[name]),
+            "mb_per_second": size / 1e6 / contest.spread(runs[name])["median"],
+        }
         | quality[name]
         for name in contestants
     ]
@@ -162,7 +166,9 @@ def manual_page(source: str) -> tuple[bytes, tuple[list[str], list[str]]]:
                 paragraph.append(rest.replace('"', ""))
                 continue
             if paragraph:
-                text = "".join(paragraph) if any("\u4e00" <= c <= "\u9fff" for c in paragraph[0]) else " ".join(paragraph)
+                text = (
+                    "".join(paragraph) if any("\u4e00" <= c <= "\u9fff" for c in paragraph[0]) else " ".join(paragraph)
+                )
                 body.append(f"<p>{html.escape(text)}</p>")
                 main += [text] if len(text) >= 20 else []
                 paragraph = []
@@ -172,9 +178,11 @@ def manual_page(source: str) -> tuple[bytes, tuple[list[str], list[str]]]:
             paragraph.append(line.strip())
     menu = "".join(f'<li><a href="/{i}">{word}</a></li>' for i, word in enumerate(NOISE_ZH["menu"].split()))
     page = (
-        f'<html lang="zh"><head><meta charset="utf-8"><title>手册</title></head><body><div class="nav"><ul>{menu}</ul></div>'
+        f'<html lang="zh"><head><meta charset="utf-8"><title>手册</title></head><body>'
+        f'<div class="nav"><ul>{menu}</ul></div>'
         f'<div class="cookie-notice"><p>{NOISE_ZH["cookie"]}</p></div><div class="content">{"".join(body)}'
-        f'<div class="ads">{NOISE_ZH["advertisement"]}</div></div><div class="footer">{NOISE_ZH["footer"]}</div></body></html>'
+        f'<div class="ads">{NOISE_ZH["advertisement"]}</div></div>'
+        f'<div class="footer">{NOISE_ZH["footer"]}</div></body></html>'
     )
     return page.encode(), (main, [NOISE_ZH[name] for name in ("menu", "cookie", "advertisement", "footer")])
 

@@ -46,8 +46,27 @@ _NO_TEXT_TAGS = ("style", "noscript", "template", "svg", "iframe", "canvas")
 _NAME_PARTS = re.compile("[a-z]+")
 _MENU_NAMES = frozenset({"nav", "navbar", "navigation", "menu", "breadcrumb", "breadcrumbs", "sitemap", "topbar"})
 _NOISE_NAMES = frozenset(
-    "ad ads advert adverts advertisement advertising adsense adsbygoogle banner cookie cookies consent gdpr "
-    "popup newsletter subscribe promo sponsored paywall".split()
+    [
+        "ad",
+        "ads",
+        "advert",
+        "adverts",
+        "advertisement",
+        "advertising",
+        "adsense",
+        "adsbygoogle",
+        "banner",
+        "cookie",
+        "cookies",
+        "consent",
+        "gdpr",
+        "popup",
+        "newsletter",
+        "subscribe",
+        "promo",
+        "sponsored",
+        "paywall",
+    ]
 )
 _INLINE_TAGS = ("span", "font", "wbr", "bdi", "bdo", "small", "big")  # half of all elements; the text stays
 _DATES = ("article:published_time", "date", "dc.date", "pubdate", "publishdate", "datepublished")

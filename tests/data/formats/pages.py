@@ -66,12 +66,17 @@ def planted() -> list[Page]:
         cookie = f'<div id="cookie-banner" class="cookie-consent"><p>{noise["cookie"]}</p><button>OK</button></div>'
         advert = f'<div class="advertisement ad-slot"><a href="/ad">{noise["advertisement"]}</a></div>'
         related = f'<aside class="related-posts"><ul><li><a href="/x">{noise["related"]}</a></li></ul></aside>'
-        comment = f'<section id="comments" class="comments"><div class="comment"><p>{noise["comment"]}</p></div></section>'
-        footer = f'<footer><p>{noise["footer"]}</p></footer>'
+        comment = (
+            f'<section id="comments" class="comments"><div class="comment"><p>{noise["comment"]}</p></div></section>'
+        )
+        footer = f"<footer><p>{noise['footer']}</p></footer>"
         shapes = {
-            "article": f"{menu}{cookie}<article><h1>{title}</h1>{paragraphs}{advert}</article>{related}{comment}{footer}",
+            "article": (
+                f"{menu}{cookie}<article><h1>{title}</h1>{paragraphs}{advert}</article>{related}{comment}{footer}"
+            ),
             "divs": (
-                f'<div class="header">{menu}</div>{cookie}<div class="wrap"><div class="content"><h2>{title}</h2>{paragraphs}</div>'
+                f'<div class="header">{menu}</div>{cookie}<div class="wrap">'
+                f'<div class="content"><h2>{title}</h2>{paragraphs}</div>'
                 f'<div class="sidebar">{related}{advert}</div></div><div class="footer">{noise["footer"]}</div>'
             ),
             "breaks": (
@@ -80,10 +85,17 @@ def planted() -> list[Page]:
             ),
             "table": (
                 f'<table><tr><td class="menu">{_link_list(noise["menu"])}</td><td class="main"><div class="post-body">'
-                f'{paragraphs}</div></td></tr></table>{footer}'
+                f"{paragraphs}</div></td></tr></table>{footer}"
             ),
         }
         for shape, body in shapes.items():
             html = f'<!DOCTYPE html><html lang="{language}">{head}<body>{body}</body></html>'
-            pages.append(Page(f"{language}-{shape}", html, sentences, [text for text in noise.values() if text in body or text == noise["menu"]]))
+            pages.append(
+                Page(
+                    f"{language}-{shape}",
+                    html,
+                    sentences,
+                    [text for text in noise.values() if text in body or text == noise["menu"]],
+                )
+            )
     return pages

@@ -43,7 +43,9 @@ def _arrow(stream: bool) -> bytes:
 
 
 def _warc_records() -> list[bytes]:
-    quoting = record("http://a/quote", b"see\r\n\r\nWARC/1.0\r\nWARC-Type: response\r\n\r\n" + b"x" * 40, kind="text/plain")
+    quoting = record(
+        "http://a/quote", b"see\r\n\r\nWARC/1.0\r\nWARC-Type: response\r\n\r\n" + b"x" * 40, kind="text/plain"
+    )
     return [record(f"http://a/{i}", text.encode(), kind="text/plain") for i, text in enumerate(TEXTS)] + [quoting]
 
 
