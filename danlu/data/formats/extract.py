@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import UserError
-from danlu.data.formats import html, manpage, plain, records, tables, warc
+from danlu.data.formats import archives, html, mail, manpage, notebook, office, pdf, plain, records, tables, warc, wiki
 from danlu.data.formats.encodings import UnreadableError
 from danlu.data.formats.item import Broken, Format, Item, Record
 from danlu.data.formats.mojibake import repair
@@ -71,7 +71,7 @@ def read_stream(
                     else _checked(records.item_of_record(*record, text_field), form)
                 )
         elif form.read is not None:
-            for item in form.read(stream, *place):
+            for item in form.read(stream, text_field) if form.inner else form.read(stream, *place):
                 yield _checked(item, form)
     except UnreadableError as error:
         yield Broken("encoding", str(error))
@@ -150,7 +150,7 @@ _CODE = {
 }
 
 FORMATS: dict[str, Format] = {
-    ".txt": Format(read=plain.read_text),
+    ".txt": Format(read=plain.read_text_or_chat),
     ".text": Format(read=plain.read_text),
     ".md": Format(read=plain.read_text),
     ".markdown": Format(read=plain.read_text),
@@ -171,6 +171,17 @@ FORMATS: dict[str, Format] = {
     ".parquet": Format(records=tables.read_parquet, cuts=tables.cut_parquet),
     ".arrow": Format(records=tables.read_arrow, cuts=tables.cut_arrow),
     ".feather": Format(records=tables.read_arrow, cuts=tables.cut_arrow),
+    ".pdf": Format(read=pdf.read_pdf),
+    ".docx": Format(read=office.read_docx),
+    ".epub": Format(read=office.read_epub),
+    ".ipynb": Format(read=notebook.read_notebook),
+    ".xml": Format(read=wiki.read_wiki, cuts=wiki.cut_wiki),
+    ".xml.bz2": Format(read=wiki.read_wiki, cuts=wiki.cut_wiki, raw=True),
+    ".eml": Format(read=mail.read_eml),
+    ".mbox": Format(read=mail.read_mbox),
+    ".zip": Format(read=archives.read_zip, inner=True),
+    ".tar": Format(read=archives.read_tar, inner=True),
+    ".tgz": Format(read=archives.read_tar, inner=True),
     **{
         suffix: Format(read=plain.read_code, language=f"code:{name}")
         for name, suffixes in _CODE.items()

@@ -57,6 +57,7 @@ class Format:
 
     read, records    stream -> texts or rows; with `cuts` also stream, start, end, first -> those of a span
     cuts             seekable stream, wanted byte offsets in ascending order -> cuts in ascending order
+    inner            the reader takes the name of the text's field too: it reads files of other formats inside
     raw              the reader wants the bytes of the file as they lie on the disk, compressed or not
     """
 
@@ -64,4 +65,5 @@ class Format:
     records: Callable[..., Iterator[Record | Broken]] | None = None
     language: str = ""
     raw: bool = False
+    inner: bool = False
     cuts: Callable[[BinaryIO, list[int]], list[Cut]] | None = None

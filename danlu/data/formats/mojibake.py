@@ -12,8 +12,8 @@ also "déjà", which is no UTF-8; a page *about* mojibake quotes it among clean 
 turned back twice.
 
 "锟斤拷" is the bytes EF BF BD EF BF BD (two replacement characters) read as GBK: what stood there is lost. It is
-counted (`lost`), not changed. The idea of deciding by what the result looks like is that of ftfy (R. Speer), which is the
-oracle of the tests for Latin text; the rules here are our own and are made for Chinese.
+counted (`lost`), not changed. The idea of deciding by what the result looks like is that of ftfy (R. Speer), which is
+the oracle of the tests for Latin text; the rules here are our own and are made for Chinese.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
+from danlu.data.formats.chat import chat_records
 from danlu.data.formats.encodings import UnreadableError, decode, detect
 from danlu.data.formats.item import EXCERPT, Broken, Cut, Item, Record
 from danlu.data.formats.streams import Chained, read_all
@@ -98,9 +99,16 @@ def _lines(stream: Any) -> Iterator[bytes]:
 
 
 def read_json(stream: BinaryIO) -> Iterator[Record | Broken]:
-    """A JSON array (its elements), or one object. An object around one array of objects counts as that array."""
+    """A JSON array (its elements), or one object. An object around one array of objects counts as that array.
+
+    An export of a chat is read as its conversations.
+    """
     text, _ = decode(read_all(stream))
     value = json.loads(text)
+    conversations = chat_records(value)
+    if conversations is not None:
+        yield from conversations
+        return
     if isinstance(value, dict):
         arrays = [v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
         value = arrays[0] if len(arrays) == 1 and not text_in(value, None) else [value]

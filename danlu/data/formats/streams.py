@@ -13,6 +13,7 @@ import gzip
 import io
 import lzma
 import zlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -20,6 +21,7 @@ import pyarrow as pa
 
 COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
 MAX_WHOLE = 1 << 30  # bytes of a file that has to be held in memory at once
+_CHUNK = 1 << 20
 STREAM_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException)
 
 
@@ -58,7 +60,7 @@ def open_bytes(path: Path | str) -> BinaryIO:
 
 def decompressed(stream: BinaryIO, suffix: str) -> BinaryIO:
     """The decompressed content of a stream whose name ends in `suffix`; other streams are given back as they are."""
-    if suffix == ".gz":
+    if suffix in (".gz", ".tgz"):
         return Decompressed(gzip.GzipFile(fileobj=stream), stream)
     if suffix == ".bz2":
         return Decompressed(bz2.BZ2File(stream), stream)
@@ -75,6 +77,41 @@ def read_all(stream: BinaryIO, limit: int = MAX_WHOLE) -> bytes:
     if len(data) > limit:
         raise TooLargeError(f"more than {limit} bytes, and this format is read whole")
     return data
+
+
+def find_bytes(stream: BinaryIO, offset: int, pattern: bytes) -> Iterator[int]:
+    """Offsets of a byte pattern from `offset` on; whoever asks may move the stream between two of them."""
+    base, tail = offset, b""
+    while True:
+        stream.seek(base + len(tail))
+        chunk = stream.read(_CHUNK)
+        if not chunk:
+            return
+        data = tail + chunk
+        at = data.find(pattern)
+        while at >= 0:
+            yield base + at
+            at = data.find(pattern, at + 1)
+        tail = data[len(data) - len(pattern) + 1 :] if len(pattern) > 1 else b""
+        base += len(data) - len(tail)
+
+
+class Slice(io.RawIOBase):
+    """The bytes [start, end) of a stream, as a stream of their own. With `start` None both count from where it is."""
+
+    def __init__(self, stream: BinaryIO, start: int | None, end: int | None) -> None:
+        if start is not None:
+            stream.seek(start)
+        self._stream, self._left = stream, None if end is None else max(0, end - (start or 0))
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer) if self._left is None else min(len(buffer), self._left))
+        buffer[: len(data)] = data
+        self._left = None if self._left is None else self._left - len(data)
+        return len(data)
 
 
 class Chained(io.RawIOBase):

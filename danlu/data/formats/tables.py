@@ -87,13 +87,13 @@ def read_arrow(stream: BinaryIO, start: int = 0, end: int | None = None, first: 
     if seekable:
         stream.seek(0)
     else:
-        stream = io.BufferedReader(Chained(magic, stream))  # type: ignore[type-var, assignment]
+        stream = io.BufferedReader(Chained(magic, stream))
     if magic == b"ARROW1":
         batches = _file_batches(stream, start, end)
     elif seekable and _may_be_cut(stream):
         batches = _stream_batches(stream, start, end, first)
     else:
-        batches = ((number, lambda found=found: found) for number, found in enumerate(pa.ipc.open_stream(stream)))
+        batches = _in_order(stream)
     for number, load in batches:
         try:
             for row, record in enumerate(_rows(load())):
@@ -107,6 +107,15 @@ def _file_batches(stream: BinaryIO, start: int, end: int | None) -> Iterator[tup
     file = pa.ipc.open_file(stream)
     for number in _within(size, file.num_record_batches, start, end):
         yield number, functools.partial(file.get_batch, number)
+
+
+def _in_order(stream: BinaryIO) -> Iterator[tuple[int, Callable[[], Any]]]:
+    for number, batch in enumerate(pa.ipc.open_stream(stream)):
+        yield number, functools.partial(_same, batch)
+
+
+def _same(batch: Any) -> Any:
+    return batch
 
 
 def _stream_batches(

@@ -29,6 +29,7 @@ from danlu.core.errors import need
 from danlu.data.formats.encodings import UnreadableError, decode_labelled
 from danlu.data.formats.html import MAX_PAGE, read_page
 from danlu.data.formats.item import EXCERPT, Broken, Cut, Item
+from danlu.data.formats.streams import find_bytes
 
 _HTML = ("text/html", "application/xhtml+xml")
 _PLAIN = ("text/plain", "text/markdown", "text/x-markdown")
@@ -186,7 +187,7 @@ def _content_length(header: bytes) -> int | None:
 
 def _next_member(stream: BinaryIO, offset: int) -> int | None:
     """Where the next gzip member that holds a WARC record begins, at or after `offset`."""
-    return next((at for at in _find(stream, offset, _GZIP) if _holds_record(stream, at)), None)
+    return next((at for at in find_bytes(stream, offset, _GZIP) if _holds_record(stream, at)), None)
 
 
 def _holds_record(stream: BinaryIO, at: int) -> bool:
@@ -202,7 +203,7 @@ def _next_record(stream: BinaryIO, offset: int) -> int | None:
     stream.seek(0)
     if stream.read(3) == _GZIP:
         return _next_member(stream, offset)
-    return next((at + 4 for at in _find(stream, offset, b"\r\n\r\n" + _MARK)), None)
+    return next((at + 4 for at in find_bytes(stream, offset, b"\r\n\r\n" + _MARK)), None)
 
 
 def _ends_inside(stream: BinaryIO, begin: int) -> bool:
@@ -218,20 +219,3 @@ def _ends_inside(stream: BinaryIO, begin: int) -> bool:
     close = head.find(b"\r\n\r\n")
     length = _content_length(head[:close]) if close >= 0 else None
     return length is None or begin + close + 4 + length > stream.seek(0, io.SEEK_END)
-
-
-def _find(stream: BinaryIO, offset: int, pattern: bytes) -> Iterator[int]:
-    """Offsets of a byte pattern from `offset` on; whoever asks may move the stream between two of them."""
-    base, tail = offset, b""
-    while True:
-        stream.seek(base + len(tail))
-        chunk = stream.read(_CHUNK)
-        if not chunk:
-            return
-        data = tail + chunk
-        at = data.find(pattern)
-        while at >= 0:
-            yield base + at
-            at = data.find(pattern, at + 1)
-        keep = len(pattern) - 1
-        base, tail = base + len(data) - keep, data[-keep:] if keep else b""
