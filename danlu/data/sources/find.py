@@ -6,6 +6,8 @@
 | python:stdlib          | the .py files of the running interpreter's standard library                     |
 | python:site-packages   | the .py files of the packages installed for the running interpreter             |
 | npm:PACKAGE[@VERSION]  | a package of the npm registry, fetched by the npm client because the user asked |
+| debian:PACKAGE[=V]     | a package of Debian or Ubuntu, fetched by apt because the user asked            |
+| s3://bucket/folder     | an object or a prefix of an object store, by fsspec (also gs://, file://, ...)  |
 
 A source is a row of `KINDS`: how its files are found, and what stands for its content in the id of the artifact.
 Each file is a `SourceFile`; turning it into texts is the business of `extract` (or of the package's own reader).
@@ -13,6 +15,8 @@ Each file is a `SourceFile`; turning it into texts is the business of `extract` 
 `python:stdlib` leaves out the tests of the standard library: they are more than half of its bytes, written in a
 style of their own (long runs of nearly equal assertions), and a small model would learn mostly that.
 Hidden files and folders, caches and links are passed over everywhere; a folder is read in the order of its names.
+A folder that Hugging Face `datasets` saved is read as such: its tables, not its book-keeping (`hub`). The licence of a
+file is what the nearest LICENSE or COPYING at or above it says, within the folder that was named.
 """
 
 from __future__ import annotations
@@ -26,7 +30,9 @@ from typing import Any
 
 from danlu.core.errors import UserError, suggest
 from danlu.data.formats.extract import FORMATS, Broken, Item, extract, format_of
-from danlu.data.sources import npm
+from danlu.data.formats.licence import FILES as LICENCE_FILES
+from danlu.data.formats.licence import licence_of_file
+from danlu.data.sources import debian, hub, npm, objects
 
 # Folders that hold no text of their own: caches, and copies of other people's packages inside a project.
 _PASSED_OVER = frozenset({"__pycache__", "node_modules", "__MACOSX"})
@@ -36,16 +42,24 @@ _INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of a source. `name` is its path inside the source, with "/": part of the documents' ids."""
+    """One file of a source: plain data, so that any process can read it.
+
+    source    name of the source in the rows of a corpus
+    name      path inside the source, with "/": part of the documents' ids
+    path      where it is: a path, or a URL of an object store
+    reader    "" to read it by its format; "npm:PACKAGE" for the package's own reader
+    """
 
     source: str
     name: str
-    path: Path
+    path: Path | str
     licence: str = ""
-    reader: Callable[[Path], Iterator[Item | Broken]] | None = None  # None: by the format of the file
+    reader: str = ""
 
     def read(self, text_field: str | None = None) -> Iterator[Item | Broken]:
-        return self.reader(self.path) if self.reader else extract(self.path, text_field=text_field)
+        if self.reader:
+            return npm.reader(self.reader, self.name, Path(self.path))(Path(self.path))
+        return extract(self.path, text_field=text_field)
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,8 @@ def fingerprint(spec: str) -> Any:
 
 def _kind_of(spec: str) -> Kind:
     prefix, colon, _ = spec.partition(":")
+    if "://" in spec:
+        return Kind(_url_files, objects.fingerprint)
     if colon and not Path(spec).exists() and not any(mark in prefix for mark in "/\\."):
         if prefix not in KINDS:
             raise UserError(f'there is no source "{spec}"', suggest(prefix + ":", [name + ":" for name in KINDS]))
@@ -89,9 +105,12 @@ def _path_files(spec: str) -> Iterator[SourceFile]:
     path = Path(spec).expanduser()
     if path.is_dir():
         found = False
+        licences = _Licences(path)
         for file in _walk(path, skip=_PASSED_OVER):
-            found = True
-            yield SourceFile(path.resolve().name, file.relative_to(path).as_posix(), file)
+            if not hub.is_bookkeeping(file):
+                found = True
+                name = file.relative_to(path).as_posix()
+                yield SourceFile(path.resolve().name, name, file, licences.of(file))
         if not found:
             raise UserError(f'the folder "{spec}" holds no files', "hidden files are passed over")
     elif path.is_file():
@@ -114,6 +133,39 @@ def _walk(folder: Path, skip: frozenset[str], suffix: str = "") -> Iterator[Path
             yield entry
 
 
+class _Licences:
+    """The licence that holds for a file, by the nearest licence file at or above it; each folder is looked at once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._known: dict[Path, str] = {}
+
+    def of(self, file: Path) -> str:
+        return self._of_folder(file.parent)
+
+    def _of_folder(self, folder: Path) -> str:
+        if folder not in self._known:
+            own = next(filter(None, map(self._read, sorted(folder.iterdir()))), "") or hub.card_licence(folder)
+            self._known[folder] = own or (self._of_folder(folder.parent) if folder != self._root else "")
+        return self._known[folder]
+
+    @staticmethod
+    def _read(path: Path) -> str:
+        if not LICENCE_FILES.match(path.name) or not path.is_file():
+            return ""
+        try:
+            with path.open("rb") as stream:
+                return licence_of_file(stream.read(40_000).decode("utf-8", "replace"))
+        except OSError:
+            return ""
+
+
+def _url_files(spec: str) -> Iterator[SourceFile]:
+    for name, url in objects.find(spec):
+        if format_of(url) is not None:
+            yield SourceFile(objects.public(spec), name, url)
+
+
 def _suggest_path(path: Path) -> str:
     """The nearest name in the deepest folder of the path that exists."""
     folder, missing = path.parent, path.name
@@ -127,9 +179,9 @@ def _hash_files(spec: str) -> Any:
     digest = hashlib.sha256()
     count = size = 0
     for file in find_files(spec):
-        with file.path.open("rb") as stream:
+        with Path(file.path).open("rb") as stream:
             content = hashlib.file_digest(stream, "sha256").digest()
-        length = file.path.stat().st_size
+        length = Path(file.path).stat().st_size
         digest.update(f"{file.name}\0{length}\0".encode("utf-8", "surrogateescape") + content)
         count, size = count + 1, size + length
     return {"files": count, "bytes": size, "sha256": digest.hexdigest()}
@@ -170,14 +222,24 @@ def _npm_files(spec: str) -> Iterator[SourceFile]:
     for file in _walk(folder, skip=_PASSED_OVER):
         name = file.relative_to(folder).as_posix()
         if package.name in npm.READERS:
-            reader = npm.READERS[package.name](name, folder)
-            if reader is not None:
-                yield SourceFile(f"npm:{package.name}", name, file, licence, reader)
+            if npm.READERS[package.name](name, folder) is not None:
+                yield SourceFile(f"npm:{package.name}", name, file, licence, f"npm:{package.name}")
         else:
             yield SourceFile(f"npm:{package.name}", name, file, licence)
 
 
+# ---- Debian packages -------------------------------------------------------------------------------------------
+
+
+def _debian_files(spec: str) -> Iterator[SourceFile]:
+    folder = debian.fetch(debian.parse(spec.partition(":")[2]))
+    for file in debian.files(folder):
+        if format_of(file) is not None:
+            yield SourceFile(spec.partition("=")[0], file.relative_to(folder).as_posix(), file, "see the package")
+
+
 KINDS: dict[str, Kind] = {
+    "debian": Kind(_debian_files, lambda spec: {"package": debian.parse(spec.partition(":")[2])}),
     "python": Kind(_python_files, _hash_files),
     "npm": Kind(_npm_files, lambda spec: {"package": str(npm.parse(spec.partition(":")[2]))}),
 }

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import UserError
-from danlu.data.formats.extract import Broken, Item
+from danlu.data.formats.item import Broken, Item
 
 # The version read when none is asked for: a recipe must mean the same poems next year.
 PINNED = {"chinese-poetry": "2.0.1"}
@@ -194,3 +194,11 @@ def _glyphs(folder: Path) -> dict[str, str]:
 READERS: dict[str, Callable[[str, Path], Callable[[Path], Iterator[Item | Broken]] | None]] = {
     "chinese-poetry": _chinese_poetry,
 }
+
+
+def reader(key: str, name: str, path: Path) -> Callable[[Path], Iterator[Item | Broken]]:
+    """The reader of a file of a package that has its own: `key` is "npm:PACKAGE", `name` the path inside it."""
+    folder = path.parents[name.count("/")]
+    found = READERS[key.partition(":")[2]](name, folder)
+    assert found is not None, f"{name} of {key} has no reader"
+    return found
