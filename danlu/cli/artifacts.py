@@ -54,11 +54,14 @@ def register(main: click.Group) -> None:
 
     @command(main)
     @click.argument("artifact")
-    def show(store: Store, as_json: bool, artifact: str) -> dict[str, Any]:
+    @click.option("--why", metavar="QUERY", help="Of a corpus: what became of a document (id, path or words of it).")
+    def show(store: Store, as_json: bool, artifact: str, why: str | None) -> dict[str, Any]:
         """Show an artifact: how it was made, what it measured, its files."""
         from danlu.core.progress import human_bytes
 
         found = store.resolve(artifact)
+        if why is not None:
+            return _show_why(found.path, why, as_json)
         if not as_json:
             manifest = found.manifest
             data = manifest.to_json()
@@ -166,30 +169,72 @@ def register(main: click.Group) -> None:
         return {"id": artifact.id, "name": name, "path": str(artifact.path), "metrics": artifact.manifest.metrics}
 
     @command(main)
-    @click.argument("model")
+    @click.argument("artifact")
     @click.argument("directory", type=click.Path(path_type=Path))
-    @click.option("--to", "target", default="hf", show_default=True, help="Format: hf (Hugging Face directory).")
-    def export(store: Store, as_json: bool, model: str, directory: Path, target: str) -> dict[str, Any]:
-        """Write a model to DIRECTORY for other tools."""
+    @click.option("--to", "target", help="Format; default: hf for a model, jsonl for a corpus, megatron for tokens.")
+    def export(store: Store, as_json: bool, artifact: str, directory: Path, target: str | None) -> dict[str, Any]:
+        """Write a model, a corpus or tokens to DIRECTORY for other tools."""
         from danlu.core.artifact import atomic_directory
         from danlu.core.store import explain_disk_errors
 
         directory = directory.resolve()
-        if target != "hf":
-            raise UserError(
-                f'this version exports to hf only, not to "{target}"', "--to hf is read by transformers and vLLM"
-            )
+        found = store.resolve(artifact, tuple(_EXPORTERS))
+        default, write = _EXPORTERS[found.kind]
         if directory.exists() and any(directory.iterdir() if directory.is_dir() else [directory]):
             raise UserError(f"{directory} is there already and not empty", "choose another directory")
-        from danlu.model.hub import load, save_model
-
-        found = store.resolve(model, "model")
-        loaded, tokenizer = load(found.path)
         with explain_disk_errors(directory), atomic_directory(directory) as temporary:
-            save_model(loaded, temporary, tokenizer)
+            facts = write(found.path, temporary, target or default)
         if not as_json:
             click.echo(f"wrote {directory}")
-        return {"id": found.id, "path": str(directory), "format": target}
+        return {"id": found.id, "path": str(directory), "format": target or default, **facts}
+
+
+def _export_model(path: Path, directory: Path, target: str) -> dict[str, Any]:
+    if target != "hf":
+        hint = "--to hf is read by transformers and vLLM"
+        raise UserError(f'this version exports models to hf only, not to "{target}"', hint)
+    from danlu.model.hub import load, save_model
+
+    model, tokenizer = load(path)
+    save_model(model, directory, tokenizer)
+    return {}
+
+
+def _export_corpus(path: Path, directory: Path, target: str) -> dict[str, Any]:
+    from danlu.data.export import export_corpus
+
+    return {"documents": export_corpus(path, directory, target)}
+
+
+def _export_tokens(path: Path, directory: Path, target: str) -> dict[str, Any]:
+    from danlu.tokenizer.export import export_tokens
+
+    return {"tokens": export_tokens(path, directory, target)}
+
+
+# kind -> default format, writer
+_EXPORTERS = {
+    "model": ("hf", _export_model),
+    "corpus": ("jsonl", _export_corpus),
+    "tokens": ("megatron", _export_tokens),
+}
+
+
+def _show_why(corpus: Path, query: str, as_json: bool) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from danlu.data.why import explain
+
+    found = explain(corpus, query)
+    for document in [] if as_json else found:
+        click.echo(document.sentence())
+        if document.duplicate_of:
+            click.echo(f"  kept instead: {document.duplicate_of}")
+        click.echo("  " + ", ".join(f"{name} {value:.4g}" for name, value in document.scores.items()))
+        click.echo("  " + " ".join(document.text[:200].split()))
+    if not found and not as_json:
+        click.echo(f'nothing in this corpus matches "{query}"')
+    return {"query": query, "documents": [asdict(document) for document in found]}
 
 
 def _names_by_id(store: Store) -> dict[str, list[str]]:

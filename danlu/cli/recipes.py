@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,6 +23,21 @@ SIZE = click.option("--size", metavar="PRESET", help="Size of the model: pico, n
 ONLY = click.option("--only", multiple=True, metavar="STAGE", help="Build this stage and what it needs; repeatable.")
 
 
+def _set_workers(context: click.Context, option: click.Parameter, value: str | None) -> None:
+    """Stages ask `Workers.default`, which reads the environment: it is no part of any config or id."""
+    if value is not None:
+        from danlu.core.workers import Workers
+
+        Workers.parse(value)
+        os.environ["DANLU_WORKERS"] = value
+
+
+WORKERS = click.option(
+    "--workers", metavar="N", callback=_set_workers, expose_value=False,
+    help="Processes for work that comes in pieces: a number, all (default), ray, or ray:ADDRESS.",
+)  # fmt: skip
+
+
 def register(main: click.Group) -> None:
     """Add the commands of this file to `main`."""
 
@@ -31,6 +47,7 @@ def register(main: click.Group) -> None:
     @ONLY
     @BUDGET
     @SIZE
+    @WORKERS
     @click.option("--no-serve", is_flag=True, help="Stop when everything is built.")
     @click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on.")
     @click.option("--port", default=8000, show_default=True, help="Port to serve on.")
@@ -104,6 +121,7 @@ def register(main: click.Group) -> None:
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Config or input of the stage; repeatable."
     )
     @click.option("--name", "save_as", metavar="NAME", help="Name of the artifact in the store (default: the stage's).")
+    @WORKERS
     def stage(
         store: Store, as_json: bool, name: str | None, settings: tuple[str, ...], save_as: str | None
     ) -> dict[str, Any]:

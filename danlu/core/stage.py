@@ -34,6 +34,7 @@ from pydantic import BaseModel, ConfigDict
 from danlu.core.artifact import Manifest
 from danlu.core.errors import UserError, suggest
 from danlu.core.events import Events
+from danlu.core.workers import Workers
 
 ROOMS = ("data", "tokenizer", "model", "train", "engine", "posttrain", "compress", "evaluate")
 
@@ -152,12 +153,14 @@ class StageRun:
     out     empty directory for the payload; it becomes the artifact when the function returns
     work    scratch that outlives a killed process and is found again by the next try of the same artifact
     events  the event log, bound to the name of the stage
+    workers who does work that can be cut into pieces: never part of the config, since it must not change a byte
     """
 
     def __init__(self, out: Path, work: Path, events: Events) -> None:
         self.out = out
         self.work = work
         self.events = events
+        self.workers = Workers.default()
         self.stop_requested = False
         self._last_progress = 0.0
 

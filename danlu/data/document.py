@@ -13,6 +13,7 @@ A corpus is a directory of Parquet files, readable by anything that reads Parque
 | licence  | string | "PSF-2.0"                                                            |
 | meta     | string | JSON object: {"path": "argparse.py", "title": "..."}                 |
 | reason   | string | only in rejected-*: why it was dropped, e.g. "quality:too_short"     |
+| detail   | string | only in rejected-*: more about it, e.g. "3 < 8"                      |
 
 The same rows give the same bytes: files hold no time and no host name, and rows keep the order they were written
 in. The id survives every stage, so a range of tokens leads back to the file it came from.
@@ -35,7 +36,7 @@ from danlu.core.errors import UserError
 
 COLUMNS = ("id", "text", "language", "source", "licence", "meta")
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
-REJECTED_SCHEMA = SCHEMA.append(pa.field("reason", pa.string()))
+REJECTED_SCHEMA = SCHEMA.append(pa.field("reason", pa.string())).append(pa.field("detail", pa.string()))
 
 ROWS_PER_FILE = 200_000
 _ROWS_PER_WRITE = 4_096  # one Parquet row group; bounds the memory of a writer and of a reader
@@ -140,15 +141,29 @@ class ShardWriter:
         if file_is_full:
             self._close_file()
 
+    def write_table(self, table: pa.Table) -> None:
+        """Write many rows at once, as they lie in memory; columns beyond the schema are left out."""
+        self._flush()
+        table = table.select(self.schema.names).cast(self.schema)
+        self.rows += len(table)
+        while len(table):
+            part = table.slice(0, self.rows_per_file - self._rows_in_file)
+            table = table.slice(len(part))
+            self._append(part)
+            if self._rows_in_file >= self.rows_per_file:
+                self._close_file()
+
     def _flush(self) -> None:
-        if not self._pending:
-            return
+        if self._pending:
+            self._append(pa.Table.from_pylist(self._pending, schema=self.schema))
+            self._pending, self._pending_bytes = [], 0
+
+    def _append(self, table: pa.Table) -> None:
         if self._writer is None:
             path = self.directory / f"{self.split}-{self._files:05d}.parquet"
             self._writer = pq.ParquetWriter(path, self.schema, compression="zstd")
-        self._writer.write_table(pa.Table.from_pylist(self._pending, schema=self.schema))
-        self._rows_in_file += len(self._pending)
-        self._pending, self._pending_bytes = [], 0
+        self._writer.write_table(table)
+        self._rows_in_file += len(table)
 
     def _close_file(self) -> None:
         if self._writer is not None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.core.errors import UserError
-from danlu.data.formats import archives, html, mail, notebook, office, pdf, plain, records, tables, warc, wiki
+from danlu.data.formats import archives, html, mail, manpage, notebook, office, pdf, plain, records, tables, warc, wiki
 from danlu.data.formats.encodings import UnreadableError
 from danlu.data.formats.item import Broken, Format, Item, Record
 from danlu.data.formats.mojibake import repair
@@ -112,12 +112,14 @@ def format_of(path: Path | str) -> Format | None:
 
 
 def _suffix(path: Path | str) -> str:
-    """The key of the table that fits the end of the name: ".warc.gz" as it is, ".jsonl.gz" as ".jsonl"."""
+    """The key of the table that fits the end of the name: ".warc.gz" as it is, ".txt.gz" as ".txt", ".1" as ".man"."""
     suffixes = suffixes_of(path)
     if "".join(suffixes[-2:]) in FORMATS:
         return "".join(suffixes[-2:])
     if len(suffixes) > 1 and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
+    if suffixes and manpage.SUFFIX.fullmatch(suffixes[-1]):
+        return ".man"
     return suffixes[-1] if suffixes else ""
 
 
@@ -160,6 +162,7 @@ FORMATS: dict[str, Format] = {
     ".warc.gz": Format(read=warc.read_warc, cuts=warc.cut_warc, raw=True),
     ".wet": Format(read=warc.read_warc, cuts=warc.cut_warc, raw=True),
     ".wet.gz": Format(read=warc.read_warc, cuts=warc.cut_warc, raw=True),
+    ".man": Format(read=manpage.read_manpage),  # and .1 to .9, see `_suffix`
     ".jsonl": Format(records=records.read_jsonl, cuts=records.cut_jsonl),
     ".ndjson": Format(records=records.read_jsonl, cuts=records.cut_jsonl),
     ".json": Format(records=records.read_json),

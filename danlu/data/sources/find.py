@@ -6,6 +6,7 @@
 | python:stdlib          | the .py files of the running interpreter's standard library                     |
 | python:site-packages   | the .py files of the packages installed for the running interpreter             |
 | npm:PACKAGE[@VERSION]  | a package of the npm registry, fetched by the npm client because the user asked |
+| debian:PACKAGE[=V]     | a package of Debian or Ubuntu, fetched by apt because the user asked            |
 | s3://bucket/folder     | an object or a prefix of an object store, by fsspec (also gs://, file://, ...)  |
 
 A source is a row of `KINDS`: how its files are found, and what stands for its content in the id of the artifact.
@@ -31,7 +32,7 @@ from danlu.core.errors import UserError, suggest
 from danlu.data.formats.extract import FORMATS, Broken, Item, extract, format_of
 from danlu.data.formats.licence import FILES as LICENCE_FILES
 from danlu.data.formats.licence import licence_of_file
-from danlu.data.sources import hub, npm, objects
+from danlu.data.sources import debian, hub, npm, objects
 
 # Folders that hold no text of their own: caches, and copies of other people's packages inside a project.
 _PASSED_OVER = frozenset({"__pycache__", "node_modules", "__MACOSX"})
@@ -227,7 +228,18 @@ def _npm_files(spec: str) -> Iterator[SourceFile]:
             yield SourceFile(f"npm:{package.name}", name, file, licence)
 
 
+# ---- Debian packages -------------------------------------------------------------------------------------------
+
+
+def _debian_files(spec: str) -> Iterator[SourceFile]:
+    folder = debian.fetch(debian.parse(spec.partition(":")[2]))
+    for file in debian.files(folder):
+        if format_of(file) is not None:
+            yield SourceFile(spec.partition("=")[0], file.relative_to(folder).as_posix(), file, "see the package")
+
+
 KINDS: dict[str, Kind] = {
+    "debian": Kind(_debian_files, lambda spec: {"package": debian.parse(spec.partition(":")[2])}),
     "python": Kind(_python_files, _hash_files),
     "npm": Kind(_npm_files, lambda spec: {"package": str(npm.parse(spec.partition(":")[2]))}),
 }

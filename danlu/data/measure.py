@@ -1,0 +1,118 @@
+"""From sources to a measured corpus: stage `data.measure`.
+
+    find      the files of every source, cut into pieces of a few megabytes                sources
+    measure   each piece by some worker: read, clean, count                               piece, core.workers
+    collect   the pieces in order                                                         measured
+
+Nothing is decided here; what cannot be read has its reason, everything else its numbers. Pieces that are complete stay
+in the scratch directory of a killed run, and the next run goes on with the others. A number of workers changes the time
+and not a byte of the result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from danlu.core.artifact import write_json
+from danlu.core.errors import UserError
+from danlu.core.stage import StageConfig, StageRun, stage
+
+PIECE_BYTES = 8 << 20  # of input: seconds of work, so that a killed run loses little and two workers end together
+
+
+class MeasureConfig(StageConfig):
+    """Only `source` is needed."""
+
+    source: str | list[str]
+    """A file, a folder, python:stdlib, python:site-packages, npm:PACKAGE, or a list of them."""
+    licence: str = ""
+    """Licence of the texts; empty takes what the source says."""
+    text_field: str | None = None
+    """Field of jsonl, csv and parquet records that holds the text; by default the usual names are tried."""
+    max_document_chars: Annotated[int, Field(ge=1_000)] = 100_000
+    """Longer documents are cut into parts, which stay on one side of the split."""
+
+    @field_validator("source")
+    @classmethod
+    def _some_source(cls, value: str | list[str]) -> str | list[str]:
+        if not value or (isinstance(value, list) and "" in value):
+            raise ValueError("name a file, a folder, python:stdlib or npm:PACKAGE")
+        return value
+
+    @property
+    def sources(self) -> list[str]:
+        return [self.source] if isinstance(self.source, str) else list(self.source)
+
+
+def fingerprint(config: MeasureConfig) -> Any:
+    """What stands for the content of the sources in the id of the artifact."""
+    from danlu.data.sources.find import fingerprint as of_source
+
+    return [of_source(spec) for spec in config.sources]
+
+
+@stage("data.measure", makes="corpus", version="1", fingerprint=fingerprint)
+def measure(config: MeasureConfig, run: StageRun) -> dict[str, Any]:
+    """Read sources, clean and measure every text, decide nothing."""
+    with run.graceful():
+        report = measure_sources(config, run, run.out)
+    return {"texts": report["in"]["texts"], "bytes": report["in"]["bytes"], "files": report["in"]["files"]}
+
+
+def measure_sources(config: MeasureConfig, run: StageRun, into: Path) -> dict[str, Any]:
+    """Write a measured corpus into the folder `into`; returns its report. Scratch lies in `run.work`.
+
+    Raises UserError when a source is not there or holds no text, Interrupted when the user stops it.
+    """
+    from danlu.core.workers import folder_of, produce
+    from danlu.data.counts import Counts
+    from danlu.data.sources.find import find_files
+    from danlu.data.sources.pieces import group, pieces
+
+    files = [file for spec in config.sources for file in find_files(spec)]
+    fields = config.model_dump(mode="json", include=set(MeasureConfig.model_fields))
+    cut = (piece for file in files for piece in pieces(file, PIECE_BYTES))
+    tasks = [{"config": fields, "pieces": [p.to_json() for p in some]} for some in group(cut, PIECE_BYTES)]
+    folder = _folder_for(tasks, run)
+    for done, _ in enumerate(
+        produce("danlu.data.piece:measure_piece", tasks, folder, run.workers, lambda: run.stop_requested), start=1
+    ):
+        run.progress(done, len(tasks), "pieces")
+    counts = []
+    into.mkdir(exist_ok=True)
+    for number in range(len(tasks)):
+        made = folder_of(folder, number)
+        counts.append(json.loads((made / "counts.json").read_text("utf-8")))
+        _place(made / "measured.parquet", into / f"measured-{number:05d}.parquet")
+    total = Counts.sum(counts).to_json()
+    cleaned = total.pop("cleaned")
+    report = {"in": {"files": len(files), **total}, "cleaned_texts_by_step": cleaned}
+    if not files:
+        raise UserError(f"there is no text in {', '.join(config.sources)}", "the sources hold no files")
+    write_json(into / "report.json", report)
+    return report
+
+
+def _place(made: Path, target: Path) -> None:
+    """Put a finished file at its place without copying it, where the file system can."""
+    try:
+        os.link(made, target)
+    except OSError:
+        shutil.copyfile(made, target)
+
+
+def _folder_for(tasks: list[dict[str, Any]], run: StageRun) -> Path:
+    """The folder of the pieces: what an earlier try left when it had the same plan, else an empty one."""
+    folder, plan = run.work / "pieces", run.work / "plan.json"
+    text = json.dumps(tasks, ensure_ascii=False, indent=0)
+    if not plan.is_file() or plan.read_text("utf-8") != text:
+        run.clear_work()
+        plan.write_text(text, encoding="utf-8")
+    folder.mkdir(exist_ok=True)
+    return folder

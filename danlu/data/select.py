@@ -1,0 +1,65 @@
+"""From a measured corpus to the one to train on: stage `data.select`.
+
+    judge     licence, language, safety, quality: thresholds on what was measured       quality.rules
+    sample    at most so many documents, drawn by the hash of their id                  selection
+    dedup     exactly equal, then nearly equal                                          dedup
+    split     groups of similar documents, each to one side                             split
+
+Every document ends in exactly one of train-*, validation-* and rejected-*.parquet, or is counted as not drawn when a
+sample was asked for. The rejected keep their text and carry the reason:
+
+    encoding, unreadable, broken_line, no_text, unknown_format, ...    could not be read
+    empty, language:other, quality:too_short, ...                      was not wanted
+    duplicate:exact, duplicate:near                                    meta.duplicate_of names the one kept
+
+scores-*.parquet has every number that was measured, a row for each document of the other files, with the place it went
+to: what a threshold would have changed can be seen there before it is changed.
+
+This file is the form to fill in; the walk itself is in `selection`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from danlu.core.artifact import Artifact
+from danlu.core.stage import StageConfig, StageRun, stage
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class SelectConfig(StageConfig):
+    """All thresholds have defaults meant for mixed Chinese, English and code."""
+
+    languages: list[str] | None = None
+    """Keep only these: zh, en, ja, ko, other, code, or one programming language as code:python."""
+    quality: bool = True
+    """Apply the rules of `quality`; off keeps everything that can be read."""
+    min_units: Annotated[int, Field(ge=0)] | None = None
+    """Shortest document in units (Han characters, words); by default it depends on the language."""
+    near_duplicates: Share = 0.7
+    """Similarity from which the later of two documents is dropped; 1 drops only equal ones."""
+    split_similarity: Share = 0.5
+    """Similarity from which two documents must be on the same side of the split."""
+    validation_share: Annotated[float, Field(ge=0, le=0.5)] = 0.02
+    max_documents: Annotated[int, Field(ge=1)] | None = None
+    """Draw at most so many documents, by the hash of their ids: the same sample every time."""
+    max_bytes: Annotated[int, Field(ge=1)] | None = None
+    """Draw at most so many bytes of text (UTF-8), in the same way."""
+
+    @model_validator(mode="after")
+    def _thresholds_in_order(self) -> SelectConfig:
+        if self.split_similarity > self.near_duplicates:
+            raise ValueError("split_similarity must not exceed near_duplicates")
+        return self
+
+
+@stage("data.select", makes="corpus", takes={"corpus": "corpus"}, version="1")
+def select(config: SelectConfig, run: StageRun, corpus: Artifact) -> dict[str, Any]:
+    """Decide what of a measured corpus is kept, and what is held out."""
+    from danlu.data.selection import run_selection
+
+    with run.graceful():
+        return run_selection(config, run, corpus.path)
