@@ -217,6 +217,7 @@ def samples() -> dict[str, bytes]:
         "a.ipynb": notebook(),
         "a.xml": wiki().encode(),
         "a.xml.bz2": bz2.compress(wiki().encode()),
+        "a.man": f'.TH POEM 1\n.SH 名称\n{POEM}\n'.encode(),
         "a.eml": mbox().partition(b"\n")[2].partition(b"\nFrom b@")[0],
         "a.mbox": mbox(),
         "a.zip": zipped({"b/a.txt": POEM, "c.jsonl": "\n".join(rows)}),
