@@ -10,8 +10,9 @@ One run answers two questions, because one set of bands serves both:
 The representative of a cluster is its member with the smallest id. Nothing depends on the order documents were read
 in, on the memory allowed, on how many files there were, or on where an earlier run was killed.
 
-Memory: two forests of 4 bytes a document, the order of ids (4 more, mapped), and what `memory_bytes` leaves for
-sorting. Disk: 384 bytes a document while it runs. In `work`:
+Memory: what `memory_bytes` says, and one byte a document. Arrays of 4 bytes a document (two forests, the order of ids,
+the answer) lie in memory where they are small beside that, else in files of `work` that are mapped. Disk: 384 bytes a
+document while it runs. In `work`:
 
     walk.json         what this work belongs to; other inputs begin anew
     band-BB-*.spill   records of bands that are still to be walked
@@ -110,7 +111,7 @@ def near_duplicates(
     order, walk, _ = run_walk(tables, keys, work, rules, memory_bytes)
     flatten(walk.near)
     flatten(walk.loose)
-    return _by_position(order, walk, guarded)
+    return _by_position(order, walk, guarded, work, memory_bytes)
 
 
 def agreements_for(similarity: float) -> int:
@@ -125,15 +126,20 @@ def agreements_for(similarity: float) -> int:
 
 
 def run_walk(
-    tables: Tables, keys: NDArray[np.uint64], work: Path, rules: Rules, memory_bytes: int
+    tables: Tables, keys: NDArray[np.uint64], work: Path, rules: Rules, memory_bytes: int, tries: int = 3
 ) -> tuple[NDArray[np.uint32], Walker, list[Path]]:
-    """Walk all bands, or those an earlier try left; returns (order, walker, files of edges)."""
+    """Walk all bands, or those an earlier try left; returns (order, walker, files of edges).
+
+    Raises DamagedSpill when files come out damaged again and again: that is the disk.
+    """
     work.mkdir(parents=True, exist_ok=True)
     count = len(tables)
     order = number(keys, work, memory_bytes, rules.guarded)
     _claim(work, tables, order, rules)
-    left = max(memory_bytes - 16 * count, _SMALLEST)
-    near, loose = (np.arange(count, dtype=np.uint32) for _ in range(2))
+    left = max(memory_bytes // 2, _SMALLEST)
+    near, loose = (_room(work / f"forest-{name}.u32", count, memory_bytes) for name in ("near", "loose"))
+    for forest in (near, loose):
+        forest[:] = np.arange(count, dtype=np.uint32)
     walk = walker(tables, order, near, loose, rules, left)
     edges = [work / f"edges-{band:02d}.spill" for band in range(BANDS)]
     for band in range(BANDS):
@@ -148,7 +154,9 @@ def run_walk(
             _walk_band(tables, order, walk, band, edges, work, left)
         except DamagedSpill:  # this try has spoilt the forests: begin again from the edges that are there
             band_spill(work, band, count, left).remove()
-            return run_walk(tables, keys, work, rules, memory_bytes)
+            if tries == 1:
+                raise
+            return run_walk(tables, keys, work, rules, memory_bytes, tries - 1)
         band_spill(work, band, count, left).remove()
     return order, walk, edges
 
@@ -163,7 +171,7 @@ def _walk_band(
             for other in range(band, BANDS)
             if not edges[other].exists() and not band_spill(work, other, len(tables), left).whole()
         ]
-        rank = np.empty(len(order), dtype=np.uint32)
+        rank = _room(work / "rank.u32", len(order), left)
         for start in range(0, len(order), _CHUNK):
             piece = order[start : start + _CHUNK]
             rank[piece] = np.arange(start, start + len(piece), dtype=np.uint32)
@@ -175,6 +183,13 @@ def _walk_band(
     walk.end_of_band()
     tables.forget()
     writer.commit()
+
+
+def _room(path: Path, count: int, memory_bytes: int) -> NDArray[np.uint32]:
+    """uint32 [count] in memory where it takes little of what is allowed, else in a file that the system can page."""
+    if count * 4 * 8 <= max(memory_bytes, 1 << 16):
+        return np.empty(count, dtype=np.uint32)
+    return np.memmap(path, dtype=np.uint32, mode="w+", shape=(count,))
 
 
 def _check(tables: Tables, keys: NDArray[np.uint64], guarded: int) -> None:
@@ -209,11 +224,11 @@ def _claim(work: Path, tables: Tables, order: NDArray[np.uint32], rules: Rules) 
     os.replace(part, note)
 
 
-def _by_position(order: NDArray[np.uint32], walk: Walker, guarded: int) -> Clusters:
+def _by_position(order: NDArray[np.uint32], walk: Walker, guarded: int, work: Path, memory_bytes: int) -> Clusters:
     """From ranks to positions, a piece at a time; the forests are used up by it."""
     count = len(order)
     agreement = np.full(count, PERMUTATIONS, dtype=np.uint8)
-    out = [np.empty(count, dtype=np.uint32) for _ in range(2)]
+    out = [_room(work / f"{name}.u32", count, memory_bytes) for name in ("near", "loose")]
     for start in range(0, count, _CHUNK):
         positions = order[start : start + _CHUNK]
         roots = walk.near[start : start + _CHUNK]
