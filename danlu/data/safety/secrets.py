@@ -17,6 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+from danlu.data.literals import LiteralSet
 from danlu.data.safety.numbers import Found
 
 _END = r"(?![A-Za-z0-9_-])"
@@ -51,14 +52,18 @@ _PRIVATE_KEY = re.compile(
     r"|(?:\\n|\s|[A-Za-z0-9+/=]{20,100}(?![A-Za-z0-9+/=])){1,400})"
 )
 
-_NAMES = (b"secret", b"token", b"passw", b"pwd", b"api_key", b"apikey", b"api-key", b"access_key", b"accesskey", b"access-key")  # noqa: E501
-_CHINESE_NAMES = ("密码", "口令", "密钥", "令牌", "密碼")
+_NAMES = (
+    "secret", "token", "passw", "pwd", "api_key", "apikey", "api-key", "access_key", "accesskey", "access-key",
+    "密码", "口令", "密钥", "令牌", "密碼",
+)  # fmt: skip
+_LITERALS = LiteralSet(("PRIVATE KEY", *_NAMES, *(literal for _, literal, _ in SECRETS)))
 _ASSIGNED = re.compile(
     r"(?:secret|token|passw(?:or)?d|passwd|pwd|api[_-]?key|access[_-]?key|密码|口令|密钥|令牌|密碼)"
     r"(?:[_-](?:key|token|id|value))?[\"']?\s{0,4}(?:=(?!=)|:(?!:)|：|=>|是|为)\s{0,4}(?P<quote>[\"'“「]?)"
     r"(?P<value>[A-Za-z0-9+/_.!@#$%^&*=~?\-]{8,200})(?P<after>.?)",
     re.IGNORECASE,
 )
+_WORD_BEFORE = re.compile("[A-Za-z0-9_]")
 _PLACEHOLDER = re.compile(
     r"your|example|xxx|\*\*\*|\.\.\.|<|\$\{|change|placeholder|dummy|test|sample|abc123|foobar|insert|replace|redacted|"
     r"^https?:|^[/.~]|\.(?:py|js|json|txt|md|html?|png|com|org|net)\b",
@@ -68,34 +73,36 @@ _CODE = re.compile(r"[A-Za-z_]+(?:\.[A-Za-z_]\w*)+|[A-Za-z]+[a-z]*(?:_[A-Za-z]+)
 
 
 def find_secrets(text: str, flat: bytes) -> Iterator[Found]:
-    """Keys with a known prefix, private key blocks, values that are assigned to a telling name."""
+    """Keys with a known prefix, private key blocks, values that are assigned to a telling name.
+
+    `flat` is the text as ASCII of the same length, with "?" for what is not.
+    """
+    present = set(_LITERALS.present(text))
+    if not present:
+        return
     for kind, literal, pattern in SECRETS:
-        place = text.find(literal)
-        while place >= 0:
+        for place in _places(text, literal) if literal in present else ():
             match = pattern.match(text, place)
-            if match and not (place and (text[place - 1].isascii() and (text[place - 1].isalnum() or text[place - 1] == "_"))):  # noqa: E501
+            if match and not _WORD_BEFORE.search(text[max(0, place - 1) : place]):
                 yield Found(kind, *match.span())
-            place = text.find(literal, place + len(literal))
-    if "PRIVATE KEY" in text:
+    if "PRIVATE KEY" in present:
         for match in _PRIVATE_KEY.finditer(text):
             yield Found("private_key", *match.span())
-    yield from _find_assigned(text, flat)
+    names = [name for name in _NAMES if name in present]
+    if names:
+        yield from _find_assigned(text, flat, names)
 
 
-def _find_assigned(text: str, flat: bytes) -> Iterator[Found]:
-    lowered = flat.lower()
-    places = []
-    for name in _NAMES:
-        place = lowered.find(name)
-        while place >= 0:
-            places.append(place)
-            place = lowered.find(name, place + len(name))
-    if len(flat) and not text.isascii():
-        for word in _CHINESE_NAMES:
-            place = text.find(word)
-            while place >= 0:
-                places.append(place)
-                place = text.find(word, place + len(word))
+def _places(text: str, literal: str) -> Iterator[int]:
+    place = text.find(literal)
+    while place >= 0:
+        yield place
+        place = text.find(literal, place + len(literal))
+
+
+def _find_assigned(text: str, flat: bytes, names: list[str]) -> Iterator[Found]:
+    lowered = flat.lower().decode("ascii")
+    places = {place for name in names for place in _places(lowered if name.isascii() else text, name)}
     for place in sorted(places):
         match = _ASSIGNED.match(text, place)
         if match is None:
