@@ -1,6 +1,7 @@
 """What one worker does with one piece of the sources: read, clean, measure.
 
-    items -> clean -> language -> line filter -> cut -> personal data -> scores, signature -> measured.parquet, counts.json
+    items -> clean -> language -> line filter -> cut -> personal data -> scores, signature -> measured.parquet
+                                                                         and what was changed -> counts.json
 
 `measure_piece` is called by `danlu.core.workers`: in this process, in another or on another machine. What it writes
 depends on the piece and the config alone. A few megabytes of text are in memory at a time.

@@ -182,7 +182,10 @@ def sample_border(
 def _drop_equal(
     index: Index, hashes: NDArray[np.void], rows: NDArray[np.int64], fate: Fate, place: int
 ) -> NDArray[np.int64]:
-    """Mark all but the first of equal hashes [K] of `rows` [K]; returns the rows that stay, in order. Zeros are unequal."""
+    """Mark all but the first of equal hashes [K] of `rows` [K]; returns the rows that stay, in order.
+
+    A hash of zeros is equal to nothing.
+    """
     _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
     kept = first[group]  # position of the first of my kind: np.unique finds the first occurrence
     nothing = hashes == np.void(bytes(hashes.dtype.itemsize))
