@@ -5,7 +5,7 @@ classifier. In order, on a sample of the text (its beginning, its middle and its
 
     kana >= 5 %                         "ja"    Japanese is mostly Han by count; kana gives it away
     Hangul >= 30 %                      "ko"
-    Han >= 20 %                         "zh"    a Han character says as much as three or four letters; script hans or hant
+    Han >= 20 %                         "zh"    a Han character says as much as three or four letters; hans or hant
     Greek, Hebrew, Thai, ... >= 50 %    "el", "he", "th", ...
     looks like a program                "code:python", ...      for texts without a file name (`kinds`)
     looks like formulas                 "math"
@@ -111,12 +111,13 @@ def _by_model(text: str, sample: str, scripts: Scripts, letters: int) -> Languag
     is_ascii = int(scripts.counts[ASCII]) >= 0.7 * letters
     words = units(sample[:2_000].lower()) if is_ascii else []
     n_common = sum(word in _COMMON_ENGLISH for word in words)
+    n_different = len(_COMMON_ENGLISH.intersection(words))  # "i" alone is common in Polish
     short = is_ascii and len(words) < _SHORT
-    if is_ascii and not short and n_common >= 0.25 * len(words):
+    if is_ascii and not short and n_common >= 0.25 * len(words) and n_different >= 5:
         return Language("en", 0.95)  # plainly English; the model costs a hundred times this count
     answer = model.ask(text if len(text) <= 2_000 else sample)
     if answer is None or _contradicts(answer[0], scripts, letters):
-        english = is_ascii and (short or n_common >= 0.05 * len(words))
+        english = is_ascii and (short or (n_different >= 3 and n_common >= 0.05 * len(words)))
         return Language("en", 0.5) if english else Language("other", 0.0)
     name, probability = answer
     if short and probability < _SURE:
@@ -124,8 +125,75 @@ def _by_model(text: str, sample: str, scripts: Scripts, letters: int) -> Languag
     return Language(name, probability)
 
 
-_CYRILLIC_LANGUAGES = frozenset("ru uk bg be sr mk kk ky tg mn tt ba cv os ce sah av myv kv mhr mrj udm xal ab tyv lez krc bxr rue".split())
-_NOT_LATIN = frozenset("zh ja ko ar fa ur he el th hi bn ta te ml kn gu pa mr ne si my km lo ka hy am bo ps sd ug yi dv".split())
+_CYRILLIC_LANGUAGES = frozenset(
+    [
+        "ru",
+        "uk",
+        "bg",
+        "be",
+        "sr",
+        "mk",
+        "kk",
+        "ky",
+        "tg",
+        "mn",
+        "tt",
+        "ba",
+        "cv",
+        "os",
+        "ce",
+        "sah",
+        "av",
+        "myv",
+        "kv",
+        "mhr",
+        "mrj",
+        "udm",
+        "xal",
+        "ab",
+        "tyv",
+        "lez",
+        "krc",
+        "bxr",
+        "rue",
+    ]
+)
+_NOT_LATIN = frozenset(
+    [
+        "zh",
+        "ja",
+        "ko",
+        "ar",
+        "fa",
+        "ur",
+        "he",
+        "el",
+        "th",
+        "hi",
+        "bn",
+        "ta",
+        "te",
+        "ml",
+        "kn",
+        "gu",
+        "pa",
+        "mr",
+        "ne",
+        "si",
+        "my",
+        "km",
+        "lo",
+        "ka",
+        "hy",
+        "am",
+        "bo",
+        "ps",
+        "sd",
+        "ug",
+        "yi",
+        "dv",
+    ]
+)
 
 
 def _contradicts(name: str, scripts: Scripts, letters: int) -> bool:

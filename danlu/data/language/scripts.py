@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of tables, one row a line)
 """Scripts: how many letters of a text belong to which writing system.
 
     code points  --table-->  one byte a character  --bincount-->  counts          about 5 ns a character, no loop
@@ -15,7 +16,28 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-NONE, HAN, HANS, HANT, KANA, HANGUL, ASCII, LATIN, CYRILLIC, GREEK, ARABIC, HEBREW, INDIC, THAI, ARMENIAN, GEORGIAN, ETHIOPIC, KHMER, TIBETAN, OTHER = range(20)  # noqa: E501
+(
+    NONE,
+    HAN,
+    HANS,
+    HANT,
+    KANA,
+    HANGUL,
+    ASCII,
+    LATIN,
+    CYRILLIC,
+    GREEK,
+    ARABIC,
+    HEBREW,
+    INDIC,
+    THAI,
+    ARMENIAN,
+    GEORGIAN,
+    ETHIOPIC,
+    KHMER,
+    TIBETAN,
+    OTHER,
+) = range(20)
 N_SCRIPTS = 20
 
 # Scripts that (nearly) only one language of the web is written in.

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of patterns, one row a line)
 """Instructions to a model that hide in a text, and the markers of chats in web pages.
 
 Two dangers, two answers:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of lists, one row a line)
 """Toxic and adult text: how much of a text is pornography, abuse or hatred.
 
     score = 1000 * sum of the weights of hits / units of the text           one number a category
@@ -94,7 +95,9 @@ def _compile(category: str, word: str, weight: float) -> tuple[str, str, re.Patt
 
 _WORDS = {
     row[1]: row
-    for row in (_compile(category, word, weight) for category, words in LEXICON.items() for word, weight in words.items())
+    for row in (
+        _compile(category, word, weight) for category, words in LEXICON.items() for word, weight in words.items()
+    )
 }
 _LITERALS = LiteralSet(_WORDS)
 
