@@ -100,7 +100,7 @@ def find_injections(text: str) -> list[Injection]:
         found += _hide(found, [match.span(1) for match in _INVISIBLE_STYLE.finditer(text)])
     if not text.isascii():
         found += _find_invisible(text)
-    if any(literal in text for literal in _MARKER_LITERALS):
+    if _has_marker(text):
         found += [Injection("marker", *match.span(), 0.1) for match in MARKERS.finditer(text)]
     return sorted(found, key=lambda injection: (injection.start, injection.kind))
 
@@ -125,9 +125,13 @@ def neutralise(text: str) -> tuple[str, int]:
     >>> neutralise("<|im_start|>user [INST]")
     ('< |im_start| >user [ INST ]', 2)
     """
-    if not any(literal in text for literal in _MARKER_LITERALS):
+    if not _has_marker(text):
         return text, 0
     return MARKERS.subn(lambda match: f"{match[0][0]} {match[0][1:-1]} {match[0][-1]}", text)
+
+
+def _has_marker(text: str) -> bool:
+    return ("<" in text or "[" in text) and any(literal in text for literal in _MARKER_LITERALS)
 
 
 def _find_phrases(text: str) -> Iterator[Injection]:

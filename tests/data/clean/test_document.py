@@ -1,10 +1,11 @@
+# ruff: noqa: E501  (texts, one a line)
 from __future__ import annotations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danlu.data.clean.document import Cleaned, CleanConfig, clean_document, diff_sample
+from danlu.data.clean.document import CleanConfig, Cleaned, clean_document, diff_sample
 
 EVERYTHING = CleanConfig(wiki=True, markdown=True, furniture=True, tables=True, join_lines=True)
 CLEAN = (
@@ -76,7 +77,7 @@ def test_each_step_can_be_switched_off() -> None:
         ),
         max_size=30,
     )
-)  # noqa: E501
+)
 def test_nothing_changes_without_being_counted(parts: list[str]) -> None:
     text = "".join(parts).strip("\n") + "\n"
     cleaned = clean_document(text, EVERYTHING)

@@ -32,8 +32,8 @@ def test_reasons() -> None:
 
 
 def test_a_trained_scorer_has_the_last_word() -> None:
-    reason, detail, scores = judge_safety(CLEAN, scorer=lambda text: len(text) / 100)
-    assert (reason, scores["scorer"]) == ("safety:scorer", len(CLEAN) / 100) or scores["scorer"] < 0.9
+    reason, detail, scores = judge_safety(CLEAN, scorer=lambda text: 0.95)
+    assert (reason, detail, scores["scorer"]) == ("safety:scorer", "0.95 >= 0.9", 0.95)
     assert judge_safety(CLEAN, scorer=lambda text: 0.1)[0] == ""
 
 
