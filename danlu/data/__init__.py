@@ -12,8 +12,10 @@ and every filter answers "keep" or a reason. What is dropped is written beside w
 | `document`                      | what is a document, and how is it stored                                |
 | `sources/`                      | which files does "python:stdlib" or "npm:chinese-poetry" mean           |
 | `formats/`                      | what text is in this file (txt, md, html, jsonl, parquet, csv, gz, zst) |
-| `clean/`                        | which characters are noise                                              |
-| `language`                      | which language is it                                                    |
+| `clean/`                        | what is noise: characters, markup, boilerplate, broken lines            |
+| `language/`                     | which language is it, in which script; code and mathematics too         |
+| `safety/`                       | personal data, toxic text, hidden instructions, licences                |
+| `literals/`                     | which of many fixed strings occur in a text                             |
 | `quality/`                      | is it worth learning from, and if not, why not                          |
 | `dedup/`                        | which documents say the same                                            |
 | `split`                         | which documents are held out, so that nothing held out was seen         |

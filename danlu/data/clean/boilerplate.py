@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of patterns, one row a line)
 """Boilerplate lines: what a site says on every page, and what a printer adds to every sheet.
 
 | reason     | examples                                                                        |
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import pairwise
 
 from danlu.data.literals import LiteralSet
 
@@ -37,8 +39,8 @@ _RULES: tuple[tuple[str, int, tuple[str, ...], re.Pattern[str]], ...] = tuple(
          r"(?:(?:this|our) (?:web)?site uses? cookies|we (?:and our partners )?use cookies|by (?:continuing|using|browsing|clicking)\b"
          r".{0,80}cookies?|(?:accept|reject|manage) (?:all )?cookies?|cookies? (?:policy|settings|preferences|consent|notice)\W*$|"
          r"(?:本|我们的?)(?:网站|站点|站)?.{0,8}使用.{0,6}cookies?)"),
-        ("share", 60, ("share this", "share on", "share via", "share with", "share to", "\nshare", "\ntweet", "tweet this", "pin it",
-          "分享到", "分享至", "分享给", "分享本文", "\n分享", "微信分享", "朋友圈", "豆瓣", "扫一扫", "扫码", "关注我们", "follow us", "like us"),
+        ("share", 60, ("share this", "share on", "share via", "share with", "share to", "share\n", "tweet\n", "tweet this", "pin it",
+          "分享到", "分享至", "分享给", "分享本文", "分享\n", "分享按钮", "微信分享", "朋友圈", "豆瓣", "扫一扫", "扫码", "关注我们", "follow us", "like us"),
          r"(?:share (?:this|on|via|with|to)\b.{0,30}$|share\W*$|tweet(?: this)?\W*$|pin it\W*$|(?:follow|like) us on\b|"
          r"分享(?:到|至|给)[:：\s].{0,40}$|分享(?:到|至|本文|按钮)?\W*$|(?:微信|微博|qq空间?|朋友圈|豆瓣)(?:[\s|·、]+(?:微信|微博|qq空间?|朋友圈|豆瓣|分享))+\W*$|"
          r"(?:扫一扫|微信扫码|扫码)(?:.{0,12})(?:关注|分享|下载|阅读).{0,10}$|关注我们\W*$)"),
@@ -46,7 +48,7 @@ _RULES: tuple[tuple[str, int, tuple[str, ...], re.Pattern[str]], ...] = tuple(
          ("skip to ", " more\n", "read more", "previous post", "previous article", "previous page", "previous entry",
           "previous story", "next post", "next article", "next page", "next entry", "next story", "back to top", "related post",
           "related article", "related stories", "related link", "related reading", "上一篇", "下一篇", "上一页", "下一页", "上一章",
-          "下一章", "\n返回", "\n首页", "更多\n", "全文\n", "更多>>", "相关阅读", "相关文章", "相关新闻", "相关链接", "相关推荐", "推荐阅读",
+          "下一章", "返回顶部", "返回首页", "返回列表", "返回目录", "返回上一页", "首页 >", "首页>", "首页 »", "首页»", "首页 ›", "首页›", "首页 |", "首页|", "更多\n", "全文\n", "更多>>", "相关阅读", "相关文章", "相关新闻", "相关链接", "相关推荐", "推荐阅读",
           "推荐文章", "延伸阅读", "热门文章", "热门推荐", "热门新闻", "leave a comment"),
          r"(?:skip to (?:main )?(?:content|navigation)\W*$|(?:read|load|see|view) more\W*$|read more (?:»|›|>|→|\.\.\.|…)|"
          r"(?:[«‹<←]\s*)?(?:previous|next) (?:post|article|page|entry|story)\b.{0,60}$|back to top\W*$|leave a comment\W*$|"
@@ -86,7 +88,9 @@ def strip_boilerplate(text: str) -> tuple[str, Removed]:
     present = _LITERALS.present(framed)
     if not present:
         return text, []
-    rules = [(reason, longest, pattern) for reason, longest, literals, pattern in _RULES if set(literals) & set(present)]
+    rules = [
+        (reason, longest, pattern) for reason, longest, literals, pattern in _RULES if set(literals) & set(present)
+    ]
     removed: Removed = []
     parts: list[str] = []
     kept_to = 1
@@ -110,10 +114,9 @@ def _line_starts(framed: str, literals: tuple[str, ...]) -> list[int]:
         return [match.end() for match in re.finditer("\n(?=[^\n])", framed)]
     starts = set()
     for literal in literals:
-        at = literal.startswith("\n")  # then the line begins after it
         place = lowered.find(literal)
         while place >= 0:
-            starts.add(lowered.rfind("\n", 0, place + at) + 1)
+            starts.add(lowered.rfind("\n", 0, place) + 1)
             place = lowered.find(literal, place + len(literal))
     return sorted(starts)
 
@@ -133,8 +136,8 @@ def strip_furniture(text: str) -> tuple[str, Removed]:
     if len(pages) < 3:
         return text, []
     numbers = [int(found.group()) for i in pages if (found := _DIGITS.search(stripped[i]))]
-    grows = sum(0 < b - a <= 3 for a, b in zip(numbers, numbers[1:], strict=False))
-    apart = min(b - a for a, b in zip(pages, pages[1:], strict=False))
+    grows = sum(0 < b - a <= 3 for a, b in pairwise(numbers))
+    apart = min(b - a for a, b in pairwise(pages))
     if grows < 0.6 * (len(pages) - 1) or (apart < 3 and len(lines) / len(pages) < 6):
         return text, []
     beside = {k for i in pages for k in range(max(0, i - 2), min(len(lines), i + 3)) if 1 < len(stripped[k]) <= 80}

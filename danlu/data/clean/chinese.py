@@ -1,7 +1,7 @@
 """Traditional to simplified Chinese and back, by OpenCC.
 
-Characters do not map one to one (發 and 髮 are both 发), so the way back needs words: 头发 -> 頭髮, 发展 -> 發展. OpenCC's
-dictionaries know them. Off by default: a corpus should hold both scripts as they were written.
+Characters do not map one to one (發 and 髮 are both 发), so the way back needs words: 头发 -> 頭髮, 发展 -> 發展.
+OpenCC's dictionaries know them. Off by default: a corpus should hold both scripts as they were written.
 
 | target         | from -> to                                            |
 |----------------|-------------------------------------------------------|

@@ -3,9 +3,9 @@
     characters -> html, entities, bbcode -> wiki, markdown -> widths -> boilerplate, furniture
                -> tables -> join_lines -> convert -> characters again, if anything changed
 
-The order matters. Tags go before entities, so that "&lt;b&gt;" becomes the "<b>" its author wrote and stays; widths before
-boilerplate, whose patterns are written in ASCII; boilerplate before lines are joined, or a footer ends in a paragraph;
-characters last once more, because what a step takes away may leave blanks and empty lines behind.
+The order matters. Tags go before entities, so that "&lt;b&gt;" becomes the "<b>" its author wrote and stays; widths
+before boilerplate, whose patterns are written in ASCII; boilerplate before lines are joined, or a footer ends in a
+paragraph; characters last once more, because what a step takes away may leave blanks and empty lines behind.
 
 Code is only cleaned of odd characters: its tags and its broken lines are its text.
 
@@ -73,8 +73,8 @@ class Cleaned:
 def clean_document(text: str, config: CleanConfig = DEFAULT, language: str = "") -> Cleaned:
     """Clean one document. `language` as the source knows it: for "code:..." only the characters are cleaned.
 
-    With `characters` on, the result ends with one newline, or is empty. Raises UserError when `convert` is asked for and
-    OpenCC is not installed.
+    With `characters` on, the result ends with one newline, or is empty. Raises UserError when `convert` is asked for
+    and OpenCC is not installed.
     """
     changes: dict[str, int] = {}
     removed: list[tuple[str, str]] = []
@@ -124,5 +124,5 @@ def diff_sample(before: str, after: str, max_lines: int = 20, max_chars: int = 1
             sample.append("...")
             break
         shown = line if len(line) <= max_chars else line[:max_chars] + "…"
-        sample.append(shown.encode("unicode_escape").decode() if not line.isprintable() else shown)
+        sample.append("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown))
     return sample

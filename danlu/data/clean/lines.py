@@ -22,10 +22,15 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_WIDE = re.compile("[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\U00020000-\U0003fffd]")  # noqa: E501
+_WIDE = re.compile(
+    "[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\U00020000-\U0003fffd]"
+)
 _LEAST_WIDTH = 40  # columns; a Han character has two
 _NARROWEST = 0.7
-_ITEM = re.compile(r"\s|[-*+•·▪◦>|#=~]|\d{1,3}[.)、．]|[(（][\w一二三四五六七八九十]{1,3}[)）]|[一二三四五六七八九十]{1,3}、|第[一二三四五六七八九十\d]{1,4}[章节条回]|[A-Za-z][.)] |`{3}|:\w+:|@\w")  # noqa: E501
+_ITEM = re.compile(
+    r"\s|[-*+•·▪◦>|#=~]|\d{1,3}[.)、．]|[(（][\w一二三四五六七八九十]{1,3}[)）]|[一二三四五六七八九十]{1,3}、|第[一二三四五六七八九十\d]{1,4}[章节条回]|"
+    r"[A-Za-z][.)] |`{3}|:\w+:|@\w"
+)
 _MID_SENTENCE = re.compile(r"[\w,，、\-(（“‘\u2010]$")
 _HYPHENATED = re.compile(r"([^\W\d_]+)[-\u2010\u00ad]$")
 _WORD_START = re.compile(r"[^\W\d_]+")
@@ -53,7 +58,7 @@ def _width(line: str) -> int:
 
 
 def _usual_width(text: str) -> float:
-    """The width that at least four wide lines of the text come near to and none of the others passes by far; else none."""
+    """The width that at least four wide lines of the text come near to, and few pass; else none."""
     wide = sorted((w for w in map(_width, text.split("\n")) if w >= _LEAST_WIDTH), reverse=True)
     if len(wide) < 4:
         return float("inf")

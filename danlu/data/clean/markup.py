@@ -8,8 +8,8 @@
 | wiki       | `'''bold''' [[Beijing|the capital]] {{cite}}`| `bold the capital ` |
 | markdown   | `![logo](a.png) see [here](http://a.b)`      | `logo see here` |
 
-Only names of HTML and BBCode count, so `List<String>`, `<stdio.h>` and `a <b and c> d` stay. A page that teaches HTML is
-full of tags that are its subject: what stands in a fenced block, in backticks or is indented by four blanks stays as
+Only names of HTML and BBCode count, so `List<String>`, `<stdio.h>` and `a <b and c> d` stay. A page that teaches HTML
+is full of tags that are its subject: what stands in a fenced block, in backticks or is indented by four blanks stays as
 well, and tags are only taken for remains when one of them is closed, empty or has attributes.
 
 >>> strip_html("Hello<br/>world, <b>bold</b> and `<p>`")
@@ -24,11 +24,17 @@ from collections.abc import Callable
 
 _BLOCK = "address|article|aside|blockquote|body|br|center|dd|div|dl|dt|fieldset|figcaption|figure|footer|form|h[1-6]|head|header|hr|html|li|main|nav|ol|option|p|section|select|table|tbody|td|tfoot|th|thead|title|tr|ul"  # noqa: E501
 _INLINE = "a|abbr|b|big|button|cite|code|del|em|embed|font|i|iframe|img|input|ins|kbd|label|link|mark|meta|nobr|noscript|object|param|picture|q|s|samp|small|source|span|strike|strong|style|script|sub|sup|svg|tt|u|var|video|wbr"  # noqa: E501
-_ATTRIBUTES = r"(?:\s+[A-Za-z_:@][\w:.-]*(?:\s*=\s*(?:\"[^\"<]{0,2000}\"|'[^'<]{0,2000}'|[^\s\"'<>]{1,2000}))?){0,40}\s*"
-_TAG = re.compile(rf"<(?P<close>/?)(?P<name>{_BLOCK}|{_INLINE})(?P<attributes>{_ATTRIBUTES})(?P<empty>/?)>", re.IGNORECASE)
+_ATTRIBUTES = (
+    r"(?:\s+[A-Za-z_:@][\w:.-]*(?:\s*=\s*(?:\"[^\"<]{0,2000}\"|'[^'<]{0,2000}'|[^\s\"'<>]{1,2000}))?){0,40}\s*"
+)
+_TAG = re.compile(
+    rf"<(?P<close>/?)(?P<name>{_BLOCK}|{_INLINE})(?P<attributes>{_ATTRIBUTES})(?P<empty>/?)>", re.IGNORECASE
+)
 _BLOCK_NAME = re.compile(rf"(?:{_BLOCK})$", re.IGNORECASE)
-_WHOLE = re.compile(r"<(script|style|noscript)\b[^<>]{0,500}>.{0,100000}?</\1\s*>", re.IGNORECASE | re.DOTALL)
-_COMMENT = re.compile(r"<!--.{0,20000}?-->|<!DOCTYPE[^<>]{0,300}>|<!\[CDATA\[|\]\]>", re.IGNORECASE | re.DOTALL)
+_WHOLE = re.compile(r"<(script|style|noscript)\b[^<>]{0,500}>", re.IGNORECASE)
+_BREAK = "\ufdd0"  # no character: what stands for a line end until neighbouring tags are known
+_BREAKS = re.compile(rf"\n?{_BREAK}(?:[ \t\n]*{_BREAK})*\n?")
+_DECLARATION = re.compile(r"<!DOCTYPE[^<>]{0,300}>|<!\[CDATA\[|\]\]>", re.IGNORECASE)
 
 _ENTITY = re.compile(r"&(?:[A-Za-z][A-Za-z0-9]{1,30}|#\d{1,7}|#[xX][0-9A-Fa-f]{1,6});")
 
@@ -39,7 +45,8 @@ _BB_IMAGE = re.compile(r"\[(img|attach|flash|media)(?:[= ][^\[\]\n]{0,300})?\][^
 
 _WIKI: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"<ref\b[^<>]{0,300}/>|<ref\b[^<>]{0,300}>.{0,3000}?</ref>", re.DOTALL), ""),
-    (re.compile(r"\[\[(?:File|Image|Category|文件|檔案|图像|分类|分類):[^\[\]]{0,1000}(?:\[\[[^\[\]]{0,300}\]\][^\[\]]{0,1000}){0,5}\]\]"), ""),
+    (re.compile(r"\[\[(?:File|Image|Category|文件|檔案|图像|分类|分類):"
+                r"[^\[\]]{0,1000}(?:\[\[[^\[\]]{0,300}\]\][^\[\]]{0,1000}){0,5}\]\]"), ""),
     (re.compile(r"\[\[[^\[\]|\n]{1,300}\|([^\[\]|\n]{1,300})\]\]"), r"\1"),
     (re.compile(r"\[\[([^\[\]|\n]{1,300})\]\]"), r"\1"),
     (re.compile(r"\[https?://[^\s\[\]]{1,1000} ([^\[\]\n]{1,300})\]"), r"\1"),
@@ -55,7 +62,8 @@ _REFERENCE = re.compile(r"^ {0,3}\[[^\[\]\n]{1,100}\]: {1,4}\S{1,2000}(?: +\"[^\
 
 # What is shown as code: fenced blocks, backticks, lines that are indented by four.
 _SHOWN = re.compile(
-    r"^ {0,3}(?P<fence>```|~~~)[^\n]*\n(?:.*?\n)??(?:(?<=\n) {0,3}(?P=fence)[`~]*[ ]*$|\Z)|`+[^`\n]{1,500}`+|^(?: {4}|\t)[^\n]*$",
+    r"^ {0,3}(?P<fence>```|~~~)[^\n]*\n(?:.*?\n)??(?:(?<=\n) {0,3}(?P=fence)[`~]*[ ]*$|\Z)|"
+    r"`+[^`\n]{1,500}`+|^(?: {4}|\t)[^\n]*$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -76,7 +84,7 @@ def _outside_code(text: str, change: Callable[[str], tuple[str, int]]) -> tuple[
 
 def strip_html(text: str) -> tuple[str, int]:
     """Take tags, comments, scripts and styles away; block tags leave a line end. Returns the text and how many."""
-    if "<" not in text or not (_COMMENT.search(text) or _has_remains(text)):
+    if "<" not in text or not ("<!" in text or _has_remains(text)):
         return text, 0
     return _outside_code(text, _strip_html)
 
@@ -88,18 +96,47 @@ def _has_remains(text: str) -> bool:
 def _strip_html(text: str) -> tuple[str, int]:
     if "<" not in text:
         return text, 0
-    text, n_whole = _WHOLE.subn("", text)
-    text, n_comments = _COMMENT.subn("", text)
-    text, n_tags = _TAG.subn(_replacement, text)
+    text, n_whole = _cut_whole(text)
+    text, n_comments = _DECLARATION.subn("", text)
+    text, n_tags = _TAG.subn(lambda tag: _BREAK if _BLOCK_NAME.match(tag["name"]) else "", text)
+    text = _BREAKS.sub(_line_end, text)
     return text, n_whole + n_comments + n_tags
 
 
-def _replacement(match: re.Match[str]) -> str:
-    if not _BLOCK_NAME.match(match["name"]):
-        return ""
-    at_line_end = match.string[match.end() : match.end() + 1] in ("\n", "")
-    at_line_start = match.start() == 0 or match.string[match.start() - 1] == "\n"
-    return "" if at_line_end or at_line_start else "\n"
+def _line_end(match: re.Match[str]) -> str:
+    """Neighbouring block tags leave one line end, or the blank line that stood between them."""
+    at_border = match.start() == 0 or match.end() == len(match.string)
+    return "\n" * max(min(match.group().count("\n"), 2), 0 if at_border else 1)
+
+
+def _cut_whole(text: str) -> tuple[str, int]:
+    """Scripts and styles with what is in them, and comments. By two searches for the ends: a regular expression that
+    looks for an end that never comes does so once for every beginning."""
+    spans: list[tuple[int, int]] = []
+    lowered = text.lower() if _WHOLE.search(text) else ""
+    if len(lowered) == len(text):
+        for match in _WHOLE.finditer(text):
+            if spans and match.start() < spans[-1][1]:
+                continue
+            end = lowered.find(f"</{match[1].lower()}", match.end())
+            if end < 0:
+                break
+            close = text.find(">", end)
+            spans.append((match.start(), close + 1 if close >= 0 else len(text)))
+    start = text.find("<!--")
+    while start >= 0:
+        end = text.find("-->", start + 4)
+        if end < 0:
+            break
+        spans.append((start, end + 3))
+        start = text.find("<!--", end + 3)
+    parts: list[str] = []
+    kept_to = count = 0
+    for start, end in sorted(spans):
+        if start >= kept_to:
+            parts.append(text[kept_to:start])
+            kept_to, count = end, count + 1
+    return "".join((*parts, text[kept_to:])), count
 
 
 def unescape(text: str) -> tuple[str, int]:

@@ -5,8 +5,8 @@
     ：                     between full-width digits             １２：３０ -> 12:30
     ，。；！？（）「」      never                                 the punctuation of Chinese
 
-NFKC would do the first and ruin the last, and "①", "㎡" and "x²" with it. Half-width katakana is left to NFC's care: it is
-a choice of the author in Japanese.
+NFKC would do the first and ruin the last, and "①", "㎡" and "x²" with it. Half-width katakana is left to NFC's care: it
+is a choice of the author in Japanese.
 
 >>> narrow("ＧＰＴ－４，１２：３０（北京）")
 ('GPT-4，12:30（北京）', 2)

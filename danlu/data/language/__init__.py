@@ -5,7 +5,7 @@ classifier. In order, on a sample of the text (its beginning, its middle and its
 
     kana >= 5 %                         "ja"    Japanese is mostly Han by count; kana gives it away
     Hangul >= 30 %                      "ko"
-    Han >= 20 %                         "zh"    a Han character says as much as three or four letters; script hans or hant
+    Han >= 20 %                         "zh"    a Han character says as much as three or four letters; hans or hant
     Greek, Hebrew, Thai, ... >= 50 %    "el", "he", "th", ...
     looks like a program                "code:python", ...      for texts without a file name (`kinds`)
     looks like formulas                 "math"
@@ -45,6 +45,7 @@ from danlu.data.language.scripts import (
 
 _SHORT = 20  # words
 _SURE = 0.8  # probability at which the model may say of a short text that it is not English
+_GUESS = 0.3  # a probability below which the model has no idea: tables, names, noise
 _COMMON_ENGLISH = frozenset(
     re.findall(
         r"\w+",
@@ -89,7 +90,7 @@ def identify(text: str) -> Language:
 
 def _by_script(scripts: Scripts, letters: int) -> Language | None:
     counts = scripts.counts
-    n_kana, n_hangul, n_han = int(counts[KANA]), int(counts[HANGUL]), scripts.n_han
+    n_kana, n_hangul, n_han = counts[KANA], counts[HANGUL], scripts.n_han
     if n_kana >= 0.05 * letters:
         return Language("ja", round((n_kana + n_han) / letters, 4))
     if n_hangul >= 0.3 * letters:
@@ -98,25 +99,26 @@ def _by_script(scripts: Scripts, letters: int) -> Language | None:
         return Language("zh", round(n_han / letters, 4), scripts.han_script())
     for script, name in ONE_LANGUAGE.items():
         if counts[script] >= 0.5 * letters:
-            return Language(name, round(int(counts[script]) / letters, 4))
+            return Language(name, round(counts[script] / letters, 4))
     return None
 
 
 def _may_be_code(scripts: Scripts, letters: int) -> bool:
     """Programs with Chinese comments and formulas with Greek letters are mostly ASCII by count of characters."""
-    return int(scripts.counts[ASCII]) >= 0.3 * letters
+    return scripts.counts[ASCII] >= 0.3 * letters
 
 
 def _by_model(text: str, sample: str, scripts: Scripts, letters: int) -> Language:
-    is_ascii = int(scripts.counts[ASCII]) >= 0.7 * letters
+    is_ascii = scripts.counts[ASCII] >= 0.7 * letters
     words = units(sample[:2_000].lower()) if is_ascii else []
     n_common = sum(word in _COMMON_ENGLISH for word in words)
+    n_different = len(_COMMON_ENGLISH.intersection(words))  # "i" alone is common in Polish
     short = is_ascii and len(words) < _SHORT
-    if is_ascii and not short and n_common >= 0.25 * len(words):
+    if is_ascii and not short and n_common >= 0.25 * len(words) and n_different >= 5:
         return Language("en", 0.95)  # plainly English; the model costs a hundred times this count
     answer = model.ask(text if len(text) <= 2_000 else sample)
-    if answer is None or _contradicts(answer[0], scripts, letters):
-        english = is_ascii and (short or n_common >= 0.05 * len(words))
+    if answer is None or answer[1] < _GUESS or _contradicts(answer[0], scripts, letters):
+        english = is_ascii and (short or (n_different >= 3 and n_common >= 0.05 * len(words)))
         return Language("en", 0.5) if english else Language("other", 0.0)
     name, probability = answer
     if short and probability < _SURE:
@@ -124,16 +126,83 @@ def _by_model(text: str, sample: str, scripts: Scripts, letters: int) -> Languag
     return Language(name, probability)
 
 
-_CYRILLIC_LANGUAGES = frozenset("ru uk bg be sr mk kk ky tg mn tt ba cv os ce sah av myv kv mhr mrj udm xal ab tyv lez krc bxr rue".split())
-_NOT_LATIN = frozenset("zh ja ko ar fa ur he el th hi bn ta te ml kn gu pa mr ne si my km lo ka hy am bo ps sd ug yi dv".split())
+_CYRILLIC_LANGUAGES = frozenset(
+    [
+        "ru",
+        "uk",
+        "bg",
+        "be",
+        "sr",
+        "mk",
+        "kk",
+        "ky",
+        "tg",
+        "mn",
+        "tt",
+        "ba",
+        "cv",
+        "os",
+        "ce",
+        "sah",
+        "av",
+        "myv",
+        "kv",
+        "mhr",
+        "mrj",
+        "udm",
+        "xal",
+        "ab",
+        "tyv",
+        "lez",
+        "krc",
+        "bxr",
+        "rue",
+    ]
+)
+_NOT_LATIN = frozenset(
+    [
+        "zh",
+        "ja",
+        "ko",
+        "ar",
+        "fa",
+        "ur",
+        "he",
+        "el",
+        "th",
+        "hi",
+        "bn",
+        "ta",
+        "te",
+        "ml",
+        "kn",
+        "gu",
+        "pa",
+        "mr",
+        "ne",
+        "si",
+        "my",
+        "km",
+        "lo",
+        "ka",
+        "hy",
+        "am",
+        "bo",
+        "ps",
+        "sd",
+        "ug",
+        "yi",
+        "dv",
+    ]
+)
 
 
 def _contradicts(name: str, scripts: Scripts, letters: int) -> bool:
     """The model named a language that is not written in this script."""
-    n_latin = int(scripts.counts[ASCII]) + int(scripts.counts[LATIN])
+    n_latin = scripts.counts[ASCII] + scripts.counts[LATIN]
     if n_latin >= 0.7 * letters:
         return name in _NOT_LATIN or (name in _CYRILLIC_LANGUAGES and name != "sr")
-    if int(scripts.counts[CYRILLIC]) >= 0.7 * letters:
+    if scripts.counts[CYRILLIC] >= 0.7 * letters:
         return name not in _CYRILLIC_LANGUAGES
     return False
 
@@ -173,7 +242,7 @@ def languages(text: str) -> dict[str, float]:
 
 def _mixes(last: str, scripts: Scripts, letters: int) -> bool:
     """A Latin line after one in another script is not more of the same."""
-    return last in _NOT_LATIN and int(scripts.counts[ASCII]) >= 0.7 * letters
+    return last in _NOT_LATIN and scripts.counts[ASCII] >= 0.7 * letters
 
 
 def threshold(scores: Iterable[float]) -> float:

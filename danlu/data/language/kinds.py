@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of patterns, one row a line)
 """Code and mathematics, recognised by their look: languages of their own for a text that has no file name.
 
 Code: the lines of a text are counted that only a programming language writes,
@@ -54,6 +55,21 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "json": ('":',),
     "yaml": ("---\n",),
 }
+_LOOKS = (
+    "import ",
+    "$ ",
+    "; do\n",
+    "; then\n",
+    "\nfi\n",
+    "echo ",
+    "export ",
+    "SELECT ",
+    "WHERE ",
+    " JOIN ",
+    "JOIN ",
+    "GROUP BY",
+    "select ",
+)
 _LINE_ENDS = frozenset(";{}:)>,]\"'")
 _SAMPLE_LINES = 240
 _LEAST = 0.3  # share of lines with a mark of the language; prose with examples stays below
@@ -78,7 +94,7 @@ def guess_code(text: str) -> tuple[str, float] | None:
     if n_lines < _LEAST_MARKS:
         return None
     # The quick look: how lines end, and assignments. Prose that was broken into lines stays far below.
-    looks = sum(line[-1] in _LINE_ENDS for line in filled) + text.count(" = ") + text.count("import ") + text.count("$ ")
+    looks = sum(line[-1] in _LINE_ENDS for line in filled) + text.count(" = ") + sum(map(text.count, _LOOKS))
     if looks < max(_LEAST_MARKS, 0.25 * n_lines):
         return None
     marks = {

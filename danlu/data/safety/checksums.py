@@ -26,7 +26,10 @@ from datetime import date
 
 # Codes of provinces (GB/T 2260), Taiwan, Hong Kong, Macao; 83 is the residence permit of people from Taiwan.
 PROVINCES = frozenset(
-    "11 12 13 14 15 21 22 23 31 32 33 34 35 36 37 41 42 43 44 45 46 50 51 52 53 54 61 62 63 64 65 71 81 82 83".split()
+    re.findall(
+        r"\S+",
+        "11 12 13 14 15 21 22 23 31 32 33 34 35 36 37 41 42 43 44 45 46 50 51 52 53 54 61 62 63 64 65 71 81 82 83",
+    )
 )
 _ID_WEIGHTS = tuple(pow(2, 17 - i, 11) for i in range(18))
 _CREDIT_ALPHABET = {character: value for value, character in enumerate("0123456789ABCDEFGHJKLMNPQRTUWXY")}

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of patterns, one row a line)
 """Instructions to a model that hide in a text, and the markers of chats in web pages.
 
 Two dangers, two answers:
@@ -23,6 +24,7 @@ Two dangers, two answers:
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -75,7 +77,6 @@ _MARKER_LITERALS = (
     "[TOOL_", "[/TOOL_",
 )  # fmt: skip
 _LITERALS = LiteralSet(literal for _, _, literals, _ in _RULES for literal in literals)
-_COMMENT = re.compile(r"<!--(.{1,4000}?)-->", re.DOTALL)
 _INVISIBLE_STYLE = re.compile(
     r"<[a-zA-Z]{1,10}\b[^<>]{0,300}?(?:display:\s?none|visibility:\s?hidden|font-size:\s?0|opacity:\s?0\b|"
     r"color:\s?(?:white|#fff(?:fff)?)\b|\bhidden\b)[^<>]{0,300}>([^<]{1,4000})",
@@ -93,13 +94,13 @@ _ABOUT = re.compile(
 def find_injections(text: str) -> list[Injection]:
     """Spans that look like instructions to a model, in order; markers of chats among them."""
     found = list(_find_phrases(text))
-    if "<!--" in text:
-        found += _hide(found, [match.span(1) for match in _COMMENT.finditer(text)])
+    if found and "<!--" in text:
+        found += _hide(found, _comments(text))
     if found and "<" in text and "style" in text.lower():
         found += _hide(found, [match.span(1) for match in _INVISIBLE_STYLE.finditer(text)])
     if not text.isascii():
         found += _find_invisible(text)
-    if any(literal in text for literal in _MARKER_LITERALS):
+    if _has_marker(text):
         found += [Injection("marker", *match.span(), 0.1) for match in MARKERS.finditer(text)]
     return sorted(found, key=lambda injection: (injection.start, injection.kind))
 
@@ -124,9 +125,13 @@ def neutralise(text: str) -> tuple[str, int]:
     >>> neutralise("<|im_start|>user [INST]")
     ('< |im_start| >user [ INST ]', 2)
     """
-    if not any(literal in text for literal in _MARKER_LITERALS):
+    if not _has_marker(text):
         return text, 0
     return MARKERS.subn(lambda match: f"{match[0][0]} {match[0][1:-1]} {match[0][-1]}", text)
+
+
+def _has_marker(text: str) -> bool:
+    return ("<" in text or "[" in text) and any(literal in text for literal in _MARKER_LITERALS)
 
 
 def _find_phrases(text: str) -> Iterator[Injection]:
@@ -146,13 +151,27 @@ def _find_phrases(text: str) -> Iterator[Injection]:
                 place = lowered.find(literal, place + len(literal))
 
 
+def _comments(text: str) -> list[tuple[int, int]]:
+    spans = []
+    start = text.find("<!--")
+    while start >= 0:
+        end = text.find("-->", start + 4)
+        if end < 0:
+            break
+        spans.append((start, end))
+        start = text.find("<!--", end)
+    return spans
+
+
 def _hide(found: list[Injection], hidden: list[tuple[int, int]]) -> list[Injection]:
-    """Those of `found` that lie in a span nobody sees."""
-    return [
-        Injection("hidden", injection.start, injection.end, 0.95)
-        for injection in found
-        if any(start <= injection.start < end for start, end in hidden)
-    ]
+    """Those of `found` that lie in a span nobody sees. The spans are in order and do not overlap."""
+    starts = [start for start, _ in hidden]
+    inside = []
+    for injection in found:
+        i = bisect_right(starts, injection.start) - 1
+        if i >= 0 and injection.start < hidden[i][1]:
+            inside.append(Injection("hidden", injection.start, injection.end, 0.95))
+    return inside
 
 
 def _find_invisible(text: str) -> list[Injection]:

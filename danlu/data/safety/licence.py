@@ -27,20 +27,30 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 GROUPS: Mapping[str, frozenset[str]] = {
-    "public_domain": frozenset("CC0-1.0 Unlicense PDDL-1.0 LicenseRef-public-domain WTFPL 0BSD".split()),
+    "public_domain": frozenset(["CC0-1.0", "Unlicense", "PDDL-1.0", "LicenseRef-public-domain", "WTFPL", "0BSD"]),
     "permissive": frozenset(
-        "MIT MIT-0 Apache-2.0 Apache-1.1 BSD-2-Clause BSD-3-Clause BSD-4-Clause ISC Zlib PSF-2.0 Python-2.0 BSL-1.0 "
-        "CC-BY-2.0 CC-BY-2.5 CC-BY-3.0 CC-BY-4.0 Artistic-2.0 PostgreSQL X11 NCSA ODC-By-1.0 MulanPSL-2.0 MulanPSL-1.0 "
-        "Unicode-3.0 Unicode-DFS-2016 HPND OFL-1.1 CDLA-Permissive-2.0 BlueOak-1.0.0 UPL-1.0 OLDAP-2.8 curl".split()
+        re.findall(
+        r"\S+",
+        "MIT MIT-0 Apache-2.0 Apache-1.1 BSD-2-Clause BSD-3-Clause BSD-4-Clause ISC Zlib PSF-2.0 Python-2.0 "
+        "BSL-1.0 CC-BY-2.0 CC-BY-2.5 CC-BY-3.0 CC-BY-4.0 Artistic-2.0 PostgreSQL X11 NCSA ODC-By-1.0 "
+        "MulanPSL-2.0 MulanPSL-1.0 Unicode-3.0 Unicode-DFS-2016 HPND OFL-1.1 CDLA-Permissive-2.0 "
+        "BlueOak-1.0.0 UPL-1.0 OLDAP-2.8 curl",
+    )
     ),
     "weak_copyleft": frozenset(
-        "LGPL-2.0-only LGPL-2.0-or-later LGPL-2.1-only LGPL-2.1-or-later LGPL-3.0-only LGPL-3.0-or-later MPL-1.1 MPL-2.0 "
-        "EPL-1.0 EPL-2.0 CDDL-1.0 CDDL-1.1 MS-RL Artistic-1.0".split()
+        re.findall(
+        r"\S+",
+        "LGPL-2.0-only LGPL-2.0-or-later LGPL-2.1-only LGPL-2.1-or-later LGPL-3.0-only LGPL-3.0-or-later "
+        "MPL-1.1 MPL-2.0 EPL-1.0 EPL-2.0 CDDL-1.0 CDDL-1.1 MS-RL Artistic-1.0",
+    )
     ),
     "copyleft": frozenset(
-        "GPL-1.0-only GPL-1.0-or-later GPL-2.0-only GPL-2.0-or-later GPL-3.0-only GPL-3.0-or-later AGPL-3.0-only "
-        "AGPL-3.0-or-later CC-BY-SA-2.0 CC-BY-SA-2.5 CC-BY-SA-3.0 CC-BY-SA-4.0 EUPL-1.2 OSL-3.0 ODbL-1.0 GFDL-1.2-only "
-        "GFDL-1.2-or-later GFDL-1.3-only GFDL-1.3-or-later MulanPubL-2.0".split()
+        re.findall(
+        r"\S+",
+        "GPL-1.0-only GPL-1.0-or-later GPL-2.0-only GPL-2.0-or-later GPL-3.0-only GPL-3.0-or-later "
+        "AGPL-3.0-only AGPL-3.0-or-later CC-BY-SA-2.0 CC-BY-SA-2.5 CC-BY-SA-3.0 CC-BY-SA-4.0 EUPL-1.2 OSL-3.0 "
+        "ODbL-1.0 GFDL-1.2-only GFDL-1.2-or-later GFDL-1.3-only GFDL-1.3-or-later MulanPubL-2.0",
+    )
     ),
     "proprietary": frozenset(("LicenseRef-proprietary",)),
 }  # fmt: skip
@@ -53,7 +63,8 @@ _CREATIVE = re.compile(
     re.IGNORECASE,
 )
 _GNU = re.compile(
-    r"agpl|lgpl|gpl|gfdl|affero|free documentation|gnu (?:general|lesser|library)|general public licen[cs]e", re.IGNORECASE
+    r"agpl|lgpl|gpl|gfdl|affero|free documentation|gnu (?:general|lesser|library)|general public licen[cs]e",
+    re.IGNORECASE,
 )
 _GNU_VERSION = re.compile(r"\d(?:\.\d)?")
 _GNU_LATER = re.compile(r"\d\s?\+|or[ -](?:any[ -])?(?:later|newer)|以后|以上|或更新", re.IGNORECASE)
@@ -78,7 +89,10 @@ _NAMES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("MulanPSL-2.0", r"mulan.{0,10}psl|木兰宽松"),
         ("OFL-1.1", r"\bofl\b|open font"),
         ("ODbL-1.0", r"\bodbl\b|open database"),
-        ("LicenseRef-proprietary", r"all rights reserved|proprietary|commercial licen[cs]e|版权所有|保留所有权利|专有|未经.{0,6}(?:许可|授权)"),
+        (
+            "LicenseRef-proprietary",
+            r"all rights reserved|proprietary|commercial licen[cs]e|版权所有|保留所有权利|专有|未经.{0,6}(?:许可|授权)",
+        ),
     )
 )
 

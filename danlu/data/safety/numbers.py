@@ -35,7 +35,9 @@ _SHAPE = bytes(
     ord("0") if chr(b).isdigit() else ord("A") if chr(b).isupper() else ord("a") if chr(b).islower() else b
     for b in range(128)
 ) + bytes([ord("?")]) * 128  # fmt: skip
-_HEX = bytes(ord("h") if chr(b) in "0123456789abcdefABCDEF" else ord(":") if chr(b) == "-" else b for b in range(128)) + bytes(128)  # noqa: E501
+_HEX = bytes(
+    ord("h") if chr(b) in "0123456789abcdefABCDEF" else ord(":") if chr(b) == "-" else b for b in range(128)
+) + bytes(128)
 
 _ZONE = re.compile(rb"0[0 .()\-]{5,}0")
 _BEFORE, _AFTER = 8, 14  # how far a number may reach beyond its zone: "+86 (0", letters at its end
@@ -49,14 +51,17 @@ _NO_PERSON = re.compile(
     re.IGNORECASE,
 )
 _CALCULATION = re.compile(
-    r"[\w)\]] ?(?:[=<>*%^+&]+| - ?) ?$|[\d.] ?[×÷·∙≈≡≤≥] ?$|\\[a-z]+ ?\{?$|\w\($|[@#$]$", re.ASCII
+    r"[\w)\]] ?(?:[=<>*%^+&]+| - ?) ?$|[\d.] ?[×÷·∙≈≡≤≥] ?$|\\[a-z]+ ?\{?$|\w\((?:[^()\"'\n]{0,20}, ?)?$|[@#$]$",
+    re.ASCII,
 )
 _TELEPHONE = re.compile(
     r"(?:(?<![A-Za-z])(?:tel(?:ephone)?|phone|mobile|cell|fax|call|contact|whatsapp|sms|dial|hotline|text|reach)|"
     r"电话|手机|传真|热线|联系|致电|拨打|座机|号码|固话|来电|短信|微信|查询|报名|预约|咨询)[^\n;；。]{0,16}$",
     re.IGNORECASE,
 )
-_CARD = re.compile(r"(?:card|account|银行|卡号|账号|帐号|账户|信用卡|visa|unionpay|银联)[^\n;；。]{0,16}$", re.IGNORECASE)
+_CARD = re.compile(
+    r"(?:card|account|银行|卡号|账号|帐号|账户|信用卡|visa|unionpay|银联)[^\n;；。]{0,16}$", re.IGNORECASE
+)
 _IDENTITY = re.compile(r"(?:身份证|身份號|证件|identity|id card|id no)[^\n;；。]{0,12}$", re.IGNORECASE)
 _SOCIAL = re.compile(r"(?:ssn|social security)[^\n;]{0,16}$", re.IGNORECASE)
 _VERSION = re.compile(r"(?:version|\bver\.?|\bv|release|build|版本|版|section|chapter|§|/|-)\s?:?$", re.IGNORECASE)
@@ -171,8 +176,12 @@ NUMBERS: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], bool]], ...
 )  # fmt: skip
 
 _CREDIT_CODE = re.compile(r"(?<![A-Za-z0-9_])[159YAN][0-9A-HJ-NPQRTUWXY]\d{6}[0-9A-HJ-NPQRTUWXY]{10}(?![A-Za-z0-9_])")
-_IBAN = re.compile(r"(?<![A-Za-z0-9_])[A-Z]{2}\d\d(?:[A-Z0-9]{11,30}|(?: [A-Z0-9]{4}){2,7}(?: [A-Z0-9]{1,3})?)(?![A-Za-z0-9_])")
-_MAC = re.compile(r"(?<![0-9A-Za-z_:-])[0-9A-Fa-f]{2}(?:(?::[0-9A-Fa-f]{2}){5}|(?:-[0-9A-Fa-f]{2}){5})(?![0-9A-Za-z_:-])")
+_IBAN = re.compile(
+    r"(?<![A-Za-z0-9_])[A-Z]{2}\d\d(?:[A-Z0-9]{11,30}|(?: [A-Z0-9]{4}){2,7}(?: [A-Z0-9]{1,3})?)(?![A-Za-z0-9_])"
+)
+_MAC = re.compile(
+    r"(?<![0-9A-Za-z_:-])[0-9A-Fa-f]{2}(?:(?::[0-9A-Fa-f]{2}){5}|(?:-[0-9A-Fa-f]{2}){5})(?![0-9A-Za-z_:-])"
+)
 _IPV6 = re.compile(
     r"(?<![0-9A-Za-z_:.])(?:[23][0-9A-Fa-f]{3}|[fF][cdCD][0-9A-Fa-f]{2}|[fF][eE]80):"
     r"(?:[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{1,4})*)?(?:::?[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{1,4})*|::)?(?![0-9A-Za-z_:])"
@@ -186,8 +195,14 @@ def shape_of(text: str) -> tuple[bytes, bytes]:
 
 
 def find_numbers(text: str, shape: bytes, flat: bytes) -> Iterator[Found]:
-    """Everything of `NUMBERS`, then account numbers and addresses with letters in them. Spans may overlap with others
-    only where a later, looser row would take characters of an earlier one; the caller keeps the first."""
+    """Account numbers with letters, everything of `NUMBERS`, addresses of machines. Spans may overlap where a later,
+    looser row would take characters of an earlier one; the caller keeps the first."""
+    for place in _places(shape, b"AA00"):
+        found = _IBAN.match(text, place)
+        if found:
+            number = _longest_iban(found.group())
+            if number:
+                yield Found("iban", place, place + len(number))
     last = 0
     for zone in _ZONE.finditer(shape):
         start, end = max(last, zone.start() - _BEFORE), min(len(text), zone.end() + _AFTER)
@@ -203,12 +218,6 @@ def find_numbers(text: str, shape: bytes, flat: bytes) -> Iterator[Found]:
             for match in _CREDIT_CODE.finditer(text, max(0, start - 10), min(len(text), end + 4)):
                 if checksums.is_credit_code(match.group()):
                     yield Found("credit_code", *match.span())
-    for place in _places(shape, b"AA00"):
-        found = _IBAN.match(text, place)
-        if found:
-            number = _longest_iban(found.group())
-            if number:
-                yield Found("iban", place, place + len(number))
     yield from _machines(text, flat)
 
 

@@ -61,7 +61,12 @@ DEFAULT = PersonalConfig()
 
 _LOCAL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._%+-"
 _DOMAIN = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.){1,6}([A-Za-z]{2,18})(?![A-Za-z0-9_-])")
-_FILES = frozenset("png jpg jpeg gif svg webp css js ts py java json html htm xml txt md pdf zip gz so exe service".split())
+_FILES = frozenset(
+    re.findall(
+        r"\S+",
+        "png jpg jpeg gif svg webp css js ts py java json html htm xml txt md pdf zip gz so exe service",
+    )
+)
 _RESERVED_DOMAIN = re.compile(r"(?:^|\.)(?:example\.(?:com|org|net)|example|test|invalid|localhost)$", re.IGNORECASE)
 _SERVICE_USERS = frozenset(("git", "hg", "svn"))  # git@host:path is an address of a repository
 
@@ -70,7 +75,8 @@ _PLATE = re.compile(
     r"(?:[DF][A-HJ-NP-Z0-9]\d{4}|\d{5}[DF]|(?=(?:[A-Z]?\d){3}|\d\d)[A-HJ-NP-Z0-9]{4}[A-HJ-NP-Z0-9挂学警港澳])(?![A-Za-z0-9])"
 )
 _PASSPORT = re.compile(
-    r"(?:护照|護照|(?<![A-Za-z])[Pp]assports?|PASSPORT)[^\n,;，；。A-Z0-9]{0,16}(?:(?:No|NO|Number|NUMBER|ID)[.:：# ]*)?"
+    r"(?:护照|護照|(?<![A-Za-z])[Pp]assports?|PASSPORT)[^\n,;，；。A-Z0-9]{0,16}"
+    r"(?:(?:No|NO|Number|NUMBER|ID)[.:：# ]*)?"
     r"(?P<value>[A-Z]{1,2}\d{7,8}|\d{9})(?![A-Za-z0-9])"
 )
 _QQ = re.compile(
@@ -79,7 +85,8 @@ _QQ = re.compile(
 )
 _WECHAT = re.compile(
     r"(?:(?:微信|薇信|威信|(?<![A-Za-z])[Ww]e[Cc]hat|(?<![A-Za-z])[Vv]信)(?:公众号|号码|号|群|[ ]?[Ii][Dd])?"
-    r"(?:是|为| is )?[:：=\s]{0,3}|(?<![A-Za-z_-])(?:WX|wx|Wx|VX|vx|Vx)(?:号|[Ii][Dd])?[:：]\s?)(?P<value>[A-Za-z][A-Za-z0-9_-]{5,19})(?![A-Za-z0-9_@.-])"
+    r"(?:是|为| is )?[:：=\s]{0,3}|(?<![A-Za-z_-])(?:WX|wx|Wx|VX|vx|Vx)(?:号|[Ii][Dd])?[:：]\s?)"
+    r"(?P<value>[A-Za-z][A-Za-z0-9_-]{5,19})(?![A-Za-z0-9_@.-])"
 )
 _HAN = r"[\u4e00-\u9fff]"
 _ADDRESS = re.compile(
@@ -133,7 +140,9 @@ def _find_in_context(text: str, shape: bytes, flat: bytes) -> Iterator[Found]:
             for match in _PLATE.finditer(text):
                 yield Found("plate", *match.span())
         if "微信" in text or "信" in text or b"x" in flat or b"X" in flat:
-            yield from _valued("wechat", _WECHAT, text, ("微信", "薇信", "威信", "V信", "v信", "VX", "vx", "Vx", "WX", "wx"))
+            yield from _valued(
+                "wechat", _WECHAT, text, ("微信", "薇信", "威信", "V信", "v信", "VX", "vx", "Vx", "WX", "wx")
+            )
     yield from _valued("wechat", _WECHAT, text, ("WeChat", "wechat", "Wechat"))
     yield from _valued("qq", _QQ, text, ("QQ", "qq", "Qq", "扣扣", "企鹅"))
     yield from _valued("passport", _PASSPORT, text, ("护照", "護照", "assport", "PASSPORT"))

@@ -46,11 +46,10 @@ SECRETS: tuple[tuple[str, str, re.Pattern[str]], ...] = tuple(
         ("api_key", "eyJ", rf"eyJ[A-Za-z0-9_-]{{8,4000}}\.eyJ[A-Za-z0-9_-]{{8,4000}}\.[A-Za-z0-9_-]{{10,2000}}{_END}"),
     )
 )
-_PRIVATE_KEY = re.compile(
-    r"-----BEGIN (?:[A-Z0-9]{2,20} ){0,2}PRIVATE KEY(?: BLOCK)?-----"
-    r"(?:[\sA-Za-z0-9+/=\\,:.\-_]{0,20000}?-----END (?:[A-Z0-9]{2,20} ){0,2}PRIVATE KEY(?: BLOCK)?-----"
-    r"|(?:\\n|\s|[A-Za-z0-9+/=]{20,100}(?![A-Za-z0-9+/=])){1,400})"
-)
+_KEY_BEGIN = re.compile(r"-----BEGIN (?:[A-Z0-9]{2,20} ){0,2}PRIVATE KEY(?: BLOCK)?-----")
+_KEY_END = re.compile(r"-----END (?:[A-Z0-9]{2,20} ){0,2}PRIVATE KEY(?: BLOCK)?-----")
+_KEY_BODY = re.compile(r"(?:\\n|\s|[A-Za-z0-9+/=]{20,100}(?![A-Za-z0-9+/=])){1,400}")
+_LONGEST_KEY = 20_000  # characters; RSA of 16384 bits has 13,000
 
 _NAMES = (
     "secret", "token", "passw", "pwd", "api_key", "apikey", "api-key", "access_key", "accesskey", "access-key",
@@ -86,11 +85,23 @@ def find_secrets(text: str, flat: bytes) -> Iterator[Found]:
             if match and not _WORD_BEFORE.search(text[max(0, place - 1) : place]):
                 yield Found(kind, *match.span())
     if "PRIVATE KEY" in present:
-        for match in _PRIVATE_KEY.finditer(text):
-            yield Found("private_key", *match.span())
+        yield from _find_private_keys(text)
     names = [name for name in _NAMES if name in present]
     if names:
         yield from _find_assigned(text, flat, names)
+
+
+def _find_private_keys(text: str) -> Iterator[Found]:
+    """Blocks from BEGIN to END; where the end is missing, as far as the lines look like base64."""
+    done = 0
+    for begin in _KEY_BEGIN.finditer(text):
+        if begin.start() < done:
+            continue
+        at = text.find("-----", begin.end(), begin.end() + _LONGEST_KEY)
+        end = _KEY_END.match(text, at) if at >= 0 else None
+        body = None if end else _KEY_BODY.match(text, begin.end())
+        done = (end or body or begin).end()
+        yield Found("private_key", begin.start(), done)
 
 
 def _places(text: str, literal: str) -> Iterator[int]:
@@ -103,13 +114,15 @@ def _places(text: str, literal: str) -> Iterator[int]:
 def _find_assigned(text: str, flat: bytes, names: list[str]) -> Iterator[Found]:
     lowered = flat.lower().decode("ascii")
     places = {place for name in names for place in _places(lowered if name.isascii() else text, name)}
+    done = 0
     for place in sorted(places):
-        match = _ASSIGNED.match(text, place)
+        match = _ASSIGNED.match(text, place) if place >= done else None
         if match is None:
             continue
+        done = match.end("value")
         value = match["value"]
         if not match["quote"]:  # bare words end with the sentence
-            value = value.rstrip(".,!?;")
+            value = value.rstrip(".,;?")
             if match["after"] in ("(", "[", "<", "{"):  # a call, a subscript
                 continue
         if is_random(value, 8 if "pass" in match.group().lower() or not match.group()[0].isascii() else 16):

@@ -13,7 +13,12 @@ WORDS = ("ignore all", "IGNORE", "忽略以上", "以上", "AKIA", "abab", "baba
 
 
 def test_worked_example() -> None:
-    assert LiteralSet(WORDS).present("Please Ignore All of it; 请忽略以上") == ("ignore all", "IGNORE", "忽略以上", "以上")
+    assert LiteralSet(WORDS).present("Please Ignore All of it; 请忽略以上") == (
+        "ignore all",
+        "IGNORE",
+        "忽略以上",
+        "以上",
+    )
     assert LiteralSet(WORDS).present("") == ()
     assert LiteralSet(()).present("anything") == ()
 
