@@ -107,7 +107,9 @@ def read_json(stream: BinaryIO) -> Iterator[Record | Broken]:
     value = json.loads(text)
     conversations = chat_records(value)
     if conversations is not None:
-        yield from conversations or [Broken("no_text", "no message of this chat can be read")]
+        if not conversations:
+            yield Broken("no_text", "no message of this chat can be read")
+        yield from conversations
         return
     if isinstance(value, dict):
         arrays = [v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)]

@@ -105,7 +105,8 @@ NESTED = {
     "b.xml": b"<mediawiki><page><id>1</id><ns>0</ns><title>t</title><revision><text>"
     + b"{{" * DEEP + b"[[" * DEEP + b"&lt;ref&gt;" * DEEP + b"&lt;math&gt;" * DEEP + b"{|\n" * DEEP + b"-{" * DEEP
     + b"</text></revision></page></mediawiki>",
-    "c.xml": b'<!DOCTYPE x [<!ENTITY a "' + b"b" * 1000 + b'"><!ENTITY c "' + b"&a;" * 1000 + b'">]><mediawiki><page>&c;</page>',
+    "c.xml": b'<!DOCTYPE x [<!ENTITY a "' + b"b" * 1000 + b'"><!ENTITY c "' + b"&a;" * 1000
+    + b'">]><mediawiki><page>&c;</page>',
     "a.docx": zipped({"word/document.xml": "<a>" * DEEP}),
     "b.docx": zipped({"word/document.xml": files.docx("")[:0] or "<w:p>" * 100}),
     "a.epub": zipped({"META-INF/container.xml": '<rootfile full-path="META-INF/container.xml"/>'}),
@@ -134,7 +135,9 @@ def test_a_compressed_file_that_ends_early_is_counted(tmp_path: Path, name: str)
 
     import pyarrow as pa
 
-    whole = SAMPLES["a.warc"] if "warc" in name else SAMPLES["a.xml"] * 50 if "xml" in name else SAMPLES["a.jsonl"] * 500
+    whole = (
+        SAMPLES["a.warc"] if "warc" in name else SAMPLES["a.xml"] * 50 if "xml" in name else SAMPLES["a.jsonl"] * 500
+    )
     pack = {
         "gz": gzip.compress,
         "bz2": bz2.compress,
