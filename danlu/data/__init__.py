@@ -31,7 +31,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-STAGES = ("measure", "select", "prepare", "instruct")
+STAGES = ("crawl", "measure", "select", "prepare", "instruct")
 
 _EXPORTS = {
     "Document": "document",

@@ -128,6 +128,17 @@ def read_page(
     return Item(text, place, meta=found)
 
 
+def parse_page(data: bytes, content_type: str = "") -> Any:
+    """The tree of a page as `read_page` sees it, for those who want its links; None when there is nothing in it."""
+    need("lxml", "html")
+    declared = re.search(r"charset=[\"']?([\w.:-]+)", content_type, re.I)
+    try:
+        page, _ = decode_labelled(data, declared[1] if declared else _declared(data))
+    except UnreadableError:
+        return None
+    return _parse(page)
+
+
 def _declared(data: bytes) -> str:
     """The encoding that the page itself names in its first bytes, or ""."""
     head = data[:4096]

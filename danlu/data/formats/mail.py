@@ -12,10 +12,10 @@ byte where that line begins. Source: RFC 4155 (mbox), RFC 5322 (messages), RFC 3
 from __future__ import annotations
 
 import email
-import email.policy
 import re
 from collections.abc import Iterator
-from email.message import EmailMessage
+from email.header import decode_header
+from email.message import Message
 from typing import Any, BinaryIO
 
 from danlu.data.formats import markdown
@@ -24,6 +24,8 @@ from danlu.data.formats.item import EXCERPT, Broken, Item
 from danlu.data.formats.streams import read_all
 
 _MAX_MESSAGE = 1 << 26
+_MAX_PARTS = 200  # the parser recurses, and takes time with the square of the depth
+_MAX_HEADER = 1_000  # characters; its decoder is no faster
 _SIGNATURE = re.compile(r"\n-- ?\n[^\0]*\Z")
 _ORIGINAL = re.compile(
     r"^\s*(?:-{2,}\s*(?:original message|forwarded message|原始邮件|原始郵件|转发邮件|轉寄郵件|回复的原邮件)\s*-{2,}|"
@@ -71,8 +73,10 @@ def _message(lines: list[bytes], size: int, begin: int) -> Item | Broken:
 
 def read_message(data: bytes, place: str) -> Item | Broken:
     """The words of one message."""
+    if data.lower().count(b"multipart/") > _MAX_PARTS:
+        return Broken("unreadable", f"more than {_MAX_PARTS} parts inside each other", place)
     try:
-        message = email.message_from_bytes(data, policy=email.policy.default)
+        message = email.message_from_bytes(data)
         part = _text_part(message)
         subject, date, author = (_header(message, name) for name in ("subject", "date", "from"))
         if part is None:
@@ -129,9 +133,9 @@ def _without_attribution(block: str) -> str:
     return block if found is None else block[: len(block) - len(tail) + found.start()]
 
 
-def _text_part(message: EmailMessage) -> EmailMessage | None:
+def _text_part(message: Message) -> Message | None:
     """The plain part that is no attachment, else the HTML one."""
-    found: dict[str, EmailMessage] = {}
+    found: dict[str, Message] = {}
     for part in message.walk():
         if part.is_multipart() or "attachment" in str(part.get("content-disposition", "")).lower():
             continue
@@ -140,5 +144,13 @@ def _text_part(message: EmailMessage) -> EmailMessage | None:
     return found.get("plain") or found.get("html")
 
 
-def _header(message: EmailMessage, name: str) -> str:
-    return " ".join(str(message.get(name, "")).split())[:300]
+def _header(message: Message, name: str) -> str:
+    """A header in plain characters: "=?utf-8?b?5pil5pmT?=" -> "春晓"."""
+    raw = str(message.get(name, ""))[:_MAX_HEADER]
+    parts = []
+    for part, charset in decode_header(raw):
+        try:
+            parts.append(part if isinstance(part, str) else decode_labelled(part, charset or "")[0])
+        except UnreadableError:
+            parts.append(part.decode("ascii", "replace") if isinstance(part, bytes) else part)
+    return " ".join("".join(parts).split())[:300]

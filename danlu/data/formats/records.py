@@ -107,6 +107,8 @@ def read_json(stream: BinaryIO) -> Iterator[Record | Broken]:
     value = json.loads(text)
     conversations = chat_records(value)
     if conversations is not None:
+        if not conversations:
+            yield Broken("no_text", "no message of this chat can be read")
         yield from conversations
         return
     if isinstance(value, dict):

@@ -28,6 +28,7 @@ from typing import Any, BinaryIO
 from danlu.core.errors import need
 from danlu.data.formats.encodings import UnreadableError, decode_labelled
 from danlu.data.formats.html import MAX_PAGE, read_page
+from danlu.data.formats.http_body import decode_body
 from danlu.data.formats.item import EXCERPT, Broken, Cut, Item
 from danlu.data.formats.streams import find_bytes
 
@@ -53,7 +54,9 @@ def read_warc(stream: BinaryIO, start: int = 0, end: int | None = None, first: i
                 record = next(records)
             except StopIteration:
                 if last >= 0 and _ends_inside(stream, last):
-                    yield Broken("unreadable", "the file ends inside this record", f"@{last}!")
+                    yield Broken(
+                        "unreadable", "the file ends inside this record, or cannot be read behind it", f"@{last}!"
+                    )
                 return
             except (OSError, EOFError, ValueError, RuntimeError) as error:
                 damage = error
@@ -96,7 +99,7 @@ def _read_record(record: Any, place: str) -> Item | Broken | None:
     content_type = headers.get("WARC-Identified-Payload-Type") or ""
     try:
         if kind == "response":
-            record.parse_http(auto_decode="all", strict_mode=False)
+            record.parse_http(auto_decode="none", strict_mode=False)
             http = record.http_headers
             if http is None:
                 return Broken("unreadable", "no HTTP header", place, url)
@@ -108,7 +111,10 @@ def _read_record(record: Any, place: str) -> Item | Broken | None:
                 return Broken("robots", "tdm-reservation", place, url)
         else:
             content_type = (headers.get("Content-Type") or "text/plain").partition(";")[0].strip().lower()
-        body = record.reader.read(MAX_PAGE + 1)
+        body = record.reader.read(2 * MAX_PAGE + 1)
+        if kind == "response":
+            coding, packing = http.get("Transfer-Encoding") or "", http.get("Content-Encoding") or ""
+            body = decode_body(body, coding, packing, MAX_PAGE + 1)
     except (OSError, EOFError, ValueError, RuntimeError) as error:
         return Broken("unreadable", f"the body cannot be decoded: {error}"[:EXCERPT], place, url)
     content_type = content_type.partition(";")[0].strip().lower()
@@ -207,7 +213,7 @@ def _next_record(stream: BinaryIO, offset: int) -> int | None:
 
 
 def _ends_inside(stream: BinaryIO, begin: int) -> bool:
-    """Whether the file breaks off within its last record, which begins at `begin`."""
+    """Whether the file breaks off within its last record, which begins at `begin`, or has unread bytes behind it."""
     stream.seek(begin)
     head = stream.read(_MAX_HEADER)
     if head.startswith(_GZIP):
@@ -215,7 +221,7 @@ def _ends_inside(stream: BinaryIO, begin: int) -> bool:
         while head and not member.eof:
             member.decompress(head)
             head = stream.read(_CHUNK)
-        return not member.eof
+        return not member.eof or bool(member.unused_data.strip(b"\0")) or bool(stream.read(1).strip(b"\0"))
     close = head.find(b"\r\n\r\n")
     length = _content_length(head[:close]) if close >= 0 else None
     return length is None or begin + close + 4 + length > stream.seek(0, io.SEEK_END)

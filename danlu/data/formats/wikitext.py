@@ -33,11 +33,11 @@ _GONE = re.compile(
     r"\b(?:[^<>]*/>|[^<>]*>.*?(?:</\1\s*>|(?=<\1\b)|\Z))",
     re.S | re.I,
 )
-_MATH = re.compile(r"<math\b[^<>]*>(.{0,5000}?)</math\s*>", re.S | re.I)
+_MATH = re.compile(r"<math\b[^<>]*>([^<]*(?:<(?!/?math\b)[^<]*)*)</math\s*>", re.I)
 _CODE = re.compile(
-    r"<(?:source|syntaxhighlight|pre)\b[^<>]*>(.{0,100000}?)</(?:source|syntaxhighlight|pre)\s*>", re.S | re.I
+    r"<(source|syntaxhighlight|pre)\b[^<>]*>([^<]*(?:<(?!/?(?:source|syntaxhighlight|pre)\b)[^<]*)*)</\1\s*>", re.I
 )
-_NOWIKI = re.compile(r"<nowiki\s*>(.{0,100000}?)</nowiki\s*>", re.S | re.I)
+_NOWIKI = re.compile(r"<nowiki\s*>([^<]*(?:<(?!/?nowiki\b)[^<]*)*)</nowiki\s*>", re.I)
 _TAG = re.compile(r"</?[a-zA-Z][^<>\n]{0,300}>")
 _TEMPLATE = re.compile(r"\{\{([^{}]*)\}\}")
 _VARIANT = re.compile(r"-\{([^{}]*)\}-")
@@ -101,7 +101,7 @@ def plain(source: str) -> tuple[str, list[str]]:
 
     text = _COMMENT.sub("", source.replace("\x00", ""))
     text = _NOWIKI.sub(lambda found: keep(found[1]), text)
-    text = _CODE.sub(lambda found: keep("\n```\n" + found[1].strip("\n") + "\n```\n"), text)
+    text = _CODE.sub(lambda found: keep("\n```\n" + found[2].strip("\n") + "\n```\n"), text)
     text = _MATH.sub(lambda found: keep("$" + " ".join(found[1].split()) + "$"), text)
     text = _GONE.sub("", text)
     traditional = bool(_TRADITIONAL_SIGNS.search(_VARIANT.sub("", text)))

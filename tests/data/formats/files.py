@@ -217,11 +217,11 @@ def samples() -> dict[str, bytes]:
         "a.ipynb": notebook(),
         "a.xml": wiki().encode(),
         "a.xml.bz2": bz2.compress(wiki().encode()),
-        "a.man": f'.TH POEM 1\n.SH 名称\n{POEM}\n'.encode(),
+        "a.man": f".TH POEM 1\n.SH 名称\n{POEM}\n".encode(),
         "a.eml": mbox().partition(b"\n")[2].partition(b"\nFrom b@")[0],
         "a.mbox": mbox(),
         "a.zip": zipped({"b/a.txt": POEM, "c.jsonl": "\n".join(rows)}),
         "a.tar": tarred({"b/a.txt": POEM.encode(), "c.jsonl": "\n".join(rows).encode()}),
         "a.tgz": tarred({"b/a.txt": POEM.encode()}, "w:gz"),
-        "whatsapp.txt": "[31.12.25, 22:01:00] A: hi\n[31.12.25, 22:02:00] B: yo\n".encode(),
+        "whatsapp.txt": b"[31.12.25, 22:01:00] A: hi\n[31.12.25, 22:02:00] B: yo\n",
     }

@@ -59,7 +59,8 @@ def test_word_headings_lists_and_tables(tmp_path: Path) -> None:
         + paragraph("甲", numbering="1")
         + paragraph("乙", numbering="1")
         + paragraph("点", numbering="2", depth=1)
-        + "<w:tbl>" + row.format(paragraph("名"), paragraph("数")) + row.format(paragraph("炉"), paragraph("1")) + "</w:tbl>"
+        + "<w:tbl>" + row.format(paragraph("名"), paragraph("数"))
+        + row.format(paragraph("炉"), paragraph("1")) + "</w:tbl>"
         + "<w:p><w:del><w:r><w:delText>旧</w:delText></w:r></w:del><w:ins><w:r><w:t>新</w:t></w:r></w:ins></w:p>"
     )  # fmt: skip
     item = _item(tmp_path, "a.docx", docx(body))
@@ -126,13 +127,19 @@ def test_chats_as_conversations(tmp_path: Path) -> None:
     assert isinstance(first, Item) and first.text == "小明: 几点出发？\n小红: 八点，老地方"
     assert first.place == "#2026-01-01T10:00:05" and first.meta["title"] == "出游"
     assert isinstance(second, Item) and second.text == "小明: 到了"
-    slack = [{"type": "message", "ts": f"{1.7e9 + i}", "user": f"U{i}", "text": "see <https://x.y|this>"} for i in (1, 2)]
+    slack = [
+        {"type": "message", "ts": f"{1.7e9 + i}", "user": f"U{i}", "text": "see <https://x.y|this>"} for i in (1, 2)
+    ]
     assert _item(tmp_path, "s.json", json.dumps(slack).encode()).text == "U1: see this\nU2: see this"
-    wechat = [{"CreateTime": 1.7e9 + i, "StrContent": f"第{i}句", "IsSender": i, "StrTalker": "小红", "Type": 1} for i in (0, 1)]
+    wechat = [
+        {"CreateTime": 1.7e9 + i, "StrContent": f"第{i}句", "IsSender": i, "StrTalker": "小红", "Type": 1}
+        for i in (0, 1)
+    ]
     assert _item(tmp_path, "w.json", json.dumps(wechat).encode()).text == "小红: 第0句\n我: 第1句"
     text = "2026-01-01 10:00:00 小明\n几点？\n\n2026-01-01 10:01:00 小红\n八点\n[图片]\n"
     assert _item(tmp_path, "w.txt", text.encode()).text == "小明: 几点？\n小红: 八点\n[图片]"
-    whatsapp = "12/31/25, 10:01 PM - Messages are encrypted.\n12/31/25, 10:01 PM - A: hi\nthere\n12/31/25, 10:02 PM - B: <Media omitted>\n"
+    whatsapp = "12/31/25, 10:01 PM - Messages are encrypted.\n12/31/25, 10:01 PM - A: hi\nthere\n"
+    whatsapp += "12/31/25, 10:02 PM - B: <Media omitted>\n"
     item = _item(tmp_path, "wa.txt", (whatsapp + "12/31/25, 10:03 PM - B: yo\n").encode())
     assert item.text == "A: hi\nthere\nB: yo" and item.meta["date"] == "2025-12-31T22:01:00"
 
@@ -149,9 +156,12 @@ def test_members_of_archives_keep_their_places(tmp_path: Path) -> None:
     rows = b'{"text": "one"}\n{"text": "two"}\n'
     members = {"a/b.jsonl": rows, "c.png": b"x", ".hidden.txt": b"x", "d.txt": b"three"}
     for name, data in (("a.zip", zipped(dict(members))), ("a.tar", tarred(members))):
-        found = [(item.place, getattr(item, "text", ""), getattr(item, "reason", "")) for item in _read(tmp_path, name, data)]
+        found = [
+            (item.place, getattr(item, "text", ""), getattr(item, "reason", "")) for item in _read(tmp_path, name, data)
+        ]
         assert found == [
-            ("!a/b.jsonl:1", "one", ""), ("!a/b.jsonl:2", "two", ""), ("!c.png", "", "unknown_format"), ("!d.txt", "three", ""),
+            ("!a/b.jsonl:1", "one", ""), ("!a/b.jsonl:2", "two", ""), ("!c.png", "", "unknown_format"),
+            ("!d.txt", "three", ""),
         ]  # fmt: skip
 
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gzip
 import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from danlu.core.errors import UserError
@@ -73,3 +75,67 @@ def test_the_fingerprint_sees_names_and_contents(tmp_path: Path) -> None:
     (tmp_path / "a.txt").rename(tmp_path / "b.txt")
     renamed = fingerprint(spec)
     assert len({str(f) for f in (before, changed, renamed)}) == 3
+
+
+def test_the_nearest_licence_holds(tmp_path: Path) -> None:
+    mit = "Permission is hereby granted, free of charge; the above copyright notice and this permission notice"
+    for name, text in (
+        ("LICENSE", mit),
+        ("a/x.py", "1"),
+        ("b/COPYING.txt", "Apache License, Version 2.0"),
+        ("b/c/y.py", "2"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = {file.name: file.licence for file in find_files(str(tmp_path))}
+    assert found["a/x.py"] == "MIT" and found["b/c/y.py"] == "Apache-2.0"
+
+
+def test_saved_datasets_are_read_without_their_bookkeeping(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    saved, hub = tmp_path / "saved", tmp_path / "hub"
+    (saved / "train").mkdir(parents=True)
+    (hub / "data").mkdir(parents=True)
+    table = pa.table({"text": ["one", "two"]})
+    with pa.ipc.new_stream(saved / "train" / "data-00000-of-00001.arrow", table.schema) as writer:
+        writer.write_table(table)
+    for name in ("dataset_dict.json", "train/state.json", "train/dataset_info.json", "train/cache-12ab.arrow"):
+        (saved / name).write_text("{}")
+    pq.write_table(table, hub / "data" / "train-00000-of-00001.parquet")
+    (hub / "README.md").write_text("---\nlicense: cc-by-4.0\nlanguage: zh\n---\n# Card\n")
+    assert _names(str(saved)) == ["train/data-00000-of-00001.arrow"]
+    (file,) = find_files(str(hub))
+    assert (file.name, file.licence) == ("data/train-00000-of-00001.parquet", "cc-by-4.0")
+    for folder in (saved, hub):
+        texts = [item.text for file in find_files(str(folder)) for item in file.read() if isinstance(item, Item)]
+        assert texts == ["one", "two"]
+
+
+def test_object_stores_are_listed_and_streamed() -> None:
+    import fsspec
+
+    fs = fsspec.filesystem("memory")
+    fs.pipe(
+        {"/find/b.txt": b"second", "/find/a/x.jsonl.gz": gzip.compress(b'{"text": "first"}'), "/find/.hidden": b"x"}
+    )
+    files = list(find_files("memory://find"))
+    assert [file.name for file in files] == ["a/x.jsonl.gz", "b.txt"]
+    assert [item.text for file in files for item in file.read() if isinstance(item, Item)] == ["first", "second"]
+    before = fingerprint("memory://find")
+    assert before["files"] == 2 and fingerprint("memory://find") == before
+    fs.pipe("/find/b.txt", b"another")
+    assert fingerprint("memory://find") != before
+    with pytest.raises(UserError, match="nothing at"):
+        list(find_files("memory://nowhere"))
+    with pytest.raises(UserError, match="no source"):
+        list(find_files("gopher://x/y"))
+
+
+def test_secrets_of_an_address_stay_out_of_the_rows(tmp_path: Path) -> None:
+    from danlu.data.sources.objects import public
+
+    assert public("s3://key:secret@bucket/a?token=1") == "s3://bucket/a"
+    (tmp_path / "a.txt").write_text("x")
+    (file,) = find_files(f"file://{tmp_path}")
+    assert [item.text for item in file.read() if isinstance(item, Item)] == ["x"]
