@@ -120,8 +120,8 @@ def scan(
     )
     offsets = np.zeros(count + 1, np.int64)
     np.cumsum([len(data) for data in encoded], out=offsets[1:])
-    language = np.array([_language_number(name) for name in languages], np.uint8)
-    shingle = np.array([shingle_units(name) for name in languages], np.uint8)
+    known = {name: (_language_number(name), shingle_units(name)) for name in set(languages)}
+    language, shingle = np.array([known[name] for name in languages], np.uint8).reshape(-1, 2).T.copy()
     batch = _Batch(
         count,
         joined,
