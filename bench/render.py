@@ -210,6 +210,48 @@ def speculative_table(data: dict[str, Any], words: dict[str, Any]) -> str:
     return table(columns, rows) + f"\n{what}\n"
 
 
+def dedup_minhash_table(data: dict[str, Any], words: dict[str, Any]) -> str:
+    def share(row: dict[str, Any], kind: str, language: str, low: float) -> str:
+        inside = row["recall"][f"{kind} {language} {low:.1f}"]
+        return f"{inside['found']} of {inside['pairs']}"
+
+    rows = [
+        (
+            row["name"],
+            f"{row['megabytes_per_second']['median']:.2f}",
+            f"{row['peak_bytes'] / 1e6:.0f} MB",
+            *(share(row, kind, language, low) for kind, language in _PAIRS for low in (0.7, 0.8, 0.9)),
+            str(row["false_removals"]),
+        )
+        for row in data["rows"]
+        if "error" not in row
+    ]
+    heads = [f"{words_} {low}" for words_ in ("en", "zh", "zh, runs of 5,") for low in ("from 0.7", "0.8", "0.9")]
+    size = sum(one["bytes"] for one in data["size"].values()) / 1e6
+    what = f"{size:.1f} MB of documents, planted pairs found by their exact similarity. Machine: {data['machine']}."
+    return table(("", "MB/s", "memory", *heads, "false removals"), rows) + f"\n{what}\n"
+
+
+_PAIRS = (("own", "en"), ("own", "zh"), ("five", "zh"))
+
+
+def dedup_clusters_table(data: dict[str, Any], words: dict[str, Any]) -> str:
+    rate = "{median:,.0f} ({low:,.0f} – {high:,.0f})".format(**data["documents_per_second"])
+    row = (f"{data['documents']:,}", rate, f"{data['peak_bytes'] / 1e6:.0f} MB", f"{data['compared']:,}")
+    heads = ("signatures", "documents/s", "memory, with the pages of files it looks at", "pairs compared")
+    return table(heads, [row]) + f"\nOne core. Machine: {data['machine']}.\n"
+
+
+def dedup_substring_table(data: dict[str, Any], words: dict[str, Any]) -> str:
+    rows = [
+        (row["name"], f"{row['megabytes_per_second']['median']:.1f}", f"{row['peak_bytes'] / 1e6:.0f} MB")
+        for row in data["rows"]
+        if "error" not in row
+    ]
+    what = f"{data['bytes'] / 1e6:.1f} MB of English text, one core. Machine: {data['machine']}."
+    return table(("", "MB/s", "peak memory of the process"), rows) + f"\n{what}\n"
+
+
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [columns, tuple("---" for _ in columns), *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
@@ -229,6 +271,9 @@ TABLES = {
     "cache": cache_table,
     "start": start_table,
     "speculative": speculative_table,
+    "dedup_minhash": dedup_minhash_table,
+    "dedup_clusters": dedup_clusters_table,
+    "dedup_substring": dedup_substring_table,
 }
 
 

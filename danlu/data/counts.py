@@ -1,4 +1,4 @@
-"""The books of `data.measure`: what came in, and what cleaning changed. Counts of pieces add up."""
+"""The books of `data.measure`: what came in, and what was changed on the way. Counts of pieces add up."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+from danlu.data.clean.document import Cleaned, diff_sample
+
+_LINES = 3  # samples of removed lines a reason
 
 
 @dataclass
@@ -16,6 +20,10 @@ class Counts:
     bytes: int = 0
     by_source: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     cleaned: Counter[str] = field(default_factory=Counter)  # step of cleaning -> texts it changed
+    diffs: dict[str, dict[str, Any]] = field(default_factory=dict)  # step -> the first text it changed
+    lines: Counter[str] = field(default_factory=Counter)  # reason -> lines that a filter took out
+    line_samples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    personal: Counter[str] = field(default_factory=Counter)  # kind -> finds
 
     def take_in(self, source: str, size: int) -> None:
         """One text of `size` bytes came from `source`."""
@@ -25,22 +33,57 @@ class Counts:
         counts["texts"] += 1
         counts["bytes"] += size
 
+    def clean(self, path: str, before: str, cleaned: Cleaned) -> None:
+        """One text was cleaned."""
+        self.cleaned.update(cleaned.changes.keys())
+        self.remove_lines(cleaned.removed_lines)
+        for step in cleaned.changes:
+            if step not in self.diffs:
+                self.diffs[step] = {"path": path, "diff": diff_sample(before, cleaned.text, max_lines=8)}
+
+    def remove_lines(self, removed: Iterable[tuple[str, str]]) -> None:
+        for reason, line in removed:
+            self.lines[reason] += 1
+            if len(self.line_samples[reason]) < _LINES:
+                self.line_samples[reason].append(line.strip()[:160])
+
     def to_json(self) -> dict[str, Any]:
         return {
             "texts": self.texts,
             "bytes": self.bytes,
             "by_source": {name: dict(counts) for name, counts in sorted(self.by_source.items())},
             "cleaned": dict(sorted(self.cleaned.items())),
+            "diffs": self.diffs,
+            "lines": dict(sorted(self.lines.items())),
+            "line_samples": dict(sorted(self.line_samples.items())),
+            "personal": {kind: count for kind, count in sorted(self.personal.items()) if count},
         }
 
     @classmethod
     def sum(cls, parts: Iterable[dict[str, Any]]) -> Counts:
-        """The counts of several pieces together."""
+        """The counts of several pieces together, samples of the first ones."""
         total = cls()
         for part in parts:
             total.texts += part["texts"]
             total.bytes += part["bytes"]
             total.cleaned.update(part["cleaned"])
+            total.lines.update(part["lines"])
+            total.personal.update(part["personal"])
             for name, counts in part["by_source"].items():
                 total.by_source[name].update(counts)
+            total.diffs = part["diffs"] | total.diffs
+            for reason, lines in part["line_samples"].items():
+                total.line_samples[reason] = (total.line_samples[reason] + lines)[:_LINES]
         return total
+
+    def report(self, files: int) -> dict[str, Any]:
+        """The first half of a corpus's report.json."""
+        data = self.to_json()
+        return {
+            "in": {"files": files, **{name: data[name] for name in ("texts", "bytes", "by_source")}},
+            "cleaned_texts_by_step": data["cleaned"],
+            "cleaning_samples": data["diffs"],
+            "removed_lines": data["lines"],
+            "removed_line_samples": data["line_samples"],
+            "personal": data["personal"],
+        }

@@ -98,7 +98,7 @@ def deliver(run: StageRun, measured: Path, index: Index, fate: Fate, judge: Judg
                 books.keep(writer.split, kept)
             for i in np.flatnonzero(~np.isin(where, (TRAIN, VALIDATION, NOT_DRAWN))).tolist():
                 row = {name: batch[name][i].as_py() for name in COLUMNS}
-                reason, detail = _reason(batch, i, start + i, row, index, fate, judge, scores)
+                reason, detail = _reason(batch, i, start + i, row, index, fate, judge)
                 rejected.write({**row, "reason": reason, "detail": detail})
                 books.drop(row, reason, detail, batch["size"][i].as_py())
                 places[i] = reason
@@ -110,22 +110,19 @@ def deliver(run: StageRun, measured: Path, index: Index, fate: Fate, judge: Judg
 
 
 def _reason(
-    batch: pa.RecordBatch, i: int, row_number: int, row: dict[str, str], index: Index, fate: Fate, judge: Judge,
-    scores: list[str],
-) -> tuple[str, str]:  # fmt: skip
+    batch: pa.RecordBatch, i: int, row_number: int, row: dict[str, str], index: Index, fate: Fate, judge: Judge
+) -> tuple[str, str]:
     """Why a row is dropped; a duplicate's meta gets the id of the one that is kept."""
-    from danlu.data.selection import EXACT, REFUSED
+    from danlu.data.selection import EXACT, NEAR, URL
 
+    names = {EXACT: "duplicate:exact", URL: "duplicate:url", NEAR: "duplicate:near"}
     place = int(fate.where[row_number])
-    if place != REFUSED:
+    if place in names:
         kept, similarity = fate.kept_instead[row_number]
         row["meta"] = _with(row["meta"], duplicate_of=kept, similarity=similarity)
-        return "duplicate:exact" if place == EXACT else "duplicate:near", f"of {kept}, similarity {similarity}"
+        return names[place], f"of {kept}, similarity {similarity}"
     code = int(index.codes[row_number])
-    detail = batch["detail"][i].as_py() or judge.detail(
-        code, row["language"], {name.removeprefix(SCORE): batch[name][i].as_py() for name in scores}
-    )
-    return judge.reasons[code], detail
+    return judge.reasons[code], batch["detail"][i].as_py() or judge.detail(code, batch, i)
 
 
 def _scores(batch: pa.RecordBatch, places: NDArray[Any], shown: NDArray[np.bool_], scores: list[str]) -> pa.Table:

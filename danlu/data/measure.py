@@ -22,6 +22,8 @@ from pydantic import Field, field_validator
 from danlu.core.artifact import write_json
 from danlu.core.errors import UserError
 from danlu.core.stage import StageConfig, StageRun, stage
+from danlu.data.clean.document import CleanConfig
+from danlu.data.safety.personal import PersonalConfig
 
 PIECE_BYTES = 8 << 20  # of input: seconds of work, so that a killed run loses little and two workers end together
 
@@ -35,6 +37,14 @@ class MeasureConfig(StageConfig):
     """Licence of the texts; empty takes what the source says."""
     text_field: str | None = None
     """Field of jsonl, csv and parquet records that holds the text; by default the usual names are tried."""
+    clean: CleanConfig = CleanConfig()
+    """Steps of cleaning: clean.html=false, clean.convert=simplified, ..."""
+    line_filter: bool = False
+    """Take out lines as C4 does: without an end mark, too short, about cookies. It takes titles too."""
+    personal: PersonalConfig | None = PersonalConfig()
+    """What happens to personal data: replaced by <PHONE> and the like, masked, kept, or the document dropped."""
+    neutralise_markers: bool = True
+    """Write "<|im_start|>" and its kin apart in prose, so that a web page cannot speak as a user."""
     max_document_chars: Annotated[int, Field(ge=1_000)] = 100_000
     """Longer documents are cut into parts, which stay on one side of the split."""
 
@@ -90,9 +100,7 @@ def measure_sources(config: MeasureConfig, run: StageRun, into: Path) -> dict[st
         made = folder_of(folder, number)
         counts.append(json.loads((made / "counts.json").read_text("utf-8")))
         _place(made / "measured.parquet", into / f"measured-{number:05d}.parquet")
-    total = Counts.sum(counts).to_json()
-    cleaned = total.pop("cleaned")
-    report = {"in": {"files": len(files), **total}, "cleaned_texts_by_step": cleaned}
+    report = Counts.sum(counts).report(len(files))
     if not files:
         raise UserError(f"there is no text in {', '.join(config.sources)}", "the sources hold no files")
     write_json(into / "report.json", report)

@@ -15,7 +15,18 @@ likes and no text is looked at again. Columns besides those of a document (see `
 | size       | int64          | bytes of the text in UTF-8                                                       |
 | text_hash  | 16 bytes       | equal for equal texts                                                            |
 | signature  | 512 bytes      | MinHash, uint32 [128] (see dedup); null where a text has no units                |
-| score.NAME | float32        | one column a number: what the rules look at                                      |
+| score.NAME | float32        | one column a number: what the rules look at (`scores`)                           |
+
+Scores are those of `quality.measure`, and:
+
+| score       | what                                                                                            |
+|-------------|-------------------------------------------------------------------------------------------------|
+| confidence  | how sure the language is, 0 to 1                                                                |
+| traditional | 1 for Chinese in traditional characters                                                         |
+| opt_out     | 1 where the page or its site opted out of training                                              |
+| adult, abuse, hate | toxic words per 1,000 units (safety.toxic)                                               |
+| injection   | how much the text tries to give a model orders, 0 to 1 (safety.injection)                       |
+| personal    | pieces of personal data that were found                                                         |
 """
 
 from __future__ import annotations
@@ -29,8 +40,10 @@ import pyarrow.parquet as pq
 from danlu.core.errors import UserError
 from danlu.data.dedup.minhash import PERMUTATIONS
 from danlu.data.document import SCHEMA
+from danlu.data.quality.measure import COLUMNS
 
 SPLIT = "measured"
+OWN_SCORES = ("confidence", "traditional", "opt_out", "adult", "abuse", "hate", "injection", "personal")
 SCORE = "score."
 SIGNATURE_BYTES = 4 * PERMUTATIONS
 ROWS_PER_GROUP = 4_096
@@ -46,6 +59,11 @@ _FIXED = [
     pa.field("text_hash", pa.binary(16)),
     pa.field("signature", pa.binary(SIGNATURE_BYTES)),
 ]
+
+
+def scores() -> list[str]:
+    """The names of all scores, in the order of their columns."""
+    return [*OWN_SCORES, *COLUMNS]
 
 
 def schema(scores: Sequence[str]) -> pa.Schema:

@@ -140,6 +140,28 @@ def _cleaned(report: Report) -> str:
     return _table(f'<tr><td>{escape(name)}</td><td class="number">{count:,}</td></tr>' for name, count in rows)
 
 
+def _cleaning_samples(report: Report) -> str:
+    return "".join(
+        f'<details><summary>{escape(step)}</summary><div class="path">{escape(sample["path"])}</div>'
+        f"<pre>{escape(chr(10).join(sample['diff']))}</pre></details>"
+        for step, sample in sorted(report.get("cleaning_samples", {}).items())
+    )
+
+
+def _removed_lines(report: Report) -> str:
+    samples = report.get("removed_line_samples", {})
+    return "".join(
+        f"<details><summary>{escape(reason)}: {count:,}</summary><pre>{escape(chr(10).join(samples.get(reason, [])))}"
+        "</pre></details>"
+        for reason, count in sorted(report.get("removed_lines", {}).items(), key=lambda pair: (-pair[1], pair[0]))
+    )
+
+
+def _personal(report: Report) -> str:
+    rows = sorted(report.get("personal", {}).items(), key=lambda pair: (-pair[1], pair[0]))
+    return _table(f'<tr><td>{escape(kind)}</td><td class="number">{count:,}</td></tr>' for kind, count in rows)
+
+
 def _table(rows: Iterable[str]) -> str:
     text = "".join(rows)
     return f"<table>{text}</table>" if text else ""
@@ -153,5 +175,8 @@ SECTIONS: tuple[tuple[str, str, Callable[[Report], str]], ...] = (
     ("Licences", "许可", _counted("by_licence")),
     ("Lengths", "长度", _lengths),
     ("Duplicates", "重复", _duplicates),
+    ("Personal data and chat markers that were replaced", "替换的个人信息与对话标记", _personal),
     ("Texts changed by cleaning", "清洗改动的文本数", _cleaned),
+    ("Before and after", "清洗前后", _cleaning_samples),
+    ("Lines that were taken out", "删除的行", _removed_lines),
 )

@@ -1,6 +1,7 @@
 """What one worker does with one piece of the sources: read, clean, measure.
 
-    piece  ->  items  ->  clean  ->  language  ->  cut  ->  measures, signature  ->  measured.parquet, counts.json
+    items -> clean -> language -> line filter -> cut -> personal data -> scores, signature -> measured.parquet
+                                                                         and what was changed -> counts.json
 
 `measure_piece` is called by `danlu.core.workers`: in this process, in another or on another machine. What it writes
 depends on the piece and the config alone. A few megabytes of text are in memory at a time.
@@ -18,14 +19,19 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from danlu.core.artifact import write_json
-from danlu.data.clean.characters import clean
+from danlu.data.clean.document import clean_document
 from danlu.data.counts import Counts
 from danlu.data.document import Document, document_id
-from danlu.data.formats.extract import Broken, Item
-from danlu.data.language import detect
+from danlu.data.formats.item import Broken, Item
+from danlu.data.language import identify
 from danlu.data.measure import MeasureConfig
-from danlu.data.measured import ROWS_PER_GROUP, SCORE, schema
+from danlu.data.measured import OWN_SCORES, ROWS_PER_GROUP, SCORE, schema, scores
+from danlu.data.quality.lines import keep_lines
 from danlu.data.quality.measure import COLUMNS
+from danlu.data.safety.injection import find_injections, neutralise, score_injection
+from danlu.data.safety.licence import judge_robots
+from danlu.data.safety.personal import treat
+from danlu.data.safety.toxic import score_toxic
 from danlu.data.scan import scan
 from danlu.data.sources.find import SourceFile
 from danlu.data.sources.pieces import Piece, read_piece
@@ -49,19 +55,24 @@ def measure_piece(task: dict[str, Any], folder: Path) -> None:
 def _rows(config: MeasureConfig, file: SourceFile, item: Item | Broken, counts: Counts) -> Iterator[dict[str, Any]]:
     """The rows of one text: one, or the parts of a long one."""
     path = file.name + item.place
-    licence = config.licence or (item.licence if isinstance(item, Item) else "") or file.licence
     if isinstance(item, Broken):
         text = item.text.encode("utf-8", "replace").decode()
         identity = document_id(file.source, path, text)
-        broken_meta = {"path": path, "detail": item.detail}
-        document = Document(identity, text, "", file.source, licence, broken_meta)
+        document = Document(identity, text, "", file.source, config.licence or file.licence, {"path": path})
         yield _row(document, identity, 0, item.reason, item.detail)
         return
     counts.take_in(file.source, len(item.text.encode("utf-8", "surrogatepass")))
     identity = document_id(file.source, path, item.text)
-    text, changes = clean(item.text)
-    counts.cleaned.update(changes.keys())
-    language = item.language or detect(text)
+    cleaned = clean_document(item.text, config.clean, item.language)
+    counts.clean(path, item.text, cleaned)
+    text = cleaned.text
+    language, confidence, script = identify(text) if not item.language else (item.language, 1.0, "")
+    if config.line_filter and not language.startswith("code:"):
+        text, removed = keep_lines(text)
+        counts.remove_lines(removed)
+    own = {"confidence": confidence, "traditional": float(script == "hant")}
+    own["opt_out"] = float(bool(item.meta and judge_robots(item.meta)[0]))
+    licence = config.licence or item.licence or file.licence
     parts = cut(text, config.max_document_chars) or [""]
     for number, part in enumerate(parts, start=1):
         meta: dict[str, Any] = {**item.meta, "path": path}
@@ -69,11 +80,34 @@ def _rows(config: MeasureConfig, file: SourceFile, item: Item | Broken, counts: 
         if len(parts) > 1:
             meta |= {"part": number, "parts": len(parts), "origin": identity}
             name = document_id(file.source, f"{path}~{number}", part)
+        part, reason, detail, safety = _make_safe(config, part, language, counts)
         document = Document(name, part, language, file.source, licence, meta)
-        yield _row(document, identity, number if len(parts) > 1 else 0, "" if part.strip() else "empty", "")
+        yield _row(document, identity, number if len(parts) > 1 else 0, reason, detail, own | safety)
 
 
-def _row(document: Document, origin: str, part: int, reason: str, detail: str) -> dict[str, Any]:
+def _make_safe(
+    config: MeasureConfig, text: str, language: str, counts: Counts
+) -> tuple[str, str, str, dict[str, float]]:
+    """(text without personal data and chat markers, reason, detail, scores of safety)."""
+    if not text.strip():
+        return text, "empty", "", {}
+    found = {**score_toxic(text), "injection": score_injection(text, find_injections(text)), "personal": 0.0}
+    if config.neutralise_markers and not language.startswith("code:"):
+        text, markers = neutralise(text)
+        counts.personal["chat_marker"] += markers
+    if config.personal is None:
+        return text, "", "", found
+    treated = treat(text, config.personal)
+    counts.personal.update(treated.found)
+    found["personal"] = float(sum(treated.found.values()))
+    if treated.drop:
+        return text, "safety:personal", treated.drop, found
+    return treated.text, "", "", found
+
+
+def _row(
+    document: Document, origin: str, part: int, reason: str, detail: str, own: dict[str, float] | None = None
+) -> dict[str, Any]:
     return {
         **document.row(),
         "reason": reason,
@@ -82,6 +116,7 @@ def _row(document: Document, origin: str, part: int, reason: str, detail: str) -
         "part": part,
         "draw": draw(origin, "sample"),
         "size": len(document.text.encode()),
+        **{SCORE + name: (own or {}).get(name, 0.0) for name in OWN_SCORES},
     }
 
 
@@ -89,7 +124,7 @@ class Writer:
     """Collects rows, measures them by the batch and appends them to a Parquet file."""
 
     def __init__(self, path: Path) -> None:
-        self._schema = schema(list(COLUMNS))
+        self._schema = schema(scores())
         self._file = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._columns: dict[str, list[Any]] = {}
         self._rows = self._characters = 0
@@ -105,11 +140,8 @@ class Writer:
     def _flush(self) -> None:
         if not self._rows:
             return
-        texts = [
-            "" if reason else text
-            for text, reason in zip(*map(self._columns.__getitem__, ("text", "reason")), strict=True)
-        ]
-        scanned = scan(texts, self._columns["language"])
+        pairs = zip(self._columns["text"], self._columns["reason"], strict=True)
+        scanned = scan(["" if reason else text for text, reason in pairs], self._columns["language"])
         arrays: dict[str, Any] = {
             **self._columns,
             "text_hash": _binary(scanned.hashes),

@@ -20,13 +20,16 @@ This file is the form to fill in; the walk itself is in `selection`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from danlu.core.artifact import Artifact
+from danlu.core.errors import suggest
 from danlu.core.stage import StageConfig, StageRun, stage
+from danlu.data.safety.licence import LicenceConfig
 
+SAFETY = ("adult", "abuse", "hate", "injection", "personal")
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -35,19 +38,41 @@ class SelectConfig(StageConfig):
 
     languages: list[str] | None = None
     """Keep only these: zh, en, ja, ko, other, code, or one programming language as code:python."""
+    confidence: float | Literal["auto"] | dict[str, float] | None = None
+    """How sure the language must be: for all, by language, or auto: what is usual for it in this corpus (FineWeb2)."""
+    licences: LicenceConfig = LicenceConfig()
+    """Groups or SPDX names that are allowed or denied; pages that opted out of training are left out."""
+    safety: dict[str, Annotated[float, Field(ge=0)]] = {"adult": 10.0, "abuse": 15.0, "hate": 10.0, "injection": 0.9}
+    """Limits on the scores of safety: toxic words per 1,000 units, injection from 0 to 1, pieces of personal data."""
     quality: bool = True
     """Apply the rules of `quality`; off keeps everything that can be read."""
+    rules: list[str] = ["danlu", "spam"]
+    """Sets of rules, or single ones: danlu, spam, gopher, c4, fineweb, fineweb2."""
+    thresholds: dict[str, float | dict[str, float | None] | None] = {}
+    """Limits to change: {too_short: 20, symbols: {zh: 0.2}, advertising: null}."""
     min_units: Annotated[int, Field(ge=0)] | None = None
     """Shortest document in units (Han characters, words); by default it depends on the language."""
+    url_duplicates: bool = True
+    """Of pages with the same address (meta.url, without tracking parameters) keep one."""
     near_duplicates: Share = 0.7
     """Similarity from which the later of two documents is dropped; 1 drops only equal ones."""
     split_similarity: Share = 0.5
     """Similarity from which two documents must be on the same side of the split."""
+    memory_mb: Annotated[int, Field(ge=64)] = 1_024
+    """For sorting while duplicates are found; more than this goes through files. It changes no result."""
     validation_share: Annotated[float, Field(ge=0, le=0.5)] = 0.02
     max_documents: Annotated[int, Field(ge=1)] | None = None
     """Draw at most so many documents, by the hash of their ids: the same sample every time."""
     max_bytes: Annotated[int, Field(ge=1)] | None = None
     """Draw at most so many bytes of text (UTF-8), in the same way."""
+
+    @field_validator("safety")
+    @classmethod
+    def _known_scores(cls, value: dict[str, float]) -> dict[str, float]:
+        for name in value:
+            if name not in SAFETY:
+                raise ValueError(f"there is no score {name}; {suggest(name, SAFETY)}")
+        return value
 
     @model_validator(mode="after")
     def _thresholds_in_order(self) -> SelectConfig:

@@ -10,6 +10,7 @@ the same bytes.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from danlu.core.errors import Interrupted, UserError
 from danlu.core.stage import StageRun
 from danlu.data.dedup import minhash
+from danlu.data.dedup.clusters import near_duplicates
+from danlu.data.dedup.urls import url_hashes
 from danlu.data.destinations import deliver
 from danlu.data.judge import Judge
 from danlu.data.measured import SIGNATURE_BYTES, read_measured
@@ -27,12 +30,12 @@ from danlu.data.report import finish
 from danlu.data.select import SelectConfig
 from danlu.data.split import hold_out
 
-TRAIN, VALIDATION, NOT_DRAWN, EXACT, NEAR, REFUSED = range(6)  # where a document goes
+TRAIN, VALIDATION, NOT_DRAWN, EXACT, URL, NEAR, REFUSED = range(7)  # where a document goes
 
 
 def run_selection(config: SelectConfig, run: StageRun, measured: Path) -> dict[str, Any]:
     """Fill `run.out` with the corpus; returns the metrics. Raises UserError when nothing would be left."""
-    judge = Judge(config)
+    judge = Judge(config, measured)
     index = read_index(measured, judge, run)
     fate = decide(config, index, measured, run)
     books = deliver(run, measured, index, fate, judge)
@@ -48,6 +51,7 @@ class Index:
 
     ids: NDArray[np.uint64]  # [D] the 16 hex digits as a number: the same order
     text_hashes: NDArray[np.void]  # [D] 16 bytes
+    urls: NDArray[np.void]  # [D] 16 bytes, of meta.url; zeros without one
     origins: NDArray[np.uint64]  # [D]
     parts: NDArray[np.int32]  # [D]
     draws: NDArray[np.float64]  # [D]
@@ -64,7 +68,7 @@ class Index:
 
 def read_index(measured: Path, judge: Judge, run: StageRun) -> Index:
     """Judge every row and remember its hashes."""
-    columns = ["id", "text_hash", "origin", "part", "draw", "size"]
+    columns = ["id", "meta", "text_hash", "origin", "part", "draw", "size"]
     chunks: list[tuple[NDArray[Any], ...]] = []
     for batch in read_measured(measured, [*columns, *judge.columns]):
         stop_if_asked(run)
@@ -72,6 +76,7 @@ def read_index(measured: Path, judge: Judge, run: StageRun) -> Index:
             (
                 _numbers(batch["id"]),
                 np.frombuffer(batch["text_hash"].buffers()[1], dtype="V16")[batch["text_hash"].offset :][: len(batch)],
+                _url_hashes(batch["meta"]),
                 _numbers(batch["origin"]),
                 batch["part"].to_numpy(),
                 batch["draw"].to_numpy(),
@@ -82,6 +87,16 @@ def read_index(measured: Path, judge: Judge, run: StageRun) -> Index:
     if not chunks:
         raise UserError("there is no text in the sources", "the files are empty")
     return Index(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
+
+
+def _url_hashes(metas: Any) -> NDArray[np.void]:
+    """Hashes of the addresses in a column of meta, zeros where there is none."""
+    urls = ["url" in meta and json.loads(meta).get("url") for meta in metas.to_pylist()]
+    hashes = np.zeros((len(urls), 4), dtype=np.uint32)
+    known = [i for i, url in enumerate(urls) if isinstance(url, str) and url]
+    if known:
+        hashes[known] = url_hashes(str(urls[i]) for i in known)
+    return hashes.view("V16").ravel()
 
 
 def _numbers(column: Any) -> NDArray[np.uint64]:
@@ -105,37 +120,46 @@ class Fate:
 
 
 def decide(config: SelectConfig, index: Index, measured: Path, run: StageRun) -> Fate:
-    """Sample, duplicates and split. From here on documents are in the order of their ids."""
+    """Sample, duplicates and split. Of what is alike, the document with the smallest id is kept."""
     good = index.codes == 0
     border = sample_border(index.draws[good], index.sizes[good], config.max_documents, config.max_bytes)
     drawn = index.draws < border
-    where = np.where(drawn, np.where(good, TRAIN, REFUSED), NOT_DRAWN).astype(np.int8)
-    fate = Fate(where)
+    fate = Fate(np.where(drawn, np.where(good, TRAIN, REFUSED), NOT_DRAWN).astype(np.int8))
     rows = np.flatnonzero(good & drawn)
     rows = rows[np.lexsort((rows, index.ids[rows]))]
-    rows = _drop_exact(index, rows, fate)  # [K]
-    signatures, empty = _signatures(measured, index, rows, run)
-    pairs, similarity = minhash.similar_pairs(signatures, empty, config.split_similarity)
+    rows = _drop_equal(index, index.text_hashes[rows], rows, fate, EXACT)
+    if config.url_duplicates:
+        rows = _drop_equal(index, index.urls[rows], rows, fate, URL)
+    rows = np.sort(rows)  # as their signatures lie
+    found = near_duplicates(
+        [_signatures(measured, index, rows, run)],
+        index.ids[rows],
+        run.work / "near",
+        near=config.near_duplicates if config.near_duplicates < 1 else 2.0,
+        loose=config.split_similarity,
+        memory_bytes=config.memory_mb << 20,
+    )
+    fate.near_clusters = len(np.unique(found.near[found.dropped]))
+    for i in np.flatnonzero(found.dropped).tolist():
+        fate.where[rows[i]] = NEAR
+        kept = index.name(rows[found.near[i]])
+        fate.kept_instead[int(rows[i])] = (kept, round(float(found.similarity[i]), 3))
+    rest = np.flatnonzero(~found.dropped)  # [R] positions in `rows`
+    rest = rest[np.argsort(index.ids[rows[rest]], kind="stable")]
+    _split(config, index, rows[rest], found.loose[rest], fate)
+    return fate
 
-    is_near = similarity >= (config.near_duplicates if config.near_duplicates < 1 else 2)
-    root = minhash.clusters(len(rows), pairs[is_near])
-    dropped = root != np.arange(len(rows))
-    fate.near_clusters = len(np.unique(root[dropped]))
-    for i in np.flatnonzero(dropped).tolist():
-        agreement = float((signatures[i] == signatures[root[i]]).mean())
-        where[rows[i]] = NEAR
-        fate.kept_instead[int(rows[i])] = (index.name(rows[root[i]]), round(agreement, 3))
 
-    rest = rows[~dropped]  # [R]
-    renumbered = np.cumsum(~dropped) - 1
-    similar = renumbered[pairs[~dropped[pairs].any(axis=1)]]
-    groups = minhash.clusters(len(rest), np.concatenate([similar, _same_origin(index, rest)]))
-    names = [index.name(row) for row in rest.tolist()]
-    held_out = hold_out(names, groups, index.sizes[rest], index.parts[rest].tolist(), config.validation_share)
-    where[rest[held_out]] = VALIDATION
+def _split(config: SelectConfig, index: Index, rows: NDArray[np.int64], alike: NDArray[np.uint32], fate: Fate) -> None:
+    """Hold out groups of `rows` (by id): what is alike by the number in `alike`, and the parts of one document."""
+    _, first, group = np.unique(alike, return_index=True, return_inverse=True)
+    pairs = np.stack([first[group], np.arange(len(rows))], axis=1)
+    groups = minhash.clusters(len(rows), np.concatenate([pairs, _same_origin(index, rows)]))
+    names = [index.name(row) for row in rows.tolist()]
+    held_out = hold_out(names, groups, index.sizes[rows], index.parts[rows].tolist(), config.validation_share)
+    fate.where[rows[held_out]] = VALIDATION
     _, members = np.unique(groups, return_counts=True)
     fate.groups, fate.largest_group = len(members), int(members.max(initial=0))
-    return fate
 
 
 def sample_border(
@@ -155,38 +179,38 @@ def sample_border(
     return 1.0 if fits.all() else float(draws[order[int(np.argmin(fits))]])
 
 
-def _drop_exact(index: Index, rows: NDArray[np.int64], fate: Fate) -> NDArray[np.int64]:
-    """Mark all but the first of equal texts; returns the rows of the first ones, still in order."""
-    _, first, group = np.unique(index.text_hashes[rows], return_index=True, return_inverse=True)
+def _drop_equal(
+    index: Index, hashes: NDArray[np.void], rows: NDArray[np.int64], fate: Fate, place: int
+) -> NDArray[np.int64]:
+    """Mark all but the first of equal hashes [K] of `rows` [K]; returns the rows that stay, in order.
+
+    A hash of zeros is equal to nothing.
+    """
+    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
     kept = first[group]  # position of the first of my kind: np.unique finds the first occurrence
-    copies = np.flatnonzero(kept != np.arange(len(rows)))
-    fate.where[rows[copies]] = EXACT
+    nothing = hashes == np.void(bytes(hashes.dtype.itemsize))
+    copies = np.flatnonzero((kept != np.arange(len(rows))) & ~nothing)
+    fate.where[rows[copies]] = place
     for i in copies.tolist():
         fate.kept_instead[int(rows[i])] = (index.name(rows[kept[i]]), 1.0)
     return np.delete(rows, copies)
 
 
-def _signatures(
-    measured: Path, index: Index, rows: NDArray[np.int64], run: StageRun
-) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
-    """The signatures of these rows, in their order, in a file that the system pages in and out: uint32 [K, 128]."""
-    width = SIGNATURE_BYTES // 4
-    shape = (max(len(rows), 1), width)
-    signatures = np.memmap(run.work / "signatures.u32", dtype=np.uint32, mode="w+", shape=shape)
-    empty = np.ones(len(rows), dtype=bool)
-    rank = np.full(len(index), -1, dtype=np.int64)
-    rank[rows] = np.arange(len(rows))
-    start = 0
-    for batch in read_measured(measured, ["signature"]):
-        stop_if_asked(run)
-        column = batch["signature"]
-        present = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
-        place = rank[start : start + len(batch)][present]
-        values = np.frombuffer(column.buffers()[1], dtype=np.uint32).reshape(-1, width)[column.offset :][present]
-        signatures[place[place >= 0]] = values[place >= 0]
-        empty[place[place >= 0]] = False
-        start += len(batch)
-    return signatures[: len(rows)], empty
+def _signatures(measured: Path, index: Index, rows: NDArray[np.int64], run: StageRun) -> Path:
+    """A file of the signatures of these rows (ascending), as `dedup.tables` reads it; zeros where there is none."""
+    wanted = np.zeros(len(index), dtype=bool)
+    wanted[rows] = True
+    path, start = run.work / "signatures.u32", 0
+    with open(path, "wb") as out:
+        for batch in read_measured(measured, ["signature"]):
+            stop_if_asked(run)
+            column = batch["signature"]
+            values = np.frombuffer(column.buffers()[1], dtype=np.uint8).reshape(-1, SIGNATURE_BYTES)
+            values = values[column.offset : column.offset + len(batch)].copy()
+            values[column.is_null().to_numpy(zero_copy_only=False)] = 0
+            out.write(values[wanted[start : start + len(batch)]].tobytes())
+            start += len(batch)
+    return path
 
 
 def _same_origin(index: Index, rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files: dict[str, str | bytes] = {f"p{i}.txt": _page(i) for i in range(6)}
     files |= {"<b>.txt": NASTY, "copy.txt": _page(3), "a.py": inspect.getsource(prepare)}
     run = StageRun.for_test(folder / "run")
-    prepare(PrepareConfig(source=_folder(folder / "in", files), licence="CC0-1.0"), run)
+    prepare(PrepareConfig(source=_folder(folder / "in", files), licence="CC0-1.0", clean={"html": False}), run)
     return run.out
 
 

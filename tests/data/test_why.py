@@ -29,7 +29,7 @@ def test_a_path_a_text_and_an_id_find_the_same_document(corpus: Path) -> None:
     (by_path,) = explain(corpus, "short.txt")
     assert by_path.sentence().endswith("(short.txt) was dropped: quality:too_short (2 < 8)")
     assert explain(corpus, '暂"无') == explain(corpus, by_path.id) == [by_path]
-    assert by_path.scores["too_short"] == 2
+    assert by_path.scores["units"] == 2
 
 
 def test_a_duplicate_names_the_one_that_was_kept(corpus: Path) -> None:

@@ -28,7 +28,6 @@ import re
 import unicodedata
 from collections.abc import Callable
 
-# What makes a text need a step at all; most texts match nothing and are returned after one scan per step.
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _NEWLINES = re.compile("\r\n?|[\x85\u2028\u2029]")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -37,6 +36,16 @@ _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f]")
 # The look-behind lets a match begin only where a run of blanks begins; without it a long run costs its square.
 _TRAILING = re.compile(r"(?<![ \t\u3000])[ \t\u3000]+$", re.MULTILINE)
 _BLANK_LINES = re.compile("\n{4,}")
+
+# Whether a text needs a step at all. Most need none, and these looks are searches for fixed strings or one look at
+# every character for all steps together, several times cheaper than the steps.
+_ODD_ASCII = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
+_ODD = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\xa0\u00ad\u1680\u2000-\u200b\u200e\u200f\u2028-\u202f\u205f-\u2064\u2066-\u206f\ud800-\udfff"
+    "\ufeff\ufff9-\ufffb]"
+)
+_BLANK_ENDS = (" \n", "\t\n", "\u3000\n")
+_BLANKS = (" ", "\t", "\u3000")
 
 
 def _nfc(text: str) -> tuple[str, int]:
@@ -52,15 +61,12 @@ def _substitute(pattern: re.Pattern[str], replacement: str) -> Callable[[str], t
 # Order matters: line ends first, so that CR is not taken for a control character; NFC after the
 # invisible ones are gone, because that may bring a letter and its accent together; trailing space before blank
 # lines, so that a line of spaces counts as blank.
-STEPS: tuple[tuple[str, Callable[[str], tuple[str, int]]], ...] = (
+_ODD_STEPS: tuple[tuple[str, Callable[[str], tuple[str, int]]], ...] = (
     ("surrogates", _substitute(_SURROGATES, "\ufffd")),
     ("newlines", _substitute(_NEWLINES, "\n")),
     ("control", _substitute(_CONTROL, "")),
     ("invisible", _substitute(_INVISIBLE, "")),
     ("spaces", _substitute(_SPACES, " ")),
-    ("nfc", _nfc),
-    ("trailing", _substitute(_TRAILING, "")),
-    ("blank_lines", _substitute(_BLANK_LINES, "\n\n\n")),
 )
 
 
@@ -70,10 +76,21 @@ def clean(text: str) -> tuple[str, dict[str, int]]:
     The result ends with exactly one newline (an empty text stays empty) and cleaning it again changes nothing.
     """
     changes: dict[str, int] = {}
-    for name, step in STEPS:
-        text, count = step(text)
-        if count:
-            changes[name] = count
+
+    def count(name: str, result: tuple[str, int]) -> str:
+        if result[1]:
+            changes[name] = result[1]
+        return result[0]
+
+    if (_ODD_ASCII if text.isascii() else _ODD).search(text):
+        for name, step in _ODD_STEPS:
+            text = count(name, step(text))
+    if not text.isascii():
+        text = count("nfc", _nfc(text))
+    if text.endswith(_BLANKS) or any(end in text for end in _BLANK_ENDS):
+        text = count("trailing", _TRAILING.subn("", text))
+    if "\n\n\n\n" in text:
+        text = count("blank_lines", _BLANK_LINES.subn("\n\n\n", text))
     # Blank lines at either end and the missing last newline are layout, too common to be worth a count.
     text = text.strip("\n")
     return (text + "\n" if text else ""), changes

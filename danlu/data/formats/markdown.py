@@ -77,27 +77,41 @@ def from_html(tree: Any) -> str:
     out = _Blocks()
     _walk(tree, out, "", False)
     out.end()
-    return "\n\n".join(out.blocks).replace("\n\n\u0000", "\n").replace("\u0000", "")
+    return join(out.blocks)
+
+
+def join(blocks: Iterable[tuple[bool, str]]) -> str:
+    """(is a list item, text) in their order, an empty line between them except between the items of a list."""
+    parts: list[str] = []
+    before = False
+    for is_item, block in blocks:
+        parts += ["\n" if before and is_item else "\n\n", block]
+        before = is_item
+    return "".join(parts).strip("\n")
 
 
 class _Blocks:
-    """Finished blocks, and the one being written. A list item is marked by a NUL, so that lists stay dense."""
+    """Finished blocks, and the one being written; `prefix` is what it will begin with."""
 
     def __init__(self) -> None:
-        self.blocks: list[str] = []
+        self.blocks: list[tuple[bool, str]] = []
         self.prefix = ""
+        self.is_item = False
         self._parts: list[str] = []
 
     def text(self, value: str | None) -> None:
         if value:
             self._parts.append(value)
 
+    def begin(self, prefix: str, is_item: bool) -> None:
+        self.prefix, self.is_item = prefix, is_item
+
     def end(self) -> None:
         lines = [" ".join(line.split()) for line in "".join(self._parts).split("\r")]
         text = "\n".join(line for line in lines if line)
         if text:
-            self.blocks.append(self.prefix + text)
-            self.prefix = ""
+            self.blocks.append((self.is_item, self.prefix + text))
+            self.begin("", False)
         self._parts = []
 
 
@@ -111,21 +125,21 @@ def _walk(element: Any, out: _Blocks, indent: str, ordered: bool) -> None:
         out.end()
         code = "".join(element.itertext()).strip("\n")
         if code.strip():
-            out.blocks.append(f"```\n{code}\n```")
+            out.blocks.append((False, f"```\n{code}\n```"))
     elif tag == "table" and not any(True for _ in element.iterdescendants("table")):
         out.end()
         rows = [["".join(cell.itertext()) for cell in row.iter("td", "th")] for row in element.iter("tr")]
         text = table(rows)
         if text:
-            out.blocks.append(text)
+            out.blocks.append((False, text))
     else:
         block = tag in _BLOCKS
         if block:
             out.end()
         if tag in _HEADINGS:
-            out.prefix = _HEADINGS[tag] + " "
+            out.begin(_HEADINGS[tag] + " ", False)
         elif tag == "li":
-            out.prefix = ("\0" if len(out.blocks) else "") + indent + ("1. " if ordered else "- ")
+            out.begin(indent + ("1. " if ordered else "- "), True)
         out.text(element.text)
         inner = indent + "  " if tag == "li" else indent
         for child in element:
@@ -133,4 +147,4 @@ def _walk(element: Any, out: _Blocks, indent: str, ordered: bool) -> None:
             out.text(child.tail)
         if block:
             out.end()
-            out.prefix = ""
+            out.begin("", False)

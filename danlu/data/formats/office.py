@@ -41,7 +41,7 @@ def read_docx(stream: BinaryIO) -> Iterator[Item | Broken]:
         core = _xml(archive, "docProps/core.xml")
     body = document.find(f"{_W}body")
     blocks = [] if body is None else _blocks(body, styles, numbered)
-    text = _joined(blocks)
+    text = markdown.join(blocks)
     meta = {name: value for name, tag in (("title", "title"), ("author", "creator")) if (value := _find(core, tag))}
     yield Item(text, meta=meta) if text else Broken("no_text", "the document has no text")
 
@@ -117,15 +117,6 @@ def _numbered(tree: Any) -> set[tuple[str, str]]:
         for (abstract, depth), form in forms.items()
         if abstract == _value(number.find(f"{_W}abstractNumId")) and form not in ("bullet", "none", "")
     }
-
-
-def _joined(blocks: list[tuple[bool, str]]) -> str:
-    """Blocks with an empty line between them, except between the items of a list."""
-    text, before = "", False
-    for is_item, block in blocks:
-        text += ("\n" if before and is_item else "\n\n") + block
-        before = is_item
-    return text.strip()
 
 
 # ---- books -----------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from danlu.data.formats.streams import read_all
 _MAX_BYTES = 1 << 28
 _MAX_PAGES = 5_000
 _MAX_OBJECTS = 20_000  # on a page; maps and plots have more, and no tables
-_MIN_RULES = 4  # lines or boxes below which a page has no ruled table
+_MIN_RULES = 2  # lines or boxes below which a page has no ruled table
 _RUNNING_SHARE, _RUNNING_PAGES = 0.6, 4  # a line on so many pages is not part of the text
 _EDGE = 2  # lines at the top and at the bottom that may be running ones
 

@@ -54,16 +54,19 @@ def read_wiki(stream: BinaryIO, start: int = 0, end: int | None = None, first: i
         seen = True
         position = 0
         while (begin := buffer.find(_OPEN, position)) >= 0 and (close := buffer.find(_CLOSE, begin)) >= 0:
-            position = close + len(_CLOSE)
-            yield _read_page(buffer[begin:position])
+            following = buffer.find(_OPEN, begin + 1, close)
+            position = close + len(_CLOSE) if following < 0 else following
+            yield _read_page(buffer[begin:position]) if following < 0 else _endless(buffer[begin:position])
         buffer = buffer[position:]
         if _OPEN not in buffer:
             buffer = buffer[-len(_OPEN) :]
         elif len(buffer) > _MAX_PAGE:
             yield Broken("too_large", f"a page of more than {_MAX_PAGE} bytes", _place(buffer[:4096]))
             buffer = buffer[-len(_CLOSE) :]
-    if _OPEN in buffer:
-        yield Broken("unreadable", "the file ends inside this page", _place(buffer[:4096]) + "!")
+    while (begin := buffer.find(_OPEN)) >= 0:
+        following = buffer.find(_OPEN, begin + 1)
+        yield _endless(buffer[begin : following if following > 0 else None])
+        buffer = buffer[following:] if following > 0 else b""
 
 
 def cut_wiki(stream: BinaryIO, wanted: list[int]) -> list[Cut]:
@@ -128,6 +131,11 @@ def _read_page(data: bytes) -> Item | Broken:
     if revision and (date := revision[-1].findtext("timestamp")):
         meta["date"] = date.strip()
     return Item(f"# {title}\n\n{text}", place, meta=meta, licence=_LICENCE)
+
+
+def _endless(data: bytes) -> Broken:
+    """A page that the next one, or the end of the file, begins inside of."""
+    return Broken("unreadable", "the page has no end", _place(data), data[:EXCERPT].decode("utf-8", "replace"))
 
 
 def _place(data: bytes) -> str:

@@ -15,7 +15,8 @@ What carries the meaning of a sentence stays, what is furniture goes:
 
 Templates are programs kept on other pages: without running them their result is unknown, so they go, from the
 innermost outward. All passes are linear and their number is bounded, so no page takes long; what is unbalanced loses
-its braces and stays. A converter with a full grammar (mwparserfromhell) leaves captions, tables and Chinese variants in the text.
+its braces and stays. A converter with a full grammar (mwparserfromhell) leaves captions, tables and Chinese variants in
+the text.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def plain(source: str) -> tuple[str, list[str]]:
     text = _CODE.sub(lambda found: keep("\n```\n" + found[1].strip("\n") + "\n```\n"), text)
     text = _MATH.sub(lambda found: keep("$" + " ".join(found[1].split()) + "$"), text)
     text = _GONE.sub("", text)
-    traditional = bool(_TRADITIONAL_SIGNS.search(text))
+    traditional = bool(_TRADITIONAL_SIGNS.search(_VARIANT.sub("", text)))
     text = _repeat(_VARIANT, lambda found: _variant(found[1], traditional), text)
     text = _repeat(_TEMPLATE, _template, text)
     text = _repeat(_TABLE, lambda found: keep(_table(found[1])), text)
@@ -115,7 +116,8 @@ def plain(source: str) -> tuple[str, list[str]]:
     for _ in range(3):  # what was kept aside may stand inside something kept aside
         text = re.sub(r"\x00(\d+)\x00", lambda found: kept[int(found[1])] if int(found[1]) < len(kept) else "", text)
     text = html.unescape(text).replace("\u00a0", " ").replace("\u200e", "")
-    text = re.sub(r"[(（][\s,，、;；]*[)）]", "", text)  # what a dropped template leaves behind
+    text = re.sub(r"[\s,，、;；]+(?=[)）])", "", text)  # what a dropped template leaves behind
+    text = re.sub(r"[(（][\s,，、;；]*[)）]", "", text)
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip(), categories
 
 

@@ -1,0 +1,30 @@
+"""Suffix array of a file by libdivsufsort (pydivsufsort). Prints seconds and peak memory.
+
+python bench/dedup/run_suffix.py FILE
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+
+import numpy as np
+from pydivsufsort import divsufsort, kasai
+
+
+def main() -> None:
+    with open(sys.argv[1], "rb") as file:
+        data = np.frombuffer(file.read(), dtype=np.uint8)
+    begin = time.perf_counter()
+    array = divsufsort(data)
+    sorted_ = time.perf_counter()
+    kasai(data, array)
+    end = time.perf_counter()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"sort_seconds": sorted_ - begin, "seconds": end - begin, "peak_bytes": peak}))
+
+
+if __name__ == "__main__":
+    main()
