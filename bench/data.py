@@ -8,8 +8,8 @@ jsonl under bench/.store/data: Python source of this environment, classical Chin
 from Debian. Contestants stay loaded and take turns, A B C A B C, each round on other texts, the same for all; the
 median is reported with the lowest and highest round. Memory bandwidth, measured between the rounds, stands beside it.
 
-Peers are datatrove (with spaCy's tokenizer for English, jieba for Chinese, as its own defaults are) and data-juicer (the
-filters of its recipes that need no download). Neither does exactly what danlu does; what each does is said in its file.
+Peers are datatrove (with spaCy's tokenizer for English, jieba for Chinese, as its own defaults are) and data-juicer
+(the filters of its recipes that need no download). Neither does exactly what danlu does; their files say what they do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""datatrove: its filters one after the other, a document that is dropped goes no further; its signatures of 112 hashes."""
+"""datatrove: its filters in turn, a document that is dropped goes no further; its signatures of 112 hashes."""
 
 from __future__ import annotations
 

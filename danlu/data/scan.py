@@ -140,7 +140,7 @@ def scan(
     library.danlu_scan(ctypes.byref(setup.structure), ctypes.byref(batch))
     if measures:  # the compiled search says where the pattern could match
         generated = result.measure("generated")
-        for row in np.flatnonzero(generated):
+        for row in np.flatnonzero(generated).tolist():
             generated[row] = says_generated(texts[row])
     if not lines or not count:
         return result
@@ -249,13 +249,13 @@ def _setup(library: ctypes.CDLL) -> _Kept:
     arrays = (table.page_of, table.classes, table.flags, table.lower, offsets, kinds, hashes, marks, ends, a, b)
     return _Kept(
         _Setup(
-            *map(_pointer, arrays[:4]),
+            *(_pointer(array) for array in arrays[:4]),
             joined,
             _pointer(offsets),
             _pointer(kinds),
             len(phrases),
             len(lists),
-            *map(_pointer, arrays[6:]),
+            *(_pointer(array) for array in arrays[6:]),
         ),
         (*arrays, joined),
     )

@@ -261,7 +261,7 @@ def _changed(rule: Rule, change: float | Mapping[str, float | None]) -> Rule:
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float)):
             raise UserError(f"{rule.name} of {kind} is {shown(limit)}", "it must be a number, or null for no limit")
         limits[kind] = limit if limit is not None else (float("-inf") if side == "least" else float("inf"))
-    return replace(rule, **{side: limits})
+    return replace(rule, least=limits) if side == "least" else replace(rule, most=limits)
 
 
 @dataclass(frozen=True)
