@@ -120,8 +120,8 @@ def scan(
     )
     offsets = np.zeros(count + 1, np.int64)
     np.cumsum([len(data) for data in encoded], out=offsets[1:])
-    language = np.array([_language_number(name) for name in languages], np.uint8)
-    shingle = np.array([shingle_units(name) for name in languages], np.uint8)
+    known = {name: (_language_number(name), shingle_units(name)) for name in set(languages)}
+    language, shingle = np.array([known[name] for name in languages], np.uint8).reshape(-1, 2).T.copy()
     batch = _Batch(
         count,
         joined,
@@ -140,7 +140,7 @@ def scan(
     library.danlu_scan(ctypes.byref(setup.structure), ctypes.byref(batch))
     if measures:  # the compiled search says where the pattern could match
         generated = result.measure("generated")
-        for row in np.flatnonzero(generated):
+        for row in np.flatnonzero(generated).tolist():
             generated[row] = says_generated(texts[row])
     if not lines or not count:
         return result
@@ -249,13 +249,13 @@ def _setup(library: ctypes.CDLL) -> _Kept:
     arrays = (table.page_of, table.classes, table.flags, table.lower, offsets, kinds, hashes, marks, ends, a, b)
     return _Kept(
         _Setup(
-            *map(_pointer, arrays[:4]),
+            *(_pointer(array) for array in arrays[:4]),
             joined,
             _pointer(offsets),
             _pointer(kinds),
             len(phrases),
             len(lists),
-            *map(_pointer, arrays[6:]),
+            *(_pointer(array) for array in arrays[6:]),
         ),
         (*arrays, joined),
     )

@@ -49,19 +49,20 @@ struct Document {
     uint64_t counts[256];  // characters of each class, those of word runs left out
     uint64_t characters, run_characters, unit_characters, long_characters, alphabetic;
     uint64_t sentences, clauses, ellipses, newlines;
+    uint64_t headings;  // number signs that begin lines
     uint64_t bullets, ellipsis_lines, terminal_lines, short_lines, brief_lines;
     std::vector<uint64_t> units;    // hashes
     std::vector<uint32_t> lengths;  // characters
     Pieces lines, paragraphs;
 
     // bytes [begin, end) are followed by PADDING.
-    void scan(const Classes& classes, const uint8_t* begin, const uint8_t* end) {
+    void scan(const Alphabet& letters, const uint8_t* begin, const uint8_t* end) {
         clear();
-        table = &classes;
+        alphabet = &letters;
         line_begin = begin, line_first = 0;
         const uint8_t* p = begin;
         while (p < end) {
-            Character c = read(classes, p);
+            Character c = letters.read(p);
             if (pending) settle(c.flags);
             if (c.flags & (WORD | UNSPACED)) {
                 p = c.flags & UNSPACED ? one(c, p) : run(c, p, end);
@@ -83,7 +84,7 @@ struct Document {
     }
 
   private:
-    const Classes* table;
+    const Alphabet* alphabet;
     const uint8_t* line_begin;
     uint64_t line_first;  // characters before this line
     uint32_t pending, dots;
@@ -94,7 +95,7 @@ struct Document {
         std::memset(counts, 0, sizeof counts);
         characters = run_characters = unit_characters = long_characters = alphabetic = 0;
         sentences = clauses = ellipses = newlines = 0;
-        bullets = ellipsis_lines = terminal_lines = short_lines = brief_lines = 0;
+        headings = bullets = ellipsis_lines = terminal_lines = short_lines = brief_lines = 0;
         units.clear(), lengths.clear(), lines.clear(), paragraphs.clear();
         pending = dots = paragraph_length = paragraph_lines = 0;
         paragraph_hash = SEED;
@@ -122,7 +123,7 @@ struct Document {
             hash = (hash ^ c.lower) * FACTOR;
             length++, flags |= c.flags, p += c.size;
             if (c.flags & SPLITS || p >= end) break;
-            c = read(*table, p);
+            c = alphabet->read(p);
         } while ((c.flags & (WORD | UNSPACED)) == WORD);
         characters += length, run_characters += length;
         unit(hash, length, flags);
@@ -144,15 +145,16 @@ struct Document {
         const uint8_t* begin = line_begin;
         uint64_t length = last_character - line_first;
         Character first{}, last{};
-        while (begin < end && (first = read(*table, begin)).flags & SPACE) begin += first.size, length--;
+        while (begin < end && (first = alphabet->read(begin)).flags & SPACE) begin += first.size, length--;
         while (begin < end) {
             const uint8_t* back = end - 1;
             while (back > begin && (*back & 0xc0) == 0x80) back--;
-            last = read(*table, back);
+            last = alphabet->read(back);
             if (!(last.flags & SPACE)) break;
             end = back, length--;
         }
         if (begin >= end) return end_paragraph();
+        for (const uint8_t* p = begin; p < end && *p == '#'; p++) headings++;
         bullets += (first.flags & BULLET) != 0;
         terminal_lines += (last.flags & TERMINAL) != 0;
         ellipsis_lines += last.flags & ELLIPSIS || (end - begin >= 3 && !std::memcmp(end - 3, "...", 3));

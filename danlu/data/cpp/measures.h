@@ -83,7 +83,7 @@ inline int measures(
     put(phrases[SPAM] >= 2 ? per_hundred(phrases[SPAM]) : 0);
     put(per_hundred(phrases[LINK]));
     put(phrases[GENERATED] > 0);  // "perhaps": Python looks closer
-    put(share(hashes, units));
+    put(share(hashes - d.headings, units));
     put(share(ellipses, units));
     put(double(stop_words));
     put(share(common, han));

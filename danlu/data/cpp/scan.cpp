@@ -46,6 +46,7 @@ struct Batch {
 };
 
 void danlu_scan(const Setup* setup, const Batch* batch) {
+    Alphabet alphabet(setup->classes);
     Phrases phrases(setup->phrase_bytes, setup->phrase_offsets, setup->phrase_kinds, setup->phrases);
     auto document = std::make_unique<Document>();
     Repeats repeats;
@@ -55,7 +56,7 @@ void danlu_scan(const Setup* setup, const Batch* batch) {
     float* measured = batch->measures;
     for (int64_t i = 0; i < batch->documents; i++) {
         const uint8_t *begin = batch->bytes + batch->offsets[i], *end = batch->bytes + batch->offsets[i + 1];
-        document->scan(setup->classes, begin, end);
+        document->scan(alphabet, begin, end);
         batch->units[i] = uint32_t(document->units.size());
         if (measured) {
             uint32_t found[KINDS];

@@ -59,20 +59,38 @@ inline uint32_t decode(const uint8_t* p, int& size) {
 
 struct Character {
     uint32_t lower;  // its code point in lower case
-    uint8_t kind;    // its class
-    uint8_t size;    // bytes
     uint32_t flags;
+    uint8_t kind;  // its class
+    uint8_t size;  // bytes
 };
 
-inline Character read(const Classes& table, const uint8_t* p) {
-    int size;
-    uint32_t code = decode(p, size);
-    size_t place = table.place(code);
-    uint8_t kind = table.classes[place];
-    uint32_t flags = table.flags[kind];
-    if (flags & UPPER) code += table.lower[place];
-    return {code, kind, uint8_t(size), flags};
-}
+// Characters of ASCII are ready-made: one load instead of four, each waiting for the one before.
+class Alphabet {
+  public:
+    explicit Alphabet(const Classes& classes) : classes(classes) {
+        for (int code = 0; code < 128; code++) {
+            uint8_t bytes[4] = {uint8_t(code)};
+            ascii[code] = look_up(bytes);
+        }
+    }
+
+    Character read(const uint8_t* p) const { return *p < 128 ? ascii[*p] : look_up(p); }
+
+    const Classes classes;
+
+  private:
+    Character look_up(const uint8_t* p) const {
+        int size;
+        uint32_t code = decode(p, size);
+        size_t place = classes.place(code);
+        uint8_t kind = classes.classes[place];
+        uint32_t flags = classes.flags[kind];
+        if (flags & UPPER) code += classes.lower[place];
+        return {code, flags, kind, uint8_t(size)};
+    }
+
+    Character ascii[128];
+};
 
 constexpr uint64_t SEED = 0x27D4EB2F165667C5, FACTOR = 0x9E3779B97F4A7C15, FACTOR_2 = 0xC2B2AE3D27D4EB4F;
 

@@ -60,7 +60,7 @@ COLUMNS: dict[str, str] = {
     "spam_rate": "phrases of gambling, pornography and link selling per 100 units; a single one is not counted",
     "link_rate": "URLs per 100 units",
     "generated": "1 when the head of the text says that a program wrote it",
-    "hash_rate": "number signs per unit",
+    "hash_rate": "number signs per unit, without those that begin a line: headings of Markdown",
     "ellipsis_rate": '"..." and "…" per unit',
     "stop_words": "different stop words of its language (English where there is no list)",
     "common_share": "common Han characters per Han character",
@@ -197,7 +197,8 @@ class Measured:
         return self._per_unit(sum(any(map(str.isalpha, unit)) for unit in self.units))
 
     def _hash_rate(self) -> float:
-        return self._per_unit(self.text.count("#"))
+        headings = sum(len(line) - len(line.lstrip("#")) for line in self.lines)
+        return self._per_unit(self.text.count("#") - headings)
 
     def _ellipsis_rate(self) -> float:
         return self._per_unit(self.text.count("...") + self.text.count("…"))

@@ -39,7 +39,7 @@ EXAMPLES = [
     ("clauses", "one, two; 12:30, 1,000 and so on", 3),
     ("punctuation_rate", "一二三四，五六七八。", 100 * 2 / 8),
     # marks and phrases
-    ("hash_rate", "#a #b c d", 2 / 4),
+    ("hash_rate", "a #b c# d\n ## e", 2 / 5),
     ("ellipsis_rate", "a.... b… c d", 2 / 4),
     ("curly", "{a{b}", 2),
     ("curly_rate", "{a b}", 100 * 1 / 2),
