@@ -166,7 +166,7 @@ def language_accuracy(identify: Callable[[str], Any]) -> dict[str, Any]:
 
 def kept(texts: dict[str, list[str]]) -> dict[str, Any]:
     from danlu.data.clean.document import clean_document
-    from danlu.data.safety.judge import make_safe
+    from danlu.data.safety.safe import exceeded, make_safe
 
     rows = {}
     for name, documents in texts.items():
@@ -176,7 +176,7 @@ def kept(texts: dict[str, list[str]]) -> dict[str, Any]:
         for text in documents:
             cleaned = clean_document(text, language=language)
             changes.update(dict.fromkeys(cleaned.changes, 1))
-            reasons[make_safe(cleaned.text, language=language).reason] += 1
+            reasons[exceeded(make_safe(cleaned.text, language=language).scores)[0]] += 1
         rows[name] = {
             "documents": len(documents),
             "kept": round(reasons[""] / max(len(documents), 1), 5),
@@ -191,7 +191,7 @@ def speeds(texts: dict[str, list[str]]) -> dict[str, dict[str, float]]:
     from danlu.data.clean.document import clean_document
     from danlu.data.language import identify, languages
     from danlu.data.safety.injection import find_injections
-    from danlu.data.safety.judge import make_safe
+    from danlu.data.safety.safe import make_safe
     from danlu.data.safety.personal import find_personal
     from danlu.data.safety.toxic import find_toxic
 

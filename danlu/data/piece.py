@@ -28,10 +28,9 @@ from danlu.data.measure import MeasureConfig
 from danlu.data.measured import OWN_SCORES, ROWS_PER_GROUP, SCORE, schema, scores
 from danlu.data.quality.lines import keep_lines
 from danlu.data.quality.measure import COLUMNS
-from danlu.data.safety.injection import find_injections, neutralise, score_injection
+from danlu.data.safety.injection import find_injections, score_injection
 from danlu.data.safety.licence import judge_robots
-from danlu.data.safety.personal import treat
-from danlu.data.safety.toxic import score_toxic
+from danlu.data.safety.safe import make_safe
 from danlu.data.scan import scan
 from danlu.data.sources.find import SourceFile
 from danlu.data.sources.pieces import Piece, read_piece
@@ -70,6 +69,7 @@ def _rows(config: MeasureConfig, file: SourceFile, item: Item | Broken, counts: 
     if config.line_filter and not language.startswith("code:"):
         text, removed = keep_lines(text)
         counts.remove_lines(removed)
+    hidden = score_injection(item.text, find_injections(item.text))  # as it came: comments are gone after cleaning
     own = {"confidence": confidence, "traditional": float(script == "hant")}
     own["opt_out"] = float(bool(item.meta and judge_robots(item.meta)[0]))
     licence = config.licence or item.licence or file.licence
@@ -80,29 +80,12 @@ def _rows(config: MeasureConfig, file: SourceFile, item: Item | Broken, counts: 
         if len(parts) > 1:
             meta |= {"part": number, "parts": len(parts), "origin": identity}
             name = document_id(file.source, f"{path}~{number}", part)
-        part, reason, detail, safety = _make_safe(config, part, language, counts)
-        document = Document(name, part, language, file.source, licence, meta)
-        yield _row(document, identity, number if len(parts) > 1 else 0, reason, detail, own | safety)
-
-
-def _make_safe(
-    config: MeasureConfig, text: str, language: str, counts: Counts
-) -> tuple[str, str, str, dict[str, float]]:
-    """(text without personal data and chat markers, reason, detail, scores of safety)."""
-    if not text.strip():
-        return text, "empty", "", {}
-    found = {**score_toxic(text), "injection": score_injection(text, find_injections(text)), "personal": 0.0}
-    if config.neutralise_markers and not language.startswith("code:"):
-        text, markers = neutralise(text)
-        counts.personal["chat_marker"] += markers
-    if config.personal is None:
-        return text, "", "", found
-    treated = treat(text, config.personal)
-    counts.personal.update(treated.found)
-    found["personal"] = float(sum(treated.found.values()))
-    if treated.drop:
-        return text, "safety:personal", treated.drop, found
-    return treated.text, "", "", found
+        safe = make_safe(part, config.personal, language=language, neutralise_markers=config.neutralise_markers)
+        counts.personal.update(safe.changes)
+        reason = "safety:personal" if safe.drop else "" if safe.text.strip() else "empty"
+        document = Document(name, safe.text, language, file.source, licence, meta)
+        found = {**own, **safe.scores, "injection": max(hidden, safe.scores["injection"])}
+        yield _row(document, identity, number if len(parts) > 1 else 0, reason, safe.drop, found)
 
 
 def _row(

@@ -28,8 +28,8 @@ from danlu.core.artifact import Artifact
 from danlu.core.errors import suggest
 from danlu.core.stage import StageConfig, StageRun, stage
 from danlu.data.safety.licence import LicenceConfig
+from danlu.data.safety.safe import LIMITS, SCORES
 
-SAFETY = ("adult", "abuse", "hate", "injection", "personal")
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -42,7 +42,7 @@ class SelectConfig(StageConfig):
     """How sure the language must be: for all, by language, or auto: what is usual for it in this corpus (FineWeb2)."""
     licences: LicenceConfig = LicenceConfig()
     """Groups or SPDX names that are allowed or denied; pages that opted out of training are left out."""
-    safety: dict[str, Annotated[float, Field(ge=0)]] = {"adult": 10.0, "abuse": 15.0, "hate": 10.0, "injection": 0.9}
+    safety: dict[str, Annotated[float, Field(ge=0)]] = LIMITS
     """Limits on the scores of safety: toxic words per 1,000 units, injection from 0 to 1, pieces of personal data."""
     quality: bool = True
     """Apply the rules of `quality`; off keeps everything that can be read."""
@@ -70,8 +70,8 @@ class SelectConfig(StageConfig):
     @classmethod
     def _known_scores(cls, value: dict[str, float]) -> dict[str, float]:
         for name in value:
-            if name not in SAFETY:
-                raise ValueError(f"there is no score {name}; {suggest(name, SAFETY)}")
+            if name not in SCORES:
+                raise ValueError(f"there is no score {name}; {suggest(name, SCORES)}")
         return value
 
     @model_validator(mode="after")

@@ -9,5 +9,5 @@
 | `toxic`     | how much of a text is insult, hate or pornography                                  |
 | `injection` | instructions to a model hidden in a text; chat markers in a web page               |
 | `licence`   | which licence is this, is it allowed here, and has the owner opted out             |
-| `judge`     | all of these at once, as the pipeline calls them                                   |
+| `safe`      | all of these at once, as the pipeline calls them                                   |
 """

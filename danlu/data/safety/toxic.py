@@ -22,8 +22,9 @@ hatred from its report. Such things need a trained classifier: `judge_safety` ta
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+
+from collections.abc import Callable, Mapping
 
 from danlu.core.text import units
 from danlu.data.literals import LiteralSet
@@ -71,6 +72,7 @@ _CONTEXT = re.compile(
     r"历史|史料|世纪|屠杀|词典|释义",
     re.IGNORECASE,
 )
+LEAST = (4, 3)  # hits, different words
 _NEAR = 80  # characters at either side in which a word of context counts
 _DISCOUNT = 0.1
 
@@ -122,30 +124,21 @@ def find_toxic(text: str) -> Hits:
     return hits
 
 
-def score_toxic(text: str, n_units: int | None = None) -> dict[str, float]:
-    """Weight of hits per 1000 units for each category. `n_units` saves counting where the caller has counted."""
-    return _rates(find_toxic(text), text, n_units)
+def score_toxic(text: str, n_units: int | None = None, *, least: tuple[int, int] = LEAST) -> dict[str, float]:
+    """Weight of hits per 1,000 units for each category. `n_units` saves counting where the caller has counted.
 
-
-def _rates(hits: Hits, text: str, n_units: int | None) -> dict[str, float]:
+    Fewer hits or fewer different words than `least` are no verdict on a text, and score 0.
+    """
+    hits = find_toxic(text)
     if not hits.count:
         return dict.fromkeys(CATEGORIES, 0.0)
     total = max(n_units or len(units(text)), 50)  # one word of a short message is not a density
-    return {category: round(1000 * hits.weight.get(category, 0.0) / total, 3) for category in CATEGORIES}
-
-
-def judge_toxic(
-    text: str, limits: Mapping[str, float], n_units: int | None = None
-) -> tuple[str, str, dict[str, float]]:
-    """(reason, detail, scores): reason is "safety:adult" and the like, or "" to keep the text.
-
-    `limits` are rates per 1000 units by category. Fewer than four hits or three different words never drop a text.
-    """
-    hits = find_toxic(text)
-    scores = _rates(hits, text, n_units)
-    for category in CATEGORIES:
-        limit = limits.get(category)
-        enough = hits.count.get(category, 0) >= 4 and len(hits.words.get(category, ())) >= 3
-        if limit is not None and enough and scores[category] > limit:
-            return f"safety:{category}", f"{scores[category]:g} > {limit:g}", scores
-    return "", "", scores
+    telling = {
+        category
+        for category, count in hits.count.items()
+        if count >= least[0] and len(hits.words[category]) >= least[1]
+    }
+    return {
+        category: round(1000 * hits.weight[category] / total, 3) if category in telling else 0.0
+        for category in CATEGORIES
+    }

@@ -3,9 +3,8 @@ from __future__ import annotations
 
 import pytest
 
-from danlu.data.safety.toxic import CATEGORIES, judge_toxic, score_toxic
-
-LIMITS = {"adult": 10.0, "abuse": 15.0, "hate": 10.0}
+from danlu.data.safety.safe import LIMITS, exceeded
+from danlu.data.safety.toxic import CATEGORIES, score_toxic
 
 CLEAN = {
     "medical": "乳腺癌患者在治疗期间应定期复查。性功能障碍的病因包括内分泌疾病，医生会询问自慰、口交等性行为史，以判断感染途径。宫颈癌筛查每三年一次。"
@@ -33,24 +32,23 @@ TOXIC = {
 
 @pytest.mark.parametrize("name", CLEAN)
 def test_texts_that_name_such_things_stay(name: str) -> None:
-    reason, detail, scores = judge_toxic(CLEAN[name], LIMITS)
-    assert reason == "", (detail, scores)
+    assert exceeded(score_toxic(CLEAN[name])) == ("", "")
 
 
 @pytest.mark.parametrize("name", TOXIC)
 def test_texts_that_are_such_things_go(name: str) -> None:
     category = name.partition("_")[0]
-    reason, _, scores = judge_toxic(TOXIC[name], LIMITS)
-    assert reason == f"safety:{category}" and scores[category] > 3 * LIMITS[category]
+    scores = score_toxic(TOXIC[name])
+    assert exceeded(scores)[0] == f"safety:{category}" and scores[category] > 3 * LIMITS[category]
 
 
 def test_one_word_is_no_verdict_however_short_the_text() -> None:
-    assert judge_toxic("fuck", LIMITS)[0] == "" and judge_toxic("傻逼 傻逼 傻逼 傻逼 傻逼", LIMITS)[0] == ""
+    assert not any(score_toxic("fuck").values()) and not any(score_toxic("傻逼 傻逼 傻逼 傻逼 傻逼").values())
 
 
 def test_scores() -> None:
     assert score_toxic("all is well") == dict.fromkeys(CATEGORIES, 0.0)
-    assert score_toxic("You motherfucker", n_units=100)["abuse"] == 10.0
-    assert score_toxic("the doctor noted: motherfucker", n_units=100)["abuse"] == 1.0
+    assert score_toxic("You motherfucker", n_units=100, least=(1, 1))["abuse"] == 10.0
+    assert score_toxic("the doctor noted: motherfucker", n_units=100, least=(1, 1))["abuse"] == 1.0
     assert score_toxic("Scunthorpe, shitake, classic") == dict.fromkeys(CATEGORIES, 0.0)
-    assert judge_toxic(TOXIC["abuse"], {})[0] == ""
+    assert exceeded(score_toxic(TOXIC["abuse"]), {}) == ("", "")
