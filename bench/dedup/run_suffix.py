@@ -16,7 +16,7 @@ from pydivsufsort import divsufsort, kasai
 
 def main() -> None:
     with open(sys.argv[1], "rb") as file:
-        data = np.frombuffer(file.read(), dtype=np.uint8)
+        data = np.fromfile(file, dtype=np.uint8)  # the library wants an array it could write to
     begin = time.perf_counter()
     array = divsufsort(data)
     sorted_ = time.perf_counter()

@@ -59,7 +59,6 @@ def spill_bands(tables: Tables, rank: NDArray[np.uint32], bands: Sequence[int], 
     """
     assert all(0 <= band < BANDS for band in bands)
     spills = [band_spill(work, band, len(tables), memory_bytes) for band in bands]
-    tables.at_random(False)
     # Small appends are slow: a pass collects as many rows of records as a quarter of the memory holds, at most 2^17.
     rows = max(1 << 10, min(1 << 17, memory_bytes // (4 * 20 * max(len(bands), 1))))
     waiting: list[list[NDArray[np.uint32]]] = [[] for _ in bands]

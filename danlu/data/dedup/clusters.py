@@ -140,7 +140,7 @@ def run_walk(
     near, loose = (_room(work / f"forest-{name}.u32", count, memory_bytes) for name in ("near", "loose"))
     for forest in (near, loose):
         forest[:] = np.arange(count, dtype=np.uint32)
-    walk = walker(tables, order, near, loose, rules, left)
+    walk = walker(tables, order, near, loose, rules)
     edges = [work / f"edges-{band:02d}.spill" for band in range(BANDS)]
     for band in range(BANDS):
         try:
@@ -176,12 +176,10 @@ def _walk_band(
             piece = order[start : start + _CHUNK]
             rank[piece] = np.arange(start, start + len(piece), dtype=np.uint32)
         spill_bands(tables, rank, missing, work, left)
-    tables.at_random(True)
     writer = SpillWriter(edges[band], EDGE_WORDS)
     for records in spill.ascending():
         writer.write(walk.feed(records))
     walk.end_of_band()
-    tables.forget()
     writer.commit()
 
 

@@ -24,14 +24,15 @@ P, I32, I64, U64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_uin
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "dedup_sort": (ctypes.c_bool, (P, I64, I32)),
     "dedup_band_keys": (None, (P, I64, P, I32, P)),
-    "dedup_walk_new": (P, (P, P, P, I32, P, P, P, I32, I32, I64, I32, I32, I64)),
+    "dedup_walk_new": (P, (P, P, P, I32, P, P, P, I32, I32, I64, I32, I32)),
     "dedup_walk_free": (None, (P,)),
     "dedup_walk_compared": (I64, (P,)),
     "dedup_walk_feed": (I64, (P, P, I64, P)),
     "dedup_walk_end_of_band": (None, (P,)),
-    "dedup_walk_agreements": (None, (P, P, P, I64, P)),
+    "dedup_walk_agreements": (ctypes.c_bool, (P, P, P, I64, P)),
     "dedup_replay": (None, (P, I64, P, P, I32)),
     "dedup_flatten": (None, (P, I64)),
+    "dedup_winnow": (None, (P, I64, I64, P, P)),
     "dedup_windows": (None, (P, I64, I64, U64, P)),
 }
 

@@ -282,6 +282,8 @@ def _borders_of_bytes(text: str, spans: list[tuple[int, int]]) -> list[tuple[int
             begin += 1
         while end > begin and end < len(data) and data[end] & 0xC0 == 0x80:
             end -= 1
+        if begin == end:  # it lay inside one character
+            continue
         before = len(data[:begin].decode("utf-8", "surrogatepass"))
         borders.append((before, before + len(data[begin:end].decode("utf-8", "surrogatepass"))))
     return borders

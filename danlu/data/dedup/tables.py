@@ -3,9 +3,9 @@
     position   0 ... D0-1   D0 ... D0+D1-1   ...
     table      first        second           ...
 
-A file `signatures.u32` holds rows of 512 bytes, little-endian, nothing else. Files are mapped, not read: what was
-looked at is let go again (`forget`), so that the memory of this process stays bounded while the system keeps in its
-cache what there is room for.
+A file `signatures.u32` holds rows of 512 bytes, little-endian, nothing else. Files are read, a block or a row at a
+time, and not mapped: pages of a mapped file count as memory of the process, and nobody can say how many come with one
+that is looked at (Linux brings in neighbours, up to 2 MiB). The system keeps in its cache what there is room for.
 
 A document without units has no signature: its row holds one value 128 times (0, or the largest number, where a
 minimum was taken over nothing), which no document with units can have. It is like nothing else, not even like its
@@ -17,7 +17,7 @@ Documents are numbered in the order of their ids, whatever order they were read 
 from __future__ import annotations
 
 import hashlib
-import mmap
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from danlu.core.errors import UserError
+from danlu.core.errors import StageFailed, UserError
 from danlu.data.dedup.minhash import PERMUTATIONS
 from danlu.data.dedup.spill import Spill
 
@@ -34,76 +34,78 @@ BLOCK = 1 << 14  # rows looked at together: 8 MB
 
 
 class Tables:
-    """Several tables of signatures as one. Raises UserError for a file that is no whole number of rows."""
+    """Several tables of signatures as one. Raises UserError for a file that is no whole number of rows.
+
+    arrays  the tables in memory; None for those in files
+    files   descriptors of the open files; -1 for those in memory
+    counts  rows of each
+    """
 
     def __init__(self, tables: Sequence[NDArray[np.uint32] | Path]) -> None:
-        self.arrays: list[NDArray[np.uint32]] = []
-        self.maps: list[mmap.mmap | None] = []
+        self.arrays: list[NDArray[np.uint32] | None] = []
+        self.files: list[int] = []
+        self.counts: list[int] = []
         for table in tables:
-            mapped = _map(table) if isinstance(table, Path) else None
             if isinstance(table, Path):
-                array = np.frombuffer(mapped, dtype="<u4") if mapped is not None else np.empty(0, np.uint32)
-                array = array.reshape(-1, PERMUTATIONS)
+                self.counts.append(_count_rows(table))
+                self.arrays.append(None)
+                self.files.append(os.open(table, os.O_RDONLY))
             else:
                 array = np.ascontiguousarray(table, dtype=np.uint32)
                 if array.ndim != 2 or array.shape[1] != PERMUTATIONS:
                     raise UserError(f"signatures of shape {array.shape}", f"they must be [D, {PERMUTATIONS}]")
-            self.arrays.append(array)
-            self.maps.append(mapped)
-        self.starts = np.cumsum([0, *map(len, self.arrays)])
+                self.counts.append(len(array))
+                self.arrays.append(array)
+                self.files.append(-1)
+        self.starts = np.cumsum([0, *self.counts])
         if len(self) >= 1 << 32:
             raise UserError(f"{len(self)} documents are too many", "at most 2^32 - 1 can be compared at once")
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
+    def __del__(self) -> None:
+        for file in getattr(self, "files", []):
+            if file >= 0:
+                os.close(file)
+
     def blocks(self, rows: int = BLOCK) -> Iterator[tuple[int, NDArray[np.uint32]]]:
-        """Yield (position of the first row, uint32 [<= rows, 128]) from first to last, letting go what was read."""
-        for array, start in zip(self.arrays, self.starts.tolist(), strict=False):
-            for begin in range(0, len(array), rows):
-                yield start + begin, array[begin : begin + rows]
-                if begin // rows % 4 == 3:
-                    self.forget()
-        self.forget()
+        """Yield (position of the first row, uint32 [<= rows, 128]) from first to last."""
+        for table, (count, start) in enumerate(zip(self.counts, self.starts.tolist(), strict=False)):
+            for begin in range(0, count, rows):
+                yield start + begin, self._read(table, begin, min(rows, count - begin))
 
     def row(self, position: int) -> NDArray[np.uint32]:
+        """uint32 [128]"""
         table = int(np.searchsorted(self.starts, position, side="right")) - 1
-        found: NDArray[np.uint32] = self.arrays[table][position - int(self.starts[table])]
-        return found
+        return self._read(table, position - int(self.starts[table]), 1)[0]
 
-    def forget(self) -> None:
-        """Let go the pages of mapped files. They stay in the system's cache as long as there is room."""
-        for mapped in self.maps:
-            if mapped is not None:
-                mapped.madvise(mmap.MADV_DONTNEED)
-
-    def at_random(self, yes: bool) -> None:
-        """Tell the system whether rows are looked at one by one or in order: it reads ahead only in order."""
-        for mapped in self.maps:
-            if mapped is not None:
-                mapped.madvise(mmap.MADV_RANDOM if yes else mmap.MADV_SEQUENTIAL)
+    def _read(self, table: int, begin: int, count: int) -> NDArray[np.uint32]:
+        array = self.arrays[table]
+        if array is not None:
+            return array[begin : begin + count]
+        data = os.pread(self.files[table], count * ROW_BYTES, begin * ROW_BYTES)
+        if len(data) != count * ROW_BYTES:
+            raise StageFailed("a file of signatures became shorter while it was read", "build it again")
+        return np.frombuffer(data, dtype="<u4").reshape(-1, PERMUTATIONS)
 
     def fingerprint(self) -> str:
         """Of the sizes and of about 4,096 rows: enough to notice that work begun belongs to other signatures."""
         crc = 0
-        for array in self.arrays:
-            step = max(1, len(array) // 4096)
-            crc = zlib.crc32(np.ascontiguousarray(array[::step]).data, crc)
-        self.forget()
-        return f"{[len(array) for array in self.arrays]}-{crc:08x}"
+        for table, count in enumerate(self.counts):
+            for begin in range(0, count, max(1, count // 4096)):
+                crc = zlib.crc32(self._read(table, begin, 1).tobytes(), crc)
+        return f"{self.counts}-{crc:08x}"
 
 
-def _map(path: Path) -> mmap.mmap | None:
+def _count_rows(path: Path) -> int:
     size = path.stat().st_size
     if size % ROW_BYTES:
         raise UserError(
             f"{path.name} has {size} bytes, which is no whole number of signatures of {ROW_BYTES}",
             "it was cut off while it was written; build it again",
         )
-    if not size:
-        return None
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    return size // ROW_BYTES
 
 
 def without_units(rows: NDArray[np.uint32]) -> NDArray[np.bool_]:

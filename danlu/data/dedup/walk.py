@@ -39,6 +39,7 @@ from danlu.data.dedup.tables import Tables
 
 FEW = 24  # members of a bucket that are compared all with all; also how many leaders a bucket has
 _SLICE = 1 << 12  # records fed to the compiled walker at once: its edges have room for 25 of each
+_UNREADABLE = -(1 << 62)  # what the compiled walker answers where a row could not be read
 EDGE_WORDS = 3  # of an edge: smaller rank or leader, rank, agreement
 
 
@@ -85,12 +86,9 @@ def walker(
     near: NDArray[np.uint32],
     loose: NDArray[np.uint32],
     rules: Rules,
-    memory_bytes: int,
 ) -> Walker:
     """The compiled walker, or the one in Python. `near` and `loose` are arange(D) for a walk from the beginning."""
-    if library() is not None:
-        return CompiledWalker(tables, order, near, loose, rules, memory_bytes)
-    return PythonWalker(tables, order, near, loose, rules)
+    return (CompiledWalker if library() is not None else PythonWalker)(tables, order, near, loose, rules)
 
 
 class CompiledWalker:
@@ -101,20 +99,19 @@ class CompiledWalker:
         near: NDArray[np.uint32],
         loose: NDArray[np.uint32],
         rules: Rules,
-        memory_bytes: int,
     ) -> None:
         loaded = library()
         assert loaded is not None
         self._library: Any = loaded
         self.near, self.loose, self.rules = near, loose, rules
         self._alive = (tables, order)  # their memory is used as long as this object lives
-        pointers = (ctypes.c_void_p * max(len(tables.arrays), 1))(*map(address, tables.arrays))
-        counts = np.array([len(array) for array in tables.arrays], dtype=np.int64)
-        mapped = np.array([one is not None for one in tables.maps], dtype=np.int32)
-        touch_limit = max(1024, memory_bytes // 4 // (2 * 4096))  # two pages of 4 KiB a comparison
+        pointers = (ctypes.c_void_p * max(len(tables.arrays), 1))()
+        for table, array in enumerate(tables.arrays):
+            pointers[table] = None if array is None else address(array)
+        counts, files = np.array(tables.counts, dtype=np.int64), np.array(tables.files, dtype=np.int32)
         self._handle = loaded.dedup_walk_new(
-            pointers, address(counts), address(mapped), len(tables.arrays), address(order), address(near),
-            address(loose), rules.need_near, rules.need_loose, rules.guarded, int(rules.across), FEW, touch_limit,
+            pointers, address(counts), address(files), len(tables.arrays), address(order), address(near),
+            address(loose), rules.need_near, rules.need_loose, rules.guarded, int(rules.across), FEW,
         )  # fmt: skip
         self._edges = np.empty((_SLICE * (FEW + 1), EDGE_WORDS), dtype=np.uint32)
 
@@ -127,6 +124,8 @@ class CompiledWalker:
         for begin in range(0, len(records), _SLICE):
             part = np.ascontiguousarray(records[begin : begin + _SLICE])
             edges = self._library.dedup_walk_feed(self._handle, address(part), len(part), address(self._edges))
+            if edges == _UNREADABLE:
+                raise _shorter()
             if edges < 0:
                 raise _out_of_order()
             if edges:
@@ -145,7 +144,8 @@ class CompiledWalker:
     def agreements(self, a: NDArray[np.uint32], b: NDArray[np.uint32]) -> NDArray[np.uint8]:
         a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
         out = np.empty(len(a), dtype=np.uint8)
-        self._library.dedup_walk_agreements(self._handle, address(a), address(b), len(a), address(out))
+        if not self._library.dedup_walk_agreements(self._handle, address(a), address(b), len(a), address(out)):
+            raise _shorter()
         return out
 
     def __del__(self) -> None:
@@ -220,8 +220,6 @@ class PythonWalker:
 
     def _agreement(self, a: int, b: int) -> int:
         self.compared += 1
-        if not self.compared % 4096:
-            self._tables.forget()
         one, two = (self._tables.row(int(self._order[rank])) for rank in (a, b))
         return int(np.count_nonzero(one == two))
 
@@ -254,6 +252,10 @@ def _unite(parent: NDArray[np.uint32], i: int, j: int) -> bool:
     if a != b:
         parent[max(a, b)] = min(a, b)  # the smaller is the root, so the root is the smallest of all
     return a != b
+
+
+def _shorter() -> StageFailed:
+    return StageFailed("a file of signatures became shorter while it was read", "build it again")
 
 
 def _out_of_order() -> StageFailed:

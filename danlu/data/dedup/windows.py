@@ -56,20 +56,28 @@ def _mix(a: NDArray[np.uint64], b: NDArray[np.uint64], seed: int) -> NDArray[np.
     return mixed ^ (mixed >> np.uint64(32))
 
 
-def winnow(hashes: NDArray[np.uint64], window: int, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def winnow(
+    hashes: NDArray[np.uint64], window: int, valid: NDArray[np.bool_], compiled: bool = True
+) -> NDArray[np.bool_]:
     """bool [N]: the smallest of every `window` neighbouring hashes, all of them where several are equal.
 
-    valid  bool [N - window + 1]: windows that count (those that lie inside one document)
+    valid  bool [N - window + 1]: windows that count, those that lie inside one document of at least `window` hashes
     """
+    chosen = np.zeros(len(hashes), dtype=bool)
     if len(hashes) < window:
-        return np.zeros(len(hashes), dtype=bool)
+        return chosen
+    loaded = library() if compiled else None
+    if loaded is not None:
+        hashes, valid = np.ascontiguousarray(hashes), np.ascontiguousarray(valid)
+        loaded.dedup_winnow(address(hashes), len(hashes), window, address(valid), address(chosen))
+        return chosen
     lowest = sliding(np.minimum, hashes, window)  # [N - window + 1], by where the window begins
     lowest[~valid] = 0
     # The highest of the minima of all windows that hold a place is its own hash where it is the smallest in one.
     around = np.zeros(len(hashes) + window - 1, dtype=np.uint64)
     around[window - 1 : window - 1 + len(lowest)] = lowest
     best = sliding(np.maximum, around, window)  # [N]
-    chosen: NDArray[np.bool_] = best == hashes
+    np.equal(best, hashes, out=chosen)
     return chosen
 
 

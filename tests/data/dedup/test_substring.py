@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from danlu.core.errors import UserError
@@ -71,6 +71,7 @@ def test_a_passage_in_two_documents_is_cut_from_the_second(tmp_path: Path) -> No
     assert len(units(last)) <= 1  # the word that was cut in two
 
 
+@example("天", 1, 1)  # a span inside one character
 @given(st.text(alphabet="a天é\U00020000 ", max_size=30), st.integers(0, 60), st.integers(1, 60))
 def test_bytes_never_cut_a_character(text: str, begin: int, length: int) -> None:
     size = len(text.encode())

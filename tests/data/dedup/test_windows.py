@@ -37,17 +37,19 @@ def test_the_sequence_of_thue_and_morse_has_no_collisions() -> None:
     assert pair[0] != pair[1]
 
 
-@settings(max_examples=60)
+@settings(max_examples=100)
 @given(seed=st.integers(0, 99), count=st.integers(1, 120), window=st.integers(1, 30), high=st.sampled_from([3, 2**62]))
 def test_winnowing_by_hand(seed: int, count: int, window: int, high: int) -> None:
     random = np.random.default_rng(seed)
     hashes = random.integers(1, high, count).astype(np.uint64)
-    valid = random.random(max(count - window + 1, 0)) < 0.8
+    owner = np.repeat(np.arange(count), random.integers(1, 60, count))[:count]  # documents, one after the other
+    valid = owner[: max(count - window + 1, 0)] == owner[window - 1 :]
     expected = set()
     for begin in np.flatnonzero(valid):
         piece = hashes[begin : begin + window]
         expected |= {int(begin + k) for k in np.flatnonzero(piece == piece.min())}
-    assert set(np.flatnonzero(winnow(hashes, window, valid)).tolist()) == expected
+    for compiled in (True, False):
+        assert set(np.flatnonzero(winnow(hashes, window, valid, compiled)).tolist()) == expected
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=40), st.integers(1, 40))

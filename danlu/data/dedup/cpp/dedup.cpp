@@ -7,7 +7,6 @@
 //
 // Nothing here allocates by the size of the input except the walk's lists of at most 24 members.
 
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -83,11 +82,13 @@ bool unite(uint32_t* parent, uint32_t i, uint32_t j) {
 // ---- the walk -----------------------------------------------------------------------------------------------------
 
 struct Table {
-  const uint32_t* rows;
+  const uint32_t* rows;  // null where it lies in a file
+  int file;
   int64_t start;  // position of its first row among all tables
   int64_t count;
-  bool mapped;  // lies in a file: its pages may be let go
 };
+
+constexpr int64_t UNREADABLE = -(int64_t{1} << 62);
 
 struct Walk {
   std::vector<Table> tables;
@@ -97,8 +98,7 @@ struct Walk {
   int64_t guarded;
   bool across;
   int few;
-  int64_t touch_limit;
-  int64_t touched = 0, compared = 0;
+  int64_t compared = 0;
 
   bool begun = false;
   uint64_t key = 0;
@@ -106,33 +106,34 @@ struct Walk {
   int64_t count = 0;
   std::vector<uint32_t> early, leaders;
 
-  const uint32_t* row(uint32_t rank) const {
+  struct Slot {
+    int64_t rank = -1;
+    uint32_t row[PERMUTATIONS];
+  };
+  Slot old, fresh;  // rows read from files: of the one compared with, and of the member whose turn it is
+  bool unreadable = false;
+
+  const uint32_t* row(uint32_t rank, Slot& slot) {
     const int64_t position = order[rank];
-    for (const Table& table : tables)
-      if (position < table.start + table.count) return table.rows + (position - table.start) * PERMUTATIONS;
+    for (const Table& table : tables) {
+      if (position >= table.start + table.count) continue;
+      const int64_t place = position - table.start;
+      if (table.rows) return table.rows + place * PERMUTATIONS;
+      if (slot.rank != rank) {
+        if (pread(table.file, slot.row, sizeof slot.row, place * sizeof slot.row) != sizeof slot.row) unreadable = true;
+        slot.rank = rank;
+      }
+      return slot.row;
+    }
     return nullptr;
   }
 
   int agreement(uint32_t i, uint32_t j) {
-    const uint32_t *a = row(i), *b = row(j);
+    const uint32_t *a = row(i, old), *b = row(j, fresh);
     int same = 0;
     for (int k = 0; k < PERMUTATIONS; ++k) same += a[k] == b[k];
     ++compared;
-    if (++touched >= touch_limit) forget();
     return same;
-  }
-
-  // Pages of files that were looked at count as memory of this process until they are let go; they stay in the
-  // system's cache, so looking again is cheap.
-  void forget() {
-    touched = 0;
-    const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-    for (const Table& table : tables) {
-      if (!table.mapped) continue;
-      const uintptr_t begin = reinterpret_cast<uintptr_t>(table.rows) / page * page;
-      const uintptr_t end = reinterpret_cast<uintptr_t>(table.rows + table.count * PERMUTATIONS);
-      madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
-    }
   }
 
   bool idle(uint32_t a, uint32_t b) const {
@@ -225,13 +226,13 @@ void dedup_band_keys(const uint32_t* rows, int64_t n, const int32_t* bands, int 
     }
 }
 
-void* dedup_walk_new(const uint32_t* const* tables, const int64_t* counts, const int32_t* mapped, int n_tables,
+void* dedup_walk_new(const uint32_t* const* tables, const int64_t* counts, const int32_t* files, int n_tables,
                      const uint32_t* order, uint32_t* near, uint32_t* loose, int need_near, int need_loose,
-                     int64_t guarded, int across, int few, int64_t touch_limit) {
+                     int64_t guarded, int across, int few) {
   auto* walk = new Walk;
   int64_t start = 0;
   for (int t = 0; t < n_tables; ++t) {
-    walk->tables.push_back({tables[t], start, counts[t], mapped[t] != 0});
+    walk->tables.push_back({tables[t], files[t], start, counts[t]});
     start += counts[t];
   }
   walk->order = order;
@@ -242,7 +243,6 @@ void* dedup_walk_new(const uint32_t* const* tables, const int64_t* counts, const
   walk->guarded = guarded;
   walk->across = across != 0;
   walk->few = few;
-  walk->touch_limit = touch_limit;
   return walk;
 }
 
@@ -251,7 +251,7 @@ void dedup_walk_free(void* handle) { delete static_cast<Walk*>(handle); }
 int64_t dedup_walk_compared(void* handle) { return static_cast<Walk*>(handle)->compared; }
 
 // records uint32 [n, 3] = (key high, key low, rank), ascending; edges has room for uint32 [n * (few + 1), 3].
-// Returns the number of edges, or -1 - i where record i is out of order.
+// Returns the number of edges, -1 - i where record i is out of order, UNREADABLE where a row could not be read.
 int64_t dedup_walk_feed(void* handle, const uint32_t* records, int64_t n, uint32_t* edges) {
   auto* walk = static_cast<Walk*>(handle);
   uint32_t* edge = edges;
@@ -260,15 +260,17 @@ int64_t dedup_walk_feed(void* handle, const uint32_t* records, int64_t n, uint32
     if (walk->begun && (key < walk->key || (key == walk->key && records[2] <= walk->previous))) return -1 - i;
     walk->add(key, records[2], edge);
   }
+  if (walk->unreadable) return UNREADABLE;
   return (edge - edges) / 3;
 }
 
 void dedup_walk_end_of_band(void* handle) { static_cast<Walk*>(handle)->begun = false; }
 
-// out uint8 [n]: how many of the 128 places of ranks a[i] and b[i] agree.
-void dedup_walk_agreements(void* handle, const uint32_t* a, const uint32_t* b, int64_t n, uint8_t* out) {
+// out uint8 [n]: how many of the 128 places of ranks a[i] and b[i] agree; false where a row could not be read.
+bool dedup_walk_agreements(void* handle, const uint32_t* a, const uint32_t* b, int64_t n, uint8_t* out) {
   auto* walk = static_cast<Walk*>(handle);
-  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<uint8_t>(walk->agreement(a[i], b[i]));
+  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<uint8_t>(walk->agreement(b[i], a[i]));
+  return !walk->unreadable;
 }
 
 // Unite along edges uint32 [n, 3] = (i, j, agreement) in both forests.
@@ -311,6 +313,28 @@ void dedup_windows(const uint64_t* symbols, int64_t n, int64_t length, uint64_t 
       for (int64_t i = 0; i < left; ++i) power[i] = mix(power[i], power[i + size], seed - size);
     }
     std::memcpy(out + begin, sum.data(), wanted * sizeof(uint64_t));
+  }
+}
+
+// hashes uint64 [n], valid bool [n - window + 1] -> chosen bool [n]: the smallest of every valid window of neighbours, all
+// of them where several are equal. A queue of places with hashes that do not fall holds what may still become smallest.
+void dedup_winnow(const uint64_t* hashes, int64_t n, int64_t window, const uint8_t* valid, uint8_t* chosen) {
+  std::vector<int64_t> queue(n);
+  int64_t front = 0, back = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    while (back > front && hashes[queue[back - 1]] > hashes[i]) --back;
+    queue[back++] = i;
+    const int64_t begin = i - window + 1;
+    if (begin < 0) continue;
+    while (queue[front] < begin) ++front;
+    if (!valid[begin]) continue;
+    const uint64_t smallest = hashes[queue[front]];
+    // Equal ones stand at the front. Once they are chosen, only new ones at the back can be missing, because of windows
+    // that share a place either all are valid or those that are not come before or behind.
+    if (!chosen[queue[front]])
+      for (int64_t q = front; q < back && hashes[queue[q]] == smallest; ++q) chosen[queue[q]] = 1;
+    else
+      for (int64_t q = back - 1; q > front && hashes[queue[q]] == smallest && !chosen[queue[q]]; --q) chosen[queue[q]] = 1;
   }
 }
 
