@@ -297,6 +297,8 @@ int danlu_step(void* handle, int n_tokens, const int32_t* ids, const int32_t* po
         return fail(e.what());
     }
     for (auto& counter : model.counters) counter.store(0, std::memory_order_relaxed);
+    for (auto& own : model.own)
+        for (auto& counter : own.taken) counter.store(0, std::memory_order_relaxed);
     const bool head = logits || best;
     model.team.run([&](int worker) { Stepper(model, worker).run(ids, n_out, out_rows, logits, head, hidden); });
     std::vector<const Best*> members;
