@@ -15,7 +15,7 @@ enum Which : int { QKV = 0, OUT = 1, GATE_UP = 2, DOWN = 3, HEAD = 4, EMBEDDING 
 enum Vector : int { ATTENTION_NORM = 0, ATTENTION_NORM_BIAS, MLP_NORM, MLP_NORM_BIAS, Q_NORM, K_NORM, FINAL_NORM, FINAL_NORM_BIAS, POSITIONS, COS, SIN, VECTORS };
 
 constexpr int STAGES = 8;  // counters of one layer: the preparation of four products, attention's two, by_rows' two
-constexpr int FEW = 2;      // rows up to which every member prepares all of them for itself; not tuned
+constexpr int FEW = 16;     // rows more than its share that a member prepares for itself to save a barrier; tuned for two
 constexpr int ASKING = 8;   // rows up to which the next product's weights are asked for ahead of a barrier; not tuned
 constexpr int ALONE_FROM = 32, ALONE_MOST = 64;  // rows of a member that works alone; roughly tuned
 
@@ -100,6 +100,10 @@ struct Model {
         }
         counters = std::vector<std::atomic<int>>(STAGES * s.layers + 8);
     }
+
+    // Whether every member prepares all of n rows for itself: work done twice, but nobody waits, and what a member reads
+    // next lies in its own cache.
+    bool each_prepares(int n) const { return n <= ALONE_MOST && n - n / team.size() <= FEW; }
 
     Shape shape;
     Arena arena;  // of all matrices

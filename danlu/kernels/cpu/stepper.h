@@ -76,7 +76,7 @@ class Stepper {
         // The last norm, for the rows asked for.
         Input input = prepare({out_rows, n_out, false}, m.head, [&](int i, float* to) {
             norm(&m.x[out_rows[i] * stride], m.vectors[FINAL_NORM], m.vectors[FINAL_NORM_BIAS], to);
-            if (hidden && (n_out > FEW || worker == 0)) std::memcpy(hidden + size_t(i) * D, to, D * sizeof(float));
+            if (hidden && (worker == 0 || !m.each_prepares(n_out))) std::memcpy(hidden + size_t(i) * D, to, D * sizeof(float));
         });
         if (!head) return;
         const int V = s.vocab;
@@ -211,7 +211,7 @@ class Stepper {
     template <class F>
     Input prepare(const Share& share, const Matrix& w, F make, int product = -1) {
         const int n = share.n;
-        const bool mine = share.alone || n <= FEW;
+        const bool mine = share.alone || m.each_prepares(n);
         const size_t stride = padded(w.columns);
         float* rows = mine ? own.rows.data() : m.rows.data();
         uint8_t* memory = mine ? own.converted.data() : m.converted.data();
