@@ -39,6 +39,7 @@ class CompiledRunner:
     def __init__(self, decoder: Decoder, cache: KVCache) -> None:
         self.decoder, self.cache = decoder, cache
         self._adapters: WeakKeyDictionary[LoadedAdapter, LoraWeights] = WeakKeyDictionary()
+        self._no_hidden = torch.empty(0, decoder.shape.hidden)
         self._logits = torch.empty(0)  # of the last step: new memory would be cleared by the system for every step
 
     def add_adapter(self, loaded: LoadedAdapter, adapter: Adapter) -> None:
@@ -57,7 +58,7 @@ class CompiledRunner:
             logits = Logits(results.logits, results.best, results.best_ids)
         if batch.hidden_rows:
             hidden = self._call(batch.only(hidden=True) if both else batch, hidden=True).hidden
-        return logits, torch.empty(0, self.decoder.shape.hidden) if hidden is None else hidden
+        return logits, self._no_hidden if hidden is None else hidden
 
     def _call(self, batch: Batch, hidden: bool) -> Results:
         spans = [(span.row, span.n, span.length) for span in batch.spans]

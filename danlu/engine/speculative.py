@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
 MOST = 8  # guesses for one sequence in one step
 GAIN = 1.03  # expected gain below which a step stays plain: estimates are not exact
-PROBE = 32  # a drafter that costs something is tried again after so many steps without it
+SERVES = 32  # steps for which a draft model is expected to use what it reads of a sequence
+TRIAL = 0.03  # a drafter that costs something is tried again when that takes this share of the time since it was asked
 
 
 class Runs(Protocol):
@@ -59,8 +60,8 @@ class Drafter(Protocol):
 
     def propose(self, sequences: list[Sequence], most: list[int]) -> list[list[int]]: ...
 
-    def seconds(self, sequences: list[Sequence], depth: int) -> float:
-        """What guessing so deep for these is expected to take."""
+    def seconds(self, sequences: list[Sequence], depth: int, steps: int) -> float:
+        """What guessing so deep for these is expected to take, where it goes on for so many steps."""
         ...
 
 
@@ -77,7 +78,7 @@ class Lookup:
     def propose(self, sequences: list[Sequence], most: list[int]) -> list[list[int]]:
         return [self._follow(sequence, n) for sequence, n in zip(sequences, most, strict=True)]
 
-    def seconds(self, sequences: list[Sequence], depth: int) -> float:
+    def seconds(self, sequences: list[Sequence], depth: int, steps: int) -> float:
         return 0.0
 
     def _follow(self, sequence: Sequence, most: int) -> list[int]:
@@ -126,12 +127,11 @@ class DraftModel:
                     guessing.append(sequence)
         return list(guesses.values())
 
-    def seconds(self, sequences: list[Sequence], depth: int) -> float:
-        """One small step for each guess. What must be read before counts as if it served the next PROBE steps."""
+    def seconds(self, sequences: list[Sequence], depth: int, steps: int) -> float:
+        """One small step for each guess, and of what must be read before the share of one of the steps it serves."""
         unread = sum(len(sequence.tokens) - 1 - self._known(sequence) for sequence in sequences)
-        return depth * self._cost(len(sequences)) + (
-            self._cost(unread) / PROBE if unread > MOST * len(sequences) else 0
-        )
+        reading = self._cost(unread) if unread > MOST * len(sequences) else 0.0
+        return depth * self._cost(len(sequences)) + reading / steps
 
     def _known(self, sequence: Sequence) -> int:
         """How many tokens are read. Wrong guesses are forgotten; another table means that nothing of it is here."""
@@ -186,7 +186,7 @@ class Speculator:
         self._overall = Rate(0.3, fade=0.99)
         self._rates: WeakKeyDictionary[Sequence, Rate] = WeakKeyDictionary()
         self._guesses: dict[Sequence, tuple[int, list[int]]] = {}  # of this step: tokens known before it, guesses
-        self._idle = 0  # steps since a drafter that costs something was asked
+        self._idle = 0.0  # seconds of steps since the drafter was asked
 
     def plan(self) -> None:
         """Set `drafts` of the running sequences; their blocks are taken here. Before `schedule`.
@@ -209,11 +209,8 @@ class Speculator:
             counts = self._worth([len(guess) for guess in guesses])
         else:
             counts = self._worth(limits)
-            self._idle = 0 if any(counts) else self._idle + 1
-            probing = self._idle >= PROBE
-            if probing:
-                self._idle = 0
-            guesses = self.drafter.propose(running, [min(1, limit) for limit in limits] if probing else counts)
+            trial = not any(counts) and self.drafter.seconds(running, 1, 1) <= TRIAL * self._idle
+            guesses = self.drafter.propose(running, [min(1, limit) for limit in limits] if trial else counts)
         for sequence, guess, count in zip(running, guesses, counts, strict=True):
             sequence.drafts = guess[:count]
             if guess:
@@ -222,6 +219,7 @@ class Speculator:
     def learn(self, step: Step, seconds: float) -> None:
         """After a step: what it took, and which guesses were right."""
         self.cost.observe(sum(n for _, n in step), seconds)
+        self._idle = 0.0 if self._guesses else self._idle + seconds
         for sequence, (known, guess) in self._guesses.items():
             came = sequence.tokens[known:]
             hits = next((i for i, (a, b) in enumerate(zip(guess, came, strict=False)) if a != b), None)
@@ -244,7 +242,7 @@ class Speculator:
         for count, (gain, depth, _) in enumerate(gains[: self.scheduler.max_batch_tokens - plain], 1):
             expected += gain
             deepest = max(deepest, depth)
-            drafting = self.drafter.seconds(running, deepest)
+            drafting = self.drafter.seconds(running, deepest, SERVES)
             speed = expected / (self.cost(plain + count) + drafting)
             if speed > best_speed:
                 best, best_speed = count, speed

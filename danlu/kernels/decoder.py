@@ -98,6 +98,7 @@ class Decoder:
         if found is None:
             raise KernelError("there is no compiled library")
         self.shape, self._library = shape, _declare(found)
+        self._cache: Tensor | None = None  # of the last step
         norm = ("rms", "layer").index(shape.norm)
         mlp = ("swiglu", "gelu_tanh", "gelu_erf").index(shape.mlp)
         raw = _Shape(
@@ -182,32 +183,29 @@ class Decoder:
         `out` when given, float32 with room for S * V numbers.
         """
         shape = self.shape
-        each = 2 * shape.layers * shape.page_bytes  # a block in all layers
-        if cache.dtype != shape.kv_dtype or not cache.is_contiguous() or cache.nbytes % each:
-            raise KernelError("a cache of another shape or dtype")
-        pages = cache.nbytes // each
+        if cache is not self._cache:
+            self._know(cache)
         needed = [-(-length // PAGE) for _, _, length in spans]
         if len(tables) != len(spans) or any(len(t) < n for t, n in zip(tables, needed, strict=True)):
             raise KernelError("a block table is too short for its sequence")
         if adapters and len(adapters) != len(spans):
             raise KernelError(f"{len(adapters)} adapters for {len(spans)} sequences")
-        loras = (ctypes.c_void_p * len(spans))(*(lora.handle if lora else None for lora in adapters))
+        loras = None
+        if any(adapters):
+            loras = (ctypes.c_void_p * len(spans))(*(lora.handle if lora else None for lora in adapters))
         flat = [page for table, n in zip(tables, needed, strict=True) for page in table[:n]]
-        size = len(rows) * shape.vocab if want_logits else 0
-        if out is not None and (out.dtype != torch.float32 or not out.is_contiguous() or out.numel() < size):
-            raise KernelError("no room for the logits")
-        memory = torch.empty(size) if out is None else out.view(-1)[:size]
-        logits = memory.view(len(rows), shape.vocab) if want_logits else None
+        logits = None
+        if want_logits:
+            logits = _room(out, len(rows) * shape.vocab).view(len(rows), shape.vocab)
         n_best = len(rows) if want_best else 0
         best, best_ids = (ctypes.c_float * max(n_best, 1))(), (ctypes.c_int32 * max(n_best, 1))()
         hidden = torch.empty(len(rows), shape.hidden) if want_hidden else None
         self._check(
             self._library.danlu_step(
                 self._handle, len(ids), _ints(ids), _ints(positions), len(spans),
-                _ints([number for span in spans for number in span]), len(flat), _ints(flat), cache.data_ptr(), pages,
-                len(rows), _ints(rows), _pointer(logits), best if want_best else None,
-                best_ids if want_best else None, _pointer(hidden),
-                loras if any(adapters) else None,
+                _ints([number for span in spans for number in span]), len(flat), _ints(flat),
+                self._cache_at, self._pages, len(rows), _ints(rows), _pointer(logits),
+                best if want_best else None, best_ids if want_best else None, _pointer(hidden), loras,
             )
         )  # fmt: skip
         return Results(logits, list(best[:n_best]), list(best_ids[:n_best]), hidden)
@@ -217,6 +215,13 @@ class Decoder:
         data = torch.ones(size, dtype=torch.uint8)
         check = ctypes.c_uint64()
         return float(self._library.danlu_read_rate(self._handle, data.data_ptr(), size, ctypes.byref(check)))
+
+    def _know(self, cache: Tensor) -> None:
+        """Check a cache once, not in every step."""
+        each = 2 * self.shape.layers * self.shape.page_bytes  # a block in all layers
+        if cache.dtype != self.shape.kv_dtype or not cache.is_contiguous() or cache.nbytes % each:
+            raise KernelError("a cache of another shape or dtype")
+        self._cache, self._cache_at, self._pages = cache, cache.data_ptr(), cache.nbytes // each
 
     def _check(self, code: int) -> None:
         if code:
@@ -255,6 +260,15 @@ class LoraWeights:
 
 def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
+
+
+def _room(out: Tensor | None, size: int) -> Tensor:
+    """`size` numbers for logits: the first ones of `out`, or new ones."""
+    if out is None:
+        return torch.empty(size)
+    if out.dtype != torch.float32 or not out.is_contiguous() or out.numel() < size:
+        raise KernelError("no room for the logits")
+    return out.view(-1)[:size]
 
 
 def _ints(values: Sequence[int]) -> ctypes.Array[ctypes.c_int32]:

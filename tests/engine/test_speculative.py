@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -149,7 +150,7 @@ def test_guesses_that_are_never_right_are_soon_not_checked() -> None:
         def propose(self, sequences: list[Sequence], most: list[int]) -> list[list[int]]:
             return [[0] * n for n in most]
 
-        def seconds(self, sequences: list[Sequence], depth: int) -> float:
+        def seconds(self, sequences: list[Sequence], depth: int, steps: int) -> float:
             return 0.0
 
     e = Engine((model_of("gqa"), None), speculate="lookup")
@@ -166,6 +167,36 @@ def test_guesses_that_are_never_right_are_soon_not_checked() -> None:
     assert 0 < tried < 60 and e.stats.draft_hits == 0
     list(e.generate([random_prompt(4)], never_zero))  # the next answer begins with what was learnt
     assert e.stats.draft_tokens < 1.3 * tried
+
+
+def test_a_drafter_that_never_pays_is_tried_in_a_small_share_of_the_time() -> None:
+    asked = []
+
+    class Dear:
+        free = False
+
+        def propose(self, sequences: list[Sequence], most: list[int]) -> list[list[int]]:
+            asked.append(sum(most))
+            return [[0] * n for n in most]
+
+        def seconds(self, sequences: list[Sequence], depth: int, steps: int) -> float:
+            return 0.5 * depth + 1.0 / steps
+
+    e = Engine((model_of("gqa"), None), speculate="lookup")
+    assert e.speculator is not None
+    e.speculator.drafter = Dear()
+    e.speculator._worth = lambda lengths: [0] * len(lengths)  # type: ignore[method-assign]
+    e.speculator.learn = lambda step, seconds: type(e.speculator).learn(  # type: ignore[method-assign]
+        e.speculator,
+        step,
+        float(sum(n for _, n in step)),  # type: ignore[arg-type]
+    )
+    list(e.generate([random_prompt(3)] * 4, Sampling(max_tokens=60, seed=1, logit_bias={0: -100})))
+    # A trial takes 1.5 s and a step of four 4 s: some trials, each of one guess for each of four, and never two in
+    # fewer than 1.5 / 0.03 / 4 = 12.5 steps.
+    trials = [step for step, n in enumerate(asked) if n]
+    assert 2 <= len(trials) <= 5 and {asked[step] for step in trials} == {4}
+    assert all(after - before >= 12 for before, after in pairwise(trials))
 
 
 def test_a_draft_model_of_another_vocabulary_is_refused() -> None:

@@ -111,7 +111,7 @@ inline void scores(const T* const* pages, const T* const* ahead, const typename 
             for (int v = 0; v < V; v++) sums[r][p][v] = Floats{};
     for (int d = 0; d < head_dim; d += pair)
         for (int p = 0; p < P; p++) {
-            if (ahead) __builtin_prefetch(ahead[p] + d * PAGE);
+            if (ahead) __builtin_prefetch(ahead[p] + d * PAGE, 0, 2);
             for (int v = 0; v < V; v++)
                 for (int r = 0; r < R; r++)
                     sums[r][p][v] = multiply_add(pages[p] + d * PAGE + v * LANES * pair, q + r * head_dim + d, sums[r][p][v]);
@@ -139,7 +139,7 @@ inline void weigh(
         for (int i = 0; i < PAGE; i += pair)
             for (int v = 0; v < W * V; v++) {
                 const size_t place = size_t(i) * head_dim + (d + v * LANES) * pair;
-                if (ahead) __builtin_prefetch(ahead[page] + place);
+                if (ahead) __builtin_prefetch(ahead[page] + place, 0, 2);
                 for (int r = 0; r < R; r++)
                     sums[r][v] = multiply_add(pages[page] + place, p + r * CHUNK + page * PAGE + i, sums[r][v]);
             }

@@ -14,10 +14,9 @@ enum Mlp : int { SWIGLU = 0, GELU_TANH = 1, GELU_ERF = 2 };
 enum Which : int { QKV = 0, OUT = 1, GATE_UP = 2, DOWN = 3, HEAD = 4, EMBEDDING = 5 };
 enum Vector : int { ATTENTION_NORM = 0, ATTENTION_NORM_BIAS, MLP_NORM, MLP_NORM_BIAS, Q_NORM, K_NORM, FINAL_NORM, FINAL_NORM_BIAS, POSITIONS, COS, SIN, VECTORS };
 
-constexpr int STAGES = 12;  // counters of one layer: four products with their preparation, attention's two, by_rows' two
-constexpr int FEW = 2;      // rows up to which every member prepares all of them for itself; not tuned
-constexpr int ASKING = 8;   // rows up to which weights are asked for ahead, and how many bytes by each member; not tuned
-constexpr size_t ASKED = 32 << 10;
+constexpr int STAGES = 8;  // counters of one layer: the preparation of four products, attention's two, by_rows' two
+constexpr int FEW = 16;     // rows more than its share that a member prepares for itself to save a barrier; tuned for two
+constexpr int ASKING = 8;   // rows up to which the next product's weights are asked for ahead of a barrier; not tuned
 constexpr int ALONE_FROM = 32, ALONE_MOST = 64;  // rows of a member that works alone; roughly tuned
 
 inline int padded(int n) { return (n + 15) / 16 * 16; }
@@ -97,9 +96,14 @@ struct Model {
             mine.o.resize(size_t(TILE) * s.head_dim);
             mine.whole.resize(size_t(TILE) * s.head_dim);
             mine.gate.resize(size_t(s.max_tokens) * LANES);
+            mine.taken = std::vector<std::atomic<int>>(4 * s.layers + 1);
         }
         counters = std::vector<std::atomic<int>>(STAGES * s.layers + 8);
     }
+
+    // Whether every member prepares all of n rows for itself: work done twice, but nobody waits, and what a member reads
+    // next lies in its own cache.
+    bool each_prepares(int n) const { return n <= ALONE_MOST && n - n / team.size() <= FEW; }
 
     Shape shape;
     Arena arena;  // of all matrices
@@ -117,6 +121,7 @@ struct Model {
         Array<float> rows, low, more, head, q, o, whole, gate;
         Array<uint8_t> converted;
         Array<Best> best;  // of the rows asked for
+        std::vector<std::atomic<int>> taken;  // pieces of its part of each product, by anybody
     };
     std::vector<Own> own;
     std::vector<std::atomic<int>> counters;

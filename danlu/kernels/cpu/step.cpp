@@ -286,7 +286,7 @@ int danlu_step(void* handle, int n_tokens, const int32_t* ids, const int32_t* po
         plan_attention(model);
         model.partials.resize(partials);
         model.partial_o.resize(partials * s.head_dim);
-        model.low.resize(n_tokens > FEW ? n_tokens * model.low_width : 0);
+        model.low.resize(n_tokens * model.low_width);
         for (auto& own : model.own) {
             own.low.resize(ALONE_MOST * model.low_width);
             own.more.resize(model.low_width ? size_t(n_tokens) * 2 * LANES : 0);
@@ -297,6 +297,8 @@ int danlu_step(void* handle, int n_tokens, const int32_t* ids, const int32_t* po
         return fail(e.what());
     }
     for (auto& counter : model.counters) counter.store(0, std::memory_order_relaxed);
+    for (auto& own : model.own)
+        for (auto& counter : own.taken) counter.store(0, std::memory_order_relaxed);
     const bool head = logits || best;
     model.team.run([&](int worker) { Stepper(model, worker).run(ids, n_out, out_rows, logits, head, hidden); });
     std::vector<const Best*> members;

@@ -76,7 +76,7 @@ class Stepper {
         // The last norm, for the rows asked for.
         Input input = prepare({out_rows, n_out, false}, m.head, [&](int i, float* to) {
             norm(&m.x[out_rows[i] * stride], m.vectors[FINAL_NORM], m.vectors[FINAL_NORM_BIAS], to);
-            if (hidden && (n_out > FEW || worker == 0)) std::memcpy(hidden + size_t(i) * D, to, D * sizeof(float));
+            if (hidden && (worker == 0 || !m.each_prepares(n_out))) std::memcpy(hidden + size_t(i) * D, to, D * sizeof(float));
         });
         if (!head) return;
         const int V = s.vocab;
@@ -96,7 +96,7 @@ class Stepper {
     const Shape& s;
     const int worker;
     Model::Own& own;
-    int stage = 0;
+    int stage = 0, products = 0;  // how many of each the team has begun to share
 
     // ---- the products of a layer ----
 
@@ -211,7 +211,7 @@ class Stepper {
     template <class F>
     Input prepare(const Share& share, const Matrix& w, F make, int product = -1) {
         const int n = share.n;
-        const bool mine = share.alone || n <= FEW;
+        const bool mine = share.alone || m.each_prepares(n);
         const size_t stride = padded(w.columns);
         float* rows = mine ? own.rows.data() : m.rows.data();
         uint8_t* memory = mine ? own.converted.data() : m.converted.data();
@@ -238,16 +238,22 @@ class Stepper {
         return input;
     }
 
+    // The first block of a member's part of a product: parts lie behind each other, so that each is read from end to end.
+    int part_of(const Matrix& w, int member) const {
+        const int size = m.team.size();
+        return member == size ? w.blocks : w.blocks / 2 * member / size * 2;
+    }
+
     // Blocks of a piece: an even number, about eight pieces for every member, small enough to share, large enough to count.
     int piece_of(const Matrix& w) const { return std::max(2, (w.blocks / (8 * m.team.size()) + 1) / 2 * 2); }
 
-    // Ask memory for the beginning of this member's first piece of a product that comes after the next barrier. A few
-    // rows are done with as soon as their weights are there, and between products memory would have nothing to do.
+    // Ask memory for the beginning of this member's part of a product that comes after the next barrier. A few rows are
+    // done with as soon as their weights are there, and between products memory would have nothing to do.
     void ask(const Matrix& w) const {
         if (m.n_tokens > ASKING) return;
-        const size_t begin = size_t(worker) * piece_of(w) * w.block_bytes;
-        const size_t end = std::min(begin + ASKED, size_t(w.blocks) * w.block_bytes);
-        for (size_t at = begin; at < end; at += 64) __builtin_prefetch(w.data + at, 0, 2);
+        const uint8_t *at = w.block(part_of(w, worker)), *end = w.block(part_of(w, worker + 1));
+        end = std::min(end, at + AHEAD);
+        for (; at < end; at += 64) __builtin_prefetch(at, 0, 2);
     }
 
     template <class Sink>
@@ -275,11 +281,12 @@ class Stepper {
             }
         };
         if (x.share.alone) return blocks(0, w.blocks);
-        const int piece = piece_of(w);
-        auto& counter = m.counters[stage++];
-        // The first piece is known beforehand (`ask`), the others go to whoever is free.
-        for (int at = worker * piece; at < w.blocks; at = (m.team.size() + Team::next(counter)) * piece)
-            blocks(at, std::min(w.blocks, at + piece));
+        const int size = m.team.size(), piece = piece_of(w), number = products++;
+        for (int i = 0; i < size; i++) {  // its own part, then what others have left of theirs
+            const int owner = (worker + i) % size, end = part_of(w, owner + 1);
+            for (int at; (at = part_of(w, owner) + piece * Team::next(m.own[owner].taken[number])) < end;)
+                blocks(at, std::min(end, at + piece));
+        }
     }
 
     // ---- attention ----
