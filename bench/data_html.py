@@ -1,7 +1,7 @@
 """Crawled pages to text: danlu beside datatrove with trafilatura, on the same WARC, one process each.
 
-    python bench/data_html.py             some 600 pages: manuals in English and Chinese, and planted ones
-    python bench/data_html.py --pages 100 --rounds 3
+    python bench/data_html.py             some 130 pages: manuals in English and Chinese, and planted ones
+    python bench/data_html.py --pages 300 --rounds 3
 
 The WARC is made here: pages of Debian's python3-doc and linux-doc as they are; Chinese manual pages (manpages-zh) set
 as pages of a web site with menu, cookie banner, advertisement and footer; and the planted pages of the tests. Of the
@@ -41,8 +41,8 @@ REQUIREMENTS = ["datatrove[processing,io]==0.10.1", "lxml_html_clean", "warcio",
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pages", type=int, default=300, help="pages of English manuals; half as many Chinese ones")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pages", type=int, default=80, help="pages of English manuals; half as many Chinese ones")
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:

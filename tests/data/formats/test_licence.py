@@ -17,7 +17,7 @@ MIT = "Permission is hereby granted, free of charge, ... The above copyright not
         ("# SPDX-License-Identifier: MIT OR Apache-2.0\n", "MIT OR Apache-2.0"),
         (MIT, "MIT"),
         ("# Licensed under the Apache License, Version 2.0 (the \"License\")", "Apache-2.0"),
-        (" * Redistribution and use in source and binary forms\n * ... endorse\n * or promote products", "BSD-3-Clause"),
+        (" * Redistribution and use in source and binary forms\n * endorse\n * or promote products", "BSD-3-Clause"),
         ("/* Redistribution and use in source and binary forms, ... */", "BSD-2-Clause"),
         ("# GNU General Public License as published ...; either version 2 of the License, or (at your option)\n"
          "# any later version.", "GPL-2.0-or-later"),
