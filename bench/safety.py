@@ -191,8 +191,8 @@ def speeds(texts: dict[str, list[str]]) -> dict[str, dict[str, float]]:
     from danlu.data.clean.document import clean_document
     from danlu.data.language import identify, languages
     from danlu.data.safety.injection import find_injections
-    from danlu.data.safety.safe import make_safe
     from danlu.data.safety.personal import find_personal
+    from danlu.data.safety.safe import make_safe
     from danlu.data.safety.toxic import find_toxic
 
     steps: dict[str, tuple[Callable[[str], Any], float]] = {

@@ -13,7 +13,7 @@ first). So
 
 What this finds is pages of pornographic advertising and rants. What it does not find: contempt in polite words,
 irony, what is misspelt on purpose, and slurs against groups, which the lists leave out where the word alone cannot tell
-hatred from its report. Such things need a trained classifier: `judge_safety` takes any callable text -> score.
+hatred from its report. Such things need a trained classifier (quality.classifier).
 
 >>> score_toxic("The breast cancer study followed 200 patients with sexual dysfunction.")
 {'adult': 0.0, 'abuse': 0.0, 'hate': 0.0}
@@ -22,14 +22,12 @@ hatred from its report. Such things need a trained classifier: `judge_safety` ta
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-from collections.abc import Callable, Mapping
 
 from danlu.core.text import units
 from danlu.data.literals import LiteralSet
 
-Scorer = Callable[[str], float]  # a trained classifier: the probability that a text is toxic
 CATEGORIES = ("adult", "abuse", "hate")
 
 # word or phrase -> weight. English entries match whole words (a final * any ending), in any case.
