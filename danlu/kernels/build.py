@@ -28,6 +28,7 @@ import tempfile
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "cpu"
+UNITS = ("step.cpp", "train.cpp")  # what is compiled; the rest is included
 # No contraction: which products fuse with which sums is written in the source, the same for every shape of a tile.
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-ffp-contract=off", "-fPIC", "-shared", "-pthread", "-Wno-psabi")
 BUILD_SECONDS = 600
@@ -76,7 +77,7 @@ def build() -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as folder:
             made = Path(folder) / "kernels.so"
-            command = [*compiler, *_flags(), str(SOURCES / "step.cpp"), "-o", str(made)]
+            command = [*compiler, *_flags(), *(str(SOURCES / name) for name in UNITS), "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS)
             if done.returncode:
                 lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
