@@ -56,8 +56,12 @@ def kernels() -> Any:
         "norm_and_rotate_backward": [number, address, number, *[address] * 7],
         "causal_attention": [number, address, number, *[address] * 5],
         "causal_attention_backward": [number, address, number, *[address] * 9, wide],
+        "has_linear": [],
+        "linear": [*[number] * 4, *[address] * 3],
+        "linear_backward": [*[number] * 4, *[address] * 5],
+        "linear_cross_entropy": [*[number] * 5, *[address] * 7],
         "muon": [number, number, address, address],
     }.items():
         function = getattr(found, f"danlu_{name}")
-        function.argtypes, function.restype = arguments, None
+        function.argtypes, function.restype = arguments, number if name == "has_linear" else None
     return found

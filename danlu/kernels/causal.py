@@ -42,9 +42,7 @@ def norm_and_rotate(
     return _NormAndRotate.apply(qkv, q_weight, k_weight, cos, sin, heads, eps)
 
 
-def causal_attention(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, segments: Tensor | None = None
-) -> Tensor | None:
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, segments: Tensor | None = None) -> Tensor | None:
     """q [B, T, H, hd], k and v [B, T, Hkv, hd] -> [B, T, H, hd]; each token sees itself and what is before it.
 
     segments [B, T] int64: only tokens of the same number in the same row see each other.

@@ -60,7 +60,7 @@ def muon_update_(
         return matrices
     taken = [matrix for matrix in matrices if all(_fits(tensor) for tensor in matrix)]
     items = (_Matrix * len(taken))(
-        *((m.weights.data_ptr(), m.momentum.data_ptr(), m.gradient.data_ptr(), *m.weights.shape) for m in taken)
+        *(_Matrix(m.weights.data_ptr(), m.momentum.data_ptr(), m.gradient.data_ptr(), *m.weights.shape) for m in taken)
     )
     numbers = [number for polynomial in polynomials for number in polynomial]
     coefficients = (ctypes.c_float * len(numbers))(*numbers)

@@ -88,9 +88,7 @@ class _AddRMSNorm(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(
-        ctx: Any, d_sum: Tensor | None, gradient: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, d_sum: Tensor | None, gradient: Tensor | None) -> tuple[Tensor, Tensor, Tensor, None, None]:
         if gradient is None:
             gradient = torch.zeros_like(ctx.saved_tensors[0], dtype=ctx.dtypes[2])
         return *_norm_backward(ctx, d_sum, gradient), None, None

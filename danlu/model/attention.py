@@ -127,9 +127,10 @@ class Attention(nn.Module):
 
     def positioned(self, qkv: Tensor, rotary: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
         """qkv [B, T, H + 2 Hkv, hd] -> q, k (their norms and rotary positions applied) and v."""
-        normed = self.q_norm is not None and self.k_norm is not None
-        if normed or rotary is not None:
-            weights = (self.q_norm.weight, self.k_norm.weight) if normed else None
+        weights = None
+        if self.q_norm is not None and self.k_norm is not None:
+            weights = self.q_norm.weight, self.k_norm.weight
+        if weights is not None or rotary is not None:
             compiled = norm_and_rotate(qkv, self.heads, weights, self.eps, rotary)
             if compiled is not None:
                 return compiled

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from danlu.kernels.call import training_on_cpu
+from danlu.kernels.linear import linear
 from danlu.kernels.rows import add_rms_norm, rms_norm, swiglu
 from danlu.model.config import ModelConfig
 
@@ -34,6 +35,10 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        compiled = linear(x, self.weight) if self.bias is None else None
+        return super().forward(x) if compiled is None else compiled
 
 
 class Embedding(nn.Embedding):

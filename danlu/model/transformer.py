@@ -75,7 +75,7 @@ class Transformer(nn.Module):
         added = None
         for block in self.blocks:
             x, added = block(x, added, rotary, context)
-        return add_norm(self.norm, x, added)[1]
+        return self.norm(x if added is None else x + added)
 
     def head(self, hidden: Tensor) -> Tensor:
         """hidden [..., D] -> logits [..., V]."""

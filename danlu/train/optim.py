@@ -160,7 +160,9 @@ class Optimizer:
             directions = torch._foreach_lerp(grads, momenta, self.momentum)
             update = orthogonalise(torch.stack(directions).to(self.matrix_dtype))
             torch._foreach_mul_(pieces, decay)
-            torch._foreach_add_(pieces, list(update.to(pieces[0].dtype).unbind()), alpha=-scale * math.sqrt(max(rows, cols)))
+            torch._foreach_add_(
+                pieces, list(update.to(pieces[0].dtype).unbind()), alpha=-scale * math.sqrt(max(rows, cols))
+            )
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state as tensors, the step counter among them; the tensors are not copies."""

@@ -1,6 +1,6 @@
 // Products of small matrices that stay in the nearest cache, for attention:  C [R, LANES * V] = A B.
 //
-//     A    rows of numbers, `stride` apart, along the depth
+//     A    rows of numbers along the depth; from one row to the next it is `stride`, from WIDE numbers to the next `step`
 //     B    a panel [depth / WIDE][columns][WIDE]: WIDE neighbours along the depth lie together
 //
 // With AVX512-BF16 numbers are bfloat16 and two of them are multiplied and added in one instruction (WIDE 2); elsewhere
@@ -44,15 +44,16 @@ constexpr bool PAIRS = false;
 constexpr int TILE_SUMS = REGISTERS / 8;
 
 template <class N, int R, int V>
-inline void multiply(const typename N::Number* a, size_t stride, const typename N::Number* b, int columns, int depth, Floats (*sums)[V]) {
+inline void multiply(const typename N::Number* a, size_t stride, const typename N::Number* b, int columns, int depth, Floats (*sums)[V],
+                     size_t step = N::WIDE) {
     Floats local[R][V];
     for (int r = 0; r < R; r++)
         for (int v = 0; v < V; v++) local[r][v] = Floats{};
-    for (int k = 0; k < depth; k += N::WIDE, b += size_t(columns) * N::WIDE) {
+    for (int k = 0; k < depth; k += N::WIDE, a += step, b += size_t(columns) * N::WIDE) {
         Floats panel[V];
         for (int v = 0; v < V; v++) panel[v] = N::panel(b + v * LANES * N::WIDE);
         for (int r = 0; r < R; r++) {
-            Floats x = N::broadcast(a + r * stride + k);
+            Floats x = N::broadcast(a + r * stride);
             for (int v = 0; v < V; v++) local[r][v] = N::add_product(x, panel[v], local[r][v]);
         }
     }

@@ -144,29 +144,32 @@ void swiglu_backward(int threads, int rows, int inner, const T* g, const T* gate
 
 // ---- softmax and cross-entropy ------------------------------------------------------------------------------------------
 
-// losses[row] = logsumexp(z) - z[target]; z becomes softmax(z) - onehot(target) where `gradient` is wanted.
+// Returns logsumexp(z) - z[target]; z becomes softmax(z) - onehot(target) where `gradient` is wanted.
+template <class T>
+inline float softmax_cross_entropy_row(int vocab, T* z, int64_t target, bool gradient) {
+    float* e = scratch<float>(vocab);
+    Floats most = all(-INFINITY);
+    const int whole = vocab / LANES * LANES;
+    for (int i = 0; i < whole; i += LANES) most = larger(load(z + i), most);
+    float highest = largest(most);
+    for (int i = whole; i < vocab; i++) highest = std::max(highest, to_float(z[i]));
+    Floats sums = {};
+    by_vectors(vocab, [&](int i, int count) {
+        put(e + i, exp(get(z + i, count) - highest), count);
+        sums += get(e + i, count);
+    });
+    const float total = sum(sums), loss = std::log(total) - (to_float(z[target]) - highest);
+    if (!gradient) return loss;
+    e[target] -= total;
+    const float scale = 1.0f / total;
+    by_vectors(vocab, [&](int i, int count) { put(z + i, get(e + i, count) * scale, count); });
+    return loss;
+}
+
 template <class T>
 void softmax_cross_entropy(int threads, int rows, int vocab, T* logits, const int64_t* targets, bool gradient, float* losses) {
     in_parallel(threads, rows, [&](int row) {
-        T* z = logits + size_t(row) * vocab;
-        float* e = scratch<float>(vocab);
-        Floats most = all(-INFINITY);
-        const int whole = vocab / LANES * LANES;
-        for (int i = 0; i < whole; i += LANES) most = larger(load(z + i), most);
-        float highest = largest(most);
-        for (int i = whole; i < vocab; i++) highest = std::max(highest, to_float(z[i]));
-        Floats sums = {};
-        by_vectors(vocab, [&](int i, int count) {
-            Floats v = exp(get(z + i, count) - highest);
-            put(e + i, v, count);
-            sums += get(e + i, count);
-        });
-        const float total = sum(sums);
-        losses[row] = std::log(total) - (to_float(z[targets[row]]) - highest);
-        if (!gradient) return;
-        e[targets[row]] -= total;
-        const float scale = 1.0f / total;
-        by_vectors(vocab, [&](int i, int count) { put(z + i, get(e + i, count) * scale, count); });
+        losses[row] = softmax_cross_entropy_row(vocab, logits + size_t(row) * vocab, targets[row], gradient);
     });
 }
 

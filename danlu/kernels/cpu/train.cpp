@@ -5,6 +5,7 @@
 
 #include "causal.h"
 #include "heads.h"
+#include "linear.h"
 #include "muon.h"
 #include "rows.h"
 
@@ -107,5 +108,21 @@ void danlu_causal_attention_backward(int threads, const Causal* c, int dtype, co
 
 // Rows and columns of each matrix are multiples of 16; products are in bfloat16 where the processor has it.
 void danlu_muon(int threads, int n, const MuonMatrix* matrices, const MuonStep* step) { muon(threads, n, matrices, *step); }
+
+// Whether the three below are there: elsewhere they do nothing.
+int danlu_has_linear() { return LINEAR; }
+
+void danlu_linear(int threads, int rows, int n, int k, const void* x, const float* w, void* y) {
+    linear(threads, rows, n, k, (const uint16_t*)x, w, (uint16_t*)y);
+}
+
+void danlu_linear_backward(int threads, int rows, int n, int k, const void* g, const void* x, const float* w, void* d_x, float* d_w) {
+    linear_backward(threads, rows, n, k, (const uint16_t*)g, (const uint16_t*)x, w, (uint16_t*)d_x, d_w);
+}
+
+void danlu_linear_cross_entropy(int threads, int rows, int vocab, int size, int chunk, const void* h, const float* w,
+                                const int64_t* targets, void* logits, float* losses, void* d_h, float* d_w) {
+    linear_cross_entropy(threads, rows, vocab, size, chunk, (const uint16_t*)h, w, targets, (uint16_t*)logits, losses, (uint16_t*)d_h, d_w);
+}
 
 }  // extern "C"
