@@ -3,7 +3,9 @@
     int8.py      weights as signed bytes with one scale per output channel: linear layer and embedding table
     int4.py      weights in four bits, in groups of 32
     decoder.py   a whole decoder in compiled C++ (cpu/): one call a step
-    build.py     compiles it for this machine, once
+    rows.py, causal.py, linear.py, muon.py    what a training step on a CPU does, in passes as few as can be
+    call.py      when these may be used, and how they are reached
+    build.py     compiles the C++ for this machine, once
     gpu/         the same loops on a GPU, in Triton
 
 A kernel is a function of tensors and knows nothing of models, files or configs. For every kernel there is a

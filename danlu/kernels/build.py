@@ -8,7 +8,7 @@ from pathlib import Path
 from danlu.core import native
 
 CPU = native.Native(
-    "kernels", Path(__file__).parent / "cpu", ("step.cpp",), "torch's own operators are, which is slower"
+    "kernels", Path(__file__).parent / "cpu", ("step.cpp", "train.cpp"), "torch's own operators are, which is slower"
 )
 
 

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from danlu.kernels.causal import causal_attention, norm_and_rotate
 from danlu.model.config import ModelConfig
 from danlu.model.layers import Linear, RMSNorm
 from danlu.model.rope import rotate
@@ -46,7 +47,8 @@ class CausalContext:
     def attend(self, layer_index: int, q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -> Tensor:
         length = q.shape[1]
         if window is None or window >= length:
-            return sdpa(q, k, v, None, scale)
+            compiled = causal_attention(q, k, v, scale)
+            return sdpa(q, k, v, None, scale) if compiled is None else compiled
         if window not in self._masks:
             self._masks[window] = causal_mask(length, window, q.device)
         return sdpa(q, k, v, self._masks[window], scale)
@@ -64,6 +66,10 @@ class SegmentContext:
         self._masks: dict[int | None, Tensor] = {}  # window -> [B, 1, T, T]
 
     def attend(self, layer_index: int, q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -> Tensor:
+        if window is None or window >= q.shape[1]:
+            compiled = causal_attention(q, k, v, scale, self.segment_ids)
+            if compiled is not None:
+                return compiled
         if window not in self._masks:
             same = self.segment_ids[:, :, None] == self.segment_ids[:, None, :]  # [B, T, T]
             self._masks[window] = (same & causal_mask(q.shape[1], window, q.device))[:, None]
@@ -108,12 +114,26 @@ class Attention(nn.Module):
         self.scale = config.head_dim**-0.5
         self.qkv = Linear(config.hidden_size, sum(config.qkv_sizes), bias=config.qkv_bias)
         self.out = Linear(config.n_heads * config.head_dim, config.hidden_size, bias=config.output_bias)
+        self.eps = config.norm_eps
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, context: Context) -> Tensor:
         batch, length, _ = x.shape
         qkv = self.qkv(x).view(batch, length, sum(self.heads), self.head_dim)  # [B, T, H + 2 Hkv, hd]
+        q, k, v = self.positioned(qkv, rotary)
+        o = context.attend(self.layer_index, q, k, v, self.window, self.scale)  # [B, T, H, hd]
+        return self.out(o.reshape(batch, length, -1))
+
+    def positioned(self, qkv: Tensor, rotary: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """qkv [B, T, H + 2 Hkv, hd] -> q, k (their norms and rotary positions applied) and v."""
+        weights = None
+        if self.q_norm is not None and self.k_norm is not None:
+            weights = self.q_norm.weight, self.k_norm.weight
+        if weights is not None or rotary is not None:
+            compiled = norm_and_rotate(qkv, self.heads, weights, self.eps, rotary)
+            if compiled is not None:
+                return compiled
         q, k, v = qkv.split(self.heads, dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -121,5 +141,4 @@ class Attention(nn.Module):
                 q, k = rotate(q, *rotary), rotate(k, *rotary)
         elif rotary is not None:  # neighbours in memory, so one turn serves both
             q, k = rotate(qkv[:, :, : -self.heads[2]], *rotary).split(self.heads[:2], dim=2)
-        o = context.attend(self.layer_index, q, k, v, self.window, self.scale)  # [B, T, H, hd]
-        return self.out(o.reshape(batch, length, -1))
+        return q, k, v

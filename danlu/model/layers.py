@@ -10,10 +10,10 @@ On disk they are two; families.py cuts and joins.
 
 None of these initialises itself: all of that is `Transformer.initialise`, in one place.
 
-RMSNorm and SwiGLU have hand-written backward passes. The reason is memory traffic: at the width of the small presets
-an element-wise pass over [B, T, D] costs as much as a tenth of a matrix product, and autograd of the plain formulas
-makes more passes than the derivative needs. Tests hold the two forms equal; the plain form is used wherever no
-gradient is asked for.
+RMSNorm and SwiGLU are compiled kernels in training on a CPU (kernels/rows.py), and where there is no compiler they have
+hand-written backward passes. The reason is memory traffic: at the width of the small presets an element-wise pass over
+[B, T, D] costs as much as a tenth of a matrix product, and autograd of the plain formulas makes more passes than the
+derivative needs. Tests hold the forms equal; the plain one is used wherever no gradient is asked for.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from danlu.kernels.call import training_on_cpu
+from danlu.kernels.linear import linear
+from danlu.kernels.rows import add_rms_norm, rms_norm, swiglu
 from danlu.model.config import ModelConfig
 
 
@@ -32,6 +35,10 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        compiled = linear(x, self.weight) if self.bias is None else None
+        return super().forward(x) if compiled is None else compiled
 
 
 class Embedding(nn.Embedding):
@@ -54,9 +61,10 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if by_hand(x):
-            return RMSNormFunction.apply(x, self.weight, self.eps)
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        if not training_on_cpu(x):
+            return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        compiled = rms_norm(x, self.weight, self.eps)
+        return RMSNormFunction.apply(x, self.weight, self.eps) if compiled is None else compiled
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps}"
@@ -122,10 +130,11 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate_up = self.gate_up(x)  # [B, T, 2F]
-        if by_hand(gate_up):
-            return self.down(SwiGLUFunction.apply(gate_up))
-        gate, up = gate_up.chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        if not training_on_cpu(gate_up):
+            gate, up = gate_up.chunk(2, dim=-1)
+            return self.down(F.silu(gate) * up)
+        compiled = swiglu(gate_up)
+        return self.down(SwiGLUFunction.apply(gate_up) if compiled is None else compiled)
 
 
 class GeluMLP(nn.Module):
@@ -139,13 +148,15 @@ class GeluMLP(nn.Module):
         return self.down(F.gelu(self.up(x), approximate=self.approximate))
 
 
-def by_hand(x: Tensor) -> bool:
-    """Whether to take the hand-written backward pass: in eager training on the CPU.
-
-    Elsewhere the plain formula is as good: without a gradient there is one fused kernel, and a compiler fuses the
-    formula itself, forward and backward.
-    """
-    return x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+def add_norm(norm: nn.Module, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
+    """x + added, and its norm: two lines of a block that may be one pass over memory."""
+    if added is None:
+        return x, norm(x)
+    compiled = add_rms_norm(x, added, norm.weight, norm.eps) if isinstance(norm, RMSNorm) else None
+    if compiled is not None:
+        return compiled
+    x = x + added
+    return x, norm(x)
 
 
 def make_norm(config: ModelConfig) -> nn.Module:

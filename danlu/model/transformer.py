@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from danlu.core.errors import UserError
 from danlu.model.attention import Attention, CausalContext, Context
 from danlu.model.config import ModelConfig
-from danlu.model.layers import Embedding, LayerNorm, Linear, RMSNorm, make_mlp, make_norm
+from danlu.model.layers import Embedding, LayerNorm, Linear, RMSNorm, add_norm, make_mlp, make_norm
 from danlu.model.rope import Rotary
 
 
@@ -29,9 +29,16 @@ class Block(nn.Module):
         self.mlp_norm = make_norm(config)
         self.mlp = make_mlp(config)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, context: Context) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotary, context)
-        return x + self.mlp(self.mlp_norm(x))
+    def forward(
+        self, x: Tensor, added: Tensor | None, rotary: tuple[Tensor, Tensor] | None, context: Context
+    ) -> tuple[Tensor, Tensor]:
+        """x [B, T, D], and what the block before left to add to it; returns both for the next one.
+
+        A sum and the norm that reads it are one step (`add_norm`), hence the sum that is left open.
+        """
+        x, normed = add_norm(self.attention_norm, x, added)
+        x, normed = add_norm(self.mlp_norm, x, self.attention(normed, rotary, context))
+        return x, self.mlp(normed)
 
 
 class Transformer(nn.Module):
@@ -65,9 +72,10 @@ class Transformer(nn.Module):
             rotary = self.rotary.tables(positions, length, ids.device)
         elif self.position_embedding is not None:
             x = x + self._learned_positions(self.position_embedding, positions, length, ids.device)
+        added = None
         for block in self.blocks:
-            x = block(x, rotary, context)
-        return self.norm(x)
+            x, added = block(x, added, rotary, context)
+        return self.norm(x if added is None else x + added)
 
     def head(self, hidden: Tensor) -> Tensor:
         """hidden [..., D] -> logits [..., V]."""

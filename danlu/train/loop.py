@@ -21,8 +21,10 @@ forward pass runs under autocast, one region around all micro-batches of a step,
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import resource
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -102,6 +104,7 @@ def train(
     Raises StageFailed before an update that is not finite.
     """
     model.train()
+    keep_freed_memory()
     device = next(model.parameters()).device
     clock = time.perf_counter()
     while not horizon.over(spent):
@@ -198,6 +201,18 @@ def memory_in_use(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that a step frees, up to 1 GiB: the next step asks for the same again.
+
+    By itself glibc gives large blocks back to the system at once and gets them again page by page, each page cleared:
+    three thousand page faults a step of the smallest preset, a tenth of its time. Elsewhere nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the most that it takes
+        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
 
 
 @torch.no_grad()

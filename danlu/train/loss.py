@@ -30,10 +30,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from danlu.kernels.linear import linear_cross_entropy
+from danlu.kernels.rows import softmax_cross_entropy_
+
 IGNORE = -100
 """A target with this value is not counted: padding, and in fine-tuning everything the user said."""
 
-CHUNK_BYTES_CPU = 2 << 20  # logits of one chunk in float32: large enough for the products, small enough for a cache
+CHUNK_BYTES_CPU = 4 << 20  # logits of one chunk: large enough for the products, small enough for a cache
 CHUNK_BYTES_DEVICE = 256 << 20  # on a GPU few, large multiplications win
 
 
@@ -50,11 +53,11 @@ def cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int
     asked = targets != IGNORE
     if not bool(asked.all()):  # what nobody asks for is not computed: in fine-tuning that is half of the head's work
         hidden, targets = hidden[asked], targets[asked]
-    if chunk is None:
-        limit = CHUNK_BYTES_CPU if hidden.device.type == "cpu" else CHUNK_BYTES_DEVICE
-        chunk = max(64, limit // (4 * weight.shape[0]))
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    if chunk is None:
+        limit = CHUNK_BYTES_CPU if kind == "cpu" else CHUNK_BYTES_DEVICE
+        chunk = max(64, limit // (dtype.itemsize * weight.shape[0]))
     wanted = torch.is_grad_enabled()  # inside a Function grad mode is always off, so ask here
     loss = _ChunkedCrossEntropy.apply(hidden, weight, targets, chunk, dtype, wanted)
     return loss, len(targets)
@@ -67,40 +70,55 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         need_hidden, need_weight = (wanted and needed for needed in ctx.needs_input_grad[:2])
         with torch.autocast(hidden.device.type, enabled=False):
-            head = weight.to(dtype)  # [V, D]
-            total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-            grad_hidden = torch.empty_like(hidden) if need_hidden else None
-            grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
-            for start in range(0, len(hidden), chunk):
-                h = hidden[start : start + chunk].to(dtype)  # [C, D]
-                y = targets[start : start + chunk].unsqueeze(1)  # [C, 1]
-                z = (h @ head.T).float()  # [C, V], and every line below works in this one buffer
-                z -= z.amax(dim=1, keepdim=True)
-                at_target = z.gather(1, y)  # [C, 1]
-                sums = z.exp_().sum(dim=1, keepdim=True)  # [C, 1]
-                total -= (at_target - sums.log()).sum()
-                if not (need_hidden or need_weight):
-                    continue
-                grad = z.div_(sums)  # softmax
-                grad.scatter_add_(1, y, grad.new_full((len(y), 1), -1.0))
-                g = grad.to(dtype)
-                if grad_hidden is not None:
-                    if grad_hidden.dtype == dtype:
-                        torch.mm(g, head, out=grad_hidden[start : start + chunk])  # [C, D]
-                    else:
-                        grad_hidden[start : start + chunk] = g @ head
-                if grad_weight is not None:
-                    if dtype == torch.float32:
-                        grad_weight.addmm_(g.T, h)  # [V, D]
-                    else:
-                        grad_weight += g.T @ h  # accumulated in float32 over the chunks
-        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
-        return total
+            compiled = linear_cross_entropy(hidden.to(dtype), weight, targets, chunk, need_hidden, need_weight)
+            if compiled is None:
+                compiled = _by_chunks(hidden, weight.to(dtype), targets, chunk, need_hidden, need_weight)
+        losses, grad_hidden, grad_weight = compiled
+        ctx.dtypes = hidden.dtype, weight.dtype
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return losses.sum()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         # Not in place: autograd may run this twice under retain_graph, and saved tensors must not change.
-        scaled = [None if g is None else g * grad_output.to(g.dtype) for g in (grad_hidden, grad_weight)]
+        saved = zip((grad_hidden, grad_weight), ctx.dtypes, strict=True)
+        scaled = [None if g is None else (g.float() * grad_output).to(dtype) for g, dtype in saved]
         return scaled[0], scaled[1], None, None, None, None
+
+
+def _by_chunks(
+    hidden: Tensor, head: Tensor, targets: Tensor, chunk: int, need_hidden: bool, need_weight: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The losses [N] and the gradients of their sum; the products are in the dtype of head [V, D]."""
+    losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+    grad_hidden = torch.empty_like(hidden) if need_hidden else None
+    grad_weight = torch.zeros_like(head, dtype=torch.float32) if need_weight else None
+    for start in range(0, len(hidden), chunk):
+        part = slice(start, start + chunk)
+        h = hidden[part].to(head.dtype)  # [C, D]
+        losses[part], g = _softmax_cross_entropy(h @ head.T, targets[part], need_hidden or need_weight)  # [C], [C, V]
+        if grad_hidden is not None:
+            grad_hidden[part] = g @ head
+        if grad_weight is not None:
+            if head.dtype == torch.float32:
+                grad_weight.addmm_(g.T, h)  # [V, D]
+            else:
+                grad_weight += g.T @ h  # accumulated in float32 over the chunks
+    return losses, grad_hidden, grad_weight
+
+
+def _softmax_cross_entropy(z: Tensor, y: Tensor, gradient: bool) -> tuple[Tensor, Tensor]:
+    """Logits [C, V] and targets [C] -> losses [C] and softmax - onehot [C, V] in the dtype of z; z is overwritten."""
+    losses = softmax_cross_entropy_(z, y, gradient)
+    if losses is not None:
+        return losses, z
+    wide, y = z.float(), y.unsqueeze(1)  # every line below works in this one buffer
+    wide -= wide.amax(dim=1, keepdim=True)
+    at_target = wide.gather(1, y)  # [C, 1]
+    sums = wide.exp_().sum(dim=1, keepdim=True)  # [C, 1]
+    losses = (sums.log() - at_target).squeeze(1)
+    if gradient:
+        wide.div_(sums).scatter_add_(1, y, wide.new_full((len(y), 1), -1.0))
+    return losses, wide.to(z.dtype)

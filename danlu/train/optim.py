@@ -33,6 +33,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from danlu.kernels.muon import Matrix, muon_update_
+
 NEWTON_SCHULZ = (
     (8.4703, -25.1081, 18.6293),
     (4.1828, -3.1087, 0.5806),
@@ -139,22 +141,28 @@ class Optimizer:
         adamw_(params, grads, m, v, self.steps, lr, self.betas, self.eps, group.weight_decay)
 
     def _muon(self, group: Group, lr: float) -> None:
-        # Matrices of one shape are orthogonalised together: few large multiplications instead of many small ones.
-        stacks: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}  # shape -> [(slice of p, its direction)]
+        matrices = []
         for name, param, split in zip(group.names, group.params, group.splits, strict=True):
-            if param.grad is None:
-                continue
-            momentum = self.state[f"{name}.momentum"]
-            momentum.lerp_(param.grad, 1 - self.momentum)
-            direction = param.grad.lerp(momentum, self.momentum)
-            for piece, towards in zip(param.split(split), direction.split(split), strict=True):
-                stacks.setdefault((piece.shape[0], piece.shape[1]), []).append((piece, towards))
-        for (rows, cols), pairs in stacks.items():
-            update = orthogonalise(torch.stack([towards for _, towards in pairs]).to(self.matrix_dtype))
-            pieces = [piece for piece, _ in pairs]
-            torch._foreach_mul_(pieces, 1 - lr * group.weight_decay)
-            scale = lr * 0.2 * math.sqrt(max(rows, cols))
-            torch._foreach_add_(pieces, list(update.to(pieces[0].dtype).unbind()), alpha=-scale)
+            if param.grad is not None:
+                tensors = (param.detach(), self.state[f"{name}.momentum"], param.grad)
+                matrices += [Matrix(*pieces) for pieces in zip(*(t.split(split) for t in tensors), strict=True)]
+        decay, scale = 1 - lr * group.weight_decay, lr * 0.2
+        left = muon_update_(
+            matrices, NEWTON_SCHULZ, momentum=self.momentum, decay=decay, scale=scale, dtype=self.matrix_dtype
+        )
+        # Matrices of one shape are orthogonalised together: few large multiplications instead of many small ones.
+        stacks: dict[torch.Size, list[Matrix]] = {}
+        for matrix in left:
+            stacks.setdefault(matrix.weights.shape, []).append(matrix)
+        for (rows, cols), stack in stacks.items():
+            pieces, momenta, grads = (list(tensors) for tensors in zip(*stack, strict=True))
+            torch._foreach_lerp_(momenta, grads, 1 - self.momentum)
+            directions = torch._foreach_lerp(grads, momenta, self.momentum)
+            update = orthogonalise(torch.stack(directions).to(self.matrix_dtype))
+            torch._foreach_mul_(pieces, decay)
+            torch._foreach_add_(
+                pieces, list(update.to(pieces[0].dtype).unbind()), alpha=-scale * math.sqrt(max(rows, cols))
+            )
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state as tensors, the step counter among them; the tensors are not copies."""
