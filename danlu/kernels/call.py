@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from danlu.kernels.build import library
+from danlu.kernels.build import training_library
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
@@ -42,7 +42,7 @@ def pointer(tensor: Tensor | None) -> int | None:
 @functools.lru_cache(maxsize=1)
 def kernels() -> Any:
     """The compiled library with the types of its arguments, or None."""
-    found = library()
+    found = training_library()
     if found is None:
         return None
     address, number, real, wide = ctypes.c_void_p, ctypes.c_int, ctypes.c_float, ctypes.c_int64

@@ -54,11 +54,11 @@ def test_switched_off(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_compiler
 def test_the_key_knows_flags_and_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = build.CPU.target()
+    here = build.ENGINE.target()
     monkeypatch.setenv("DANLU_CXXFLAGS", "-DX=1")
-    flagged = build.CPU.target()
+    flagged = build.ENGINE.target()
     monkeypatch.setattr(native, "_instructions", lambda: "another processor")
-    assert len({here, flagged, build.CPU.target()}) == 3
+    assert len({here, flagged, build.ENGINE.target()}) == 3
 
 
 @needs_compiler

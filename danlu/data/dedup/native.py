@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from danlu.core import native
 
-CPP = native.Native(
+DUPLICATES = native.Native(
     "dedup", Path(__file__).parent / "cpp", ("dedup.cpp",), "numpy and Python do the same, several times slower"
 )
 
@@ -40,7 +40,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The compiled loops, built if need be; None where they cannot be had (`danlu.core.native` says why)."""
-    loaded = native.load(CPP)
+    loaded = native.load(DUPLICATES)
     if loaded is not None:
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(loaded, name)

@@ -272,6 +272,16 @@ def _paragraph(page: Page, words: list[str]) -> None:
     page.paragraph()
 
 
+def _argument(page: Page, words: list[str]) -> None:
+    page.tag()
+    page.add(" ".join(words[:2]) + (f" ({words[2]})" if words[2:] else ""))
+
+
+def _option(page: Page, words: list[str]) -> None:
+    page.paragraph()
+    page.add(" / ".join(words))
+
+
 MACROS: dict[str, Macro] = {
     "TH": _title, "SH": _heading(2), "SS": _heading(3),
     **dict.fromkeys(("PP", "P", "LP", "HP", "sp", "RS", "RE", "Pp", "bp"), _paragraph),
@@ -293,6 +303,6 @@ MACROS: dict[str, Macro] = {
     **dict.fromkeys(("Nm", "Ar", "Cm", "Ic", "Pa", "Em", "Sy", "Li"), _mdoc()),
     **dict.fromkeys(("Va", "Ev", "Er", "Fa", "Ft", "Fn", "No"), _mdoc()),
     # Tcl's own
-    "AP": lambda page, words: (page.tag(), page.add(" ".join(words[:2]) + (f" ({words[2]})" if words[2:] else "")))[0],
-    "OP": lambda page, words: (page.paragraph(), page.add(" / ".join(words)))[0],
+    "AP": _argument,
+    "OP": _option,
 }  # fmt: skip

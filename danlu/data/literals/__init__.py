@@ -22,7 +22,7 @@ import numpy as np
 
 from danlu.core import native
 
-_LIBRARY = native.Native("literals", Path(__file__).parent, ("literals.cpp",), "literals are looked for one by one")
+LITERALS = native.Native("literals", Path(__file__).parent, ("literals.cpp",), "literals are looked for one by one")
 _WINDOW = 4
 # How common bytes are in English and in UTF-8 of Chinese; a window of rare ones is compared in vain less often.
 _COMMON = {byte: rank for rank, byte in enumerate(reversed(b" etaoinshrdlcumwfgypbvk"), start=1)}
@@ -30,7 +30,7 @@ _COMMON = {byte: rank for rank, byte in enumerate(reversed(b" etaoinshrdlcumwfgy
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    library = native.load(_LIBRARY)
+    library = native.load(LITERALS)
     if library is not None:
         pointer = ctypes.c_void_p
         library.literals_new.argtypes = [ctypes.c_char_p, pointer, pointer, ctypes.c_int32]
