@@ -297,7 +297,8 @@ def _read_node(name: str, body: Any, where: Where, whole: Budget | None) -> Node
         stage = get_stage(str(body["use"]))
     except UserError as error:
         raise UserError(f"{_at(where, 'stages', name, 'use')}{error.message}", error.hint) from None
-    inputs, values = {}, {}
+    inputs: dict[str, str] = {}
+    values: dict[str, Any] = {}
     for key, value in body.items():
         if key == "use":
             continue
@@ -318,7 +319,8 @@ def _input(stage: str, role: str, value: Any, where: Where) -> str:
     if isinstance(value, str) and value not in ("", "$"):
         return value
     raise UserError(
-        f'{_at(where, "stages", stage, *role.split("."))}{role} of stage "{stage}" must be $STAGE, an id, a name or a path'
+        f'{_at(where, "stages", stage, *role.split("."))}{role} of stage "{stage}" must be '
+        "$STAGE, an id, a name or a path"
     )
 
 

@@ -29,7 +29,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-STAGES = ("prepare", "instruct")
+STAGES = ("prepare", "instruct", "decontaminate", "mix")
 
 _EXPORTS = {
     "Document": "document",

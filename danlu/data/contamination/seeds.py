@@ -4,8 +4,9 @@
     text side    one pass, one question to the filter per unit; a hit is (text, unit, seed)
 
 The key of units u_i .. u_(i+w-1) is Σ u_(i+j) · Q^(w-1-j) modulo 2^64, mixed: it rolls, so its width costs nothing.
-Four, because a copy in which every tenth unit was changed still shares two thirds of its runs of four, and a question of
-ten units with one changed three of its seven, while two unrelated pages share one only by using the same phrase. The pass is C++ (`seeds.cpp`); the numpy below gives the same hits.
+Four, because a copy in which every tenth unit was changed still shares two thirds of its runs of four, and a question
+of ten units with one changed three of its seven, while two unrelated pages share one only by using the same phrase. The
+pass is C++ (`seeds.cpp`); the numpy below gives the same hits.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def tables() -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
     kinds = np.zeros(CODE_POINTS, dtype=np.uint8)
     for code in range(CODE_POINTS):
         character = chr(code)
-        if 0x323B0 <= code or not unicodedata.category(character)[0] in "LNMPSZ":
+        if code >= 0x323B0 or unicodedata.category(character)[0] not in "LNMPSZ":
             continue
         if code > 0x7F or character.isupper():
             form = unicodedata.normalize("NFKC", character) if not 0x4E00 <= code < 0xA000 else character
@@ -84,4 +84,3 @@ def find_units(text: str, gaps: bool = False) -> Units:
     hashes *= MIXER
     hashes[is_gap[starts]] = GAP_HASH
     return Units(hashes, starts.astype(np.int32), ends.astype(np.int32))
-

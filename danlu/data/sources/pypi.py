@@ -45,7 +45,8 @@ class Wheel:
                 return archive.read(name)
         except (KeyError, OSError, zipfile.BadZipFile) as error:
             raise UserError(
-                f"{self.name} {self.version} has no readable file {name} ({error})", "take the version danlu was tested with"
+                f"{self.name} {self.version} has no readable file {name} ({error})",
+                "take the version danlu was tested with",
             ) from None
 
 
