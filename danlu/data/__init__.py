@@ -29,7 +29,18 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-STAGES = ("prepare", "instruct", "decontaminate", "mix")
+STAGES = (
+    "prepare",
+    "instruct",
+    "decontaminate",
+    "rate",
+    "train_classifier",
+    "train_perplexity",
+    "score",
+    "mix",
+    "augment",
+    "label",
+)
 
 _EXPORTS = {
     "Document": "document",
