@@ -6,8 +6,8 @@
 
 Originals are kept as they are; each new document is a row of its own with an id made of the original's and the method
 ("ID+paraphrase1"), and its `meta` says where it came from: `augmented_from`, `method`, `model` or `noise`. Only
-training documents are augmented: a held-out one said again in training would no longer be held out. A rewriting that is empty,
-the same as the original, or less than a third or more than three times as long goes to rejected-*.parquet
+training documents are augmented: a held-out one said again in training would no longer be held out. A rewriting that is
+empty, the same as the original, or less than a third or more than three times as long goes to rejected-*.parquet
 ("augment:...").
 """
 
@@ -33,7 +33,8 @@ _ASKED_CHARS = 8_000  # longer documents are not sent: the answer would be cut o
 _SHORTEST, _LONGEST = 1 / 3, 3.0  # of a rewriting, relative to the original
 
 _PARAPHRASE = {
-    "zh": "请用不同的措辞和句式重写下面的文字。意思、事实、数字和专名都不能变，不增不减。只写出重写后的文字。\n\n{text}",
+    "zh": "请用不同的措辞和句式重写下面的文字。意思、事实、数字和专名都不能变，不增不减。只写出重写后的文字。\n\n"
+    "{text}",
     "en": "Rewrite the text below in other words and with other sentences. Keep its meaning, facts, numbers and "
     "names; add nothing and leave nothing out. Write the rewritten text only.\n\n{text}",
 }

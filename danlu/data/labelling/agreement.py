@@ -28,6 +28,8 @@ def cohen_kappa(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
 def krippendorff_alpha(ratings: NDArray[np.floating], level: Literal["nominal", "interval"] = "nominal") -> float:
     """Of float [D, V], NaN where an annotator gave no value. NaN when no document has two values or all are equal."""
     values = np.unique(ratings[~np.isnan(ratings)])
+    if not len(values):
+        return float("nan")
     counts = np.stack([(ratings == value).sum(axis=1) for value in values], axis=1).astype(np.float64)  # [D, values]
     counts = counts[counts.sum(axis=1) >= 2]
     if not len(counts):

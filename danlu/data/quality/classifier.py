@@ -7,8 +7,8 @@ Three models over the same hashed runs of units (`features`), one door:
     forest     a random forest of scikit-learn (extra `ml`); taken apart into arrays, so that scoring needs numpy alone
 
 Linear ones score by one look-up a run, as fastText does, and are what FineWeb-Edu-like filters need; the forest is
-there to see whether more than a line would help. A saved model is two files that nobody has to trust: classifier.json (what
-it is) and classifier.safetensors (its numbers). Nothing is pickled.
+there to see whether more than a line would help. A saved model is two files that nobody has to trust: classifier.json
+(what it is) and classifier.safetensors (its numbers). Nothing is pickled.
 
     model = train("logistic", texts, labels)       model.save(folder)       Classifier.load(folder).scores(texts)
 """
@@ -183,7 +183,7 @@ def _bayes(rows: Rows, good: NDArray[np.bool_], alpha: float = 0.01, balanced: b
 def _forest(
     rows: Rows, good: NDArray[np.bool_], trees: int = 100, depth: int = 16, seed: int = 0, balanced: bool = True
 ) -> dict[str, NDArray[Any]]:
-    """All trees end to end: `left` and `right` are positions, a leaf points to itself, `roots` are where trees begin."""
+    """All trees end to end: `left` and `right` are positions, a leaf points to itself, trees begin at `roots`."""
     ensemble = need("sklearn.ensemble", "ml")
     sparse = need("scipy.sparse", "ml")
     weight = "balanced" if balanced else None

@@ -4,8 +4,8 @@ Clean text in, clean text out: a page like what the model has read costs little,
 or of another language much, and a page of one sentence repeated almost nothing. Both ends can be cut (as CCNet does).
 
 The model counts runs of characters (not bytes: a Han character is three of them; not words: Chinese has none marked)
-up to five long, and mixes all lengths as Witten and Bell (1991) do. With n(h) readings of the context h, of which t(h) were
-followed by different characters,
+up to five long, and mixes all lengths as Witten and Bell (1991) do. With n(h) readings of the context h, of which t(h)
+were followed by different characters,
 
     P(c | h) = (n(h c) + t(h) · P(c | h without its first character)) / (n(h) + t(h))
 
@@ -54,9 +54,11 @@ class NgramModel:
         parents: list[NDArray[np.uint64]] = [np.empty(0, np.uint64)] * (ORDER + 1)
         for chunk in _chunks(texts):
             runs = _runs(chunk)
+            # A text is counted from the last of its marks on: what stands before that belongs to another text.
+            own = (chunk != _START) | np.append(chunk[1:] != _START, False)
             for length in range(1, ORDER + 1):
-                keys, first, counts = np.unique(runs[length], return_index=True, return_counts=True)
-                contexts = _contexts(runs, length)[first]
+                keys, first, counts = np.unique(runs[length][own], return_index=True, return_counts=True)
+                contexts = _contexts(runs, length)[own][first]
                 found[length], parents[length] = _merge(
                     found[length], parents[length], keys, counts, contexts, 2 * slots
                 )

@@ -16,11 +16,14 @@ from danlu.data.contamination.units import GAP, find_units
 
 WORDS = re.findall(
     r"\w+",
-    """river mountain engine copper lantern market forest harvest planet winter silver bridge garden letter captain
-    kettle ribbon saddle thunder valley window yellow anchor basket candle desert feather glacier hammer island jacket kitchen
-    ladder mirror needle orchard pepper quarry rocket shadow temple umbrella violin walnut zebra clever brought carried
-    measured divided opened painted counted gathered followed turned every between without against under seventeen
-    hundred before because although several""",
+    """
+    river mountain engine copper lantern market forest harvest planet winter silver bridge garden
+    letter captain kettle ribbon saddle thunder valley window yellow anchor basket candle desert
+    feather glacier hammer island jacket kitchen ladder mirror needle orchard pepper quarry rocket
+    shadow temple umbrella violin walnut zebra clever brought carried measured divided opened
+    painted counted gathered followed turned every between without against under seventeen hundred
+    before because although several
+    """,
 )
 HAN = (
     "春眠不觉晓处闻啼鸟夜来风雨声花落知多少床前明月光疑是地上霜举头望低思故乡红豆生南"
