@@ -24,6 +24,7 @@ as a grid of digits is, cannot be looked for; `report` counts those.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ from numpy.typing import NDArray
 from danlu.core.text import count_han
 from danlu.data.benchmarks import Benchmark, Item
 from danlu.data.contamination.seeds import WIDTH, Seeds, seed_keys, without_gaps
-from danlu.data.contamination.units import GAP_HASH, find_units
+from danlu.data.contamination.units import GAP, GAP_HASH, find_units
 
 NGRAM_UNITS = {"en": 13, "zh": 20}
 LEAST_UNITS = {"en": 8, "zh": 12}  # of a piece that may speak for an item
@@ -46,6 +47,7 @@ _SHORT_PROMPT = 26  # units; a longer prompt speaks for itself
 _SEED_SHARE = 0.25  # of a piece's seeds that make it worth a look
 _FORM_ITEMS, _FORM_SHARE = 4, 0.02  # a seed in more items than this belongs to the form of the benchmark
 _BATCH_CHARS = 4_000_000
+_GLUED = re.compile(f"[A-Za-z0-9_]*{GAP}[A-Za-z0-9_{GAP}]*")  # letters that touch a gap are one word with what fills it
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Contamination:
     share: float = SHARE
     similar: float = SIMILAR
     pieces: list[Piece] = field(default_factory=list)
+    own_seeds: NDArray[np.int64] = field(init=False)  # of each piece: one without any is never looked at
     unprotected: Counter[str] = field(default_factory=Counter)  # benchmark -> items that cannot be looked for
 
     @classmethod
@@ -105,7 +108,7 @@ class Contamination:
         self._piece, self._place = piece_of[order], place[order]  # postings, by key
         distinct, self._first, self._count = np.unique(keys[order], return_index=True, return_counts=True)
         self._seeds = Seeds(distinct)
-        own = np.bincount(piece_of, minlength=len(self.pieces))  # seeds of each piece
+        own = self.own_seeds = np.bincount(piece_of, minlength=len(self.pieces))
         self._count_unprotected(own > 0)
         longest = np.array([2 * piece.n - WIDTH + 1 for piece in self.pieces], dtype=np.int64)
         self._needed = np.minimum(np.maximum(np.ceil(own * _SEED_SHARE), np.clip(own, 1, 2)), longest)
@@ -235,6 +238,7 @@ def pieces_of(benchmark: str, item: Item) -> Iterable[Piece]:
 
 
 def _piece(benchmark: str, item: str, part: str, text: str, ngrams: int) -> Piece | None:
+    text = _GLUED.sub(GAP, text)
     hashes, starts, ends = find_units(text, gaps=True)
     if not len(hashes):
         return None

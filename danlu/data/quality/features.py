@@ -51,7 +51,7 @@ class Rows:
     def back(self, amounts: NDArray[np.float64]) -> NDArray[np.float64]:
         """X.T @ a: float64 [width]."""
         each = np.repeat(amounts, np.diff(self.indptr)) * self.values
-        return np.bincount(self.buckets, weights=each, minlength=self.width)
+        return np.bincount(self.buckets, weights=each, minlength=self.width).astype(np.float64, copy=False)
 
     def dense(self) -> NDArray[np.float32]:
         """float32 [D, width]."""

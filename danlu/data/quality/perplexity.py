@@ -97,7 +97,7 @@ class NgramModel:
     def _probabilities(self, codes: NDArray[np.uint32], widths: NDArray[np.int64]) -> NDArray[np.float64]:
         """float64 [N]: P of each character given the up to four before it."""
         runs, start = _runs(codes), _runs(np.full(1, _START, np.uint32))
-        likely = 256.0**-widths
+        likely: NDArray[np.float64] = np.power(256.0, -widths.astype(np.float64))
         count, followers = find(self.tables[0], runs[0])
         for length in range(1, ORDER + 1):
             heard, after = count, followers  # of the shorter run; what stands before a character ended one earlier
