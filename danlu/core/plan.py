@@ -59,7 +59,7 @@ def _step(recipe: Recipe, node: Node, done: dict[str, Step], store: Store, newes
         if spec.startswith("$"):
             parents[role] = done[spec[1:]].id
         else:
-            external[role] = store.resolve(spec, node.stage.takes[role])
+            external[role] = store.resolve(spec, node.stage.takes[role.partition(".")[0]])
             parents[role] = external[role].id
     config = canonical_config(node)
     new_id = artifact_id(node.stage.makes, node.stage.name, node.stage.version, config, parents)

@@ -11,6 +11,9 @@
         use: tokenizer.pack
         corpus: $corpus              # ... or one of its inputs: $NAME is what another stage makes,
         tokenizer: my-tokenizer      # anything else is looked up in the store (id, name, path)
+      blend:
+        use: data.mix
+        corpora: [$corpus, books]    # a role of several inputs: a list, or a mapping {web: $corpus, books: books}
     serve: [int8]                    # what `danlu run` serves at the end
 
 Reading a recipe checks all of it before anything runs: unknown keys, wrong types, missing inputs, inputs of the
@@ -41,7 +44,10 @@ Where = dict[tuple[str, ...], str]  # path of a value in the recipe -> "quicksta
 
 @dataclass(frozen=True)
 class Node:
-    """One stage of a recipe. `inputs` maps a role to "$name" (another node) or to something in the store."""
+    """One stage of a recipe. `inputs` maps a role to "$name" (another node) or to something in the store.
+
+    A role that takes several has one entry for each, under "role.name".
+    """
 
     name: str
     stage: Stage
@@ -291,13 +297,16 @@ def _read_node(name: str, body: Any, where: Where, whole: Budget | None) -> Node
         stage = get_stage(str(body["use"]))
     except UserError as error:
         raise UserError(f"{_at(where, 'stages', name, 'use')}{error.message}", error.hint) from None
-    inputs, values = {}, {}
+    inputs: dict[str, str] = {}
+    values: dict[str, Any] = {}
     for key, value in body.items():
         if key == "use":
             continue
         if key in stage.optional and value is None:
             continue
-        if key in stage.takes:
+        if key in stage.several:
+            inputs |= _several_inputs(name, key, value, where)
+        elif key in stage.takes:
             inputs[key] = _input(name, key, value, where)
         else:
             values[key] = value
@@ -310,8 +319,26 @@ def _input(stage: str, role: str, value: Any, where: Where) -> str:
     if isinstance(value, str) and value not in ("", "$"):
         return value
     raise UserError(
-        f'{_at(where, "stages", stage, role)}{role} of stage "{stage}" must be $STAGE, an id, a name or a path'
+        f'{_at(where, "stages", stage, *role.split("."))}{role} of stage "{stage}" must be '
+        "$STAGE, an id, a name or a path"
     )
+
+
+def _several_inputs(stage: str, role: str, value: Any, where: Where) -> dict[str, str]:
+    """ "role.name" -> input. In a list an input is named after itself: "$web" is "web"."""
+    if isinstance(value, dict):
+        named = {str(name): spec for name, spec in value.items()}
+    else:
+        specs = value if isinstance(value, list) else [value]
+        named = {Path(str(spec).removeprefix("$")).name: spec for spec in specs}
+        if len(named) < len(specs):
+            raise UserError(
+                f'{_at(where, "stages", stage, role)}{role} of stage "{stage}" has two inputs of one name',
+                "write a mapping: {NAME: $STAGE, OTHER: $STAGE}",
+            )
+    for name in named:
+        _read_name(name, _at(where, "stages", stage, role))
+    return {f"{role}.{name}": _input(stage, f"{role}.{name}", named[name], where) for name in sorted(named)}
 
 
 def _read_config(name: str, stage: Stage, values: dict[str, Any], where: Where) -> StageConfig:
@@ -354,19 +381,20 @@ def _check_inputs(node: Node, nodes: dict[str, Node], where: Where) -> None:
     for role, spec in node.inputs.items():
         if not spec.startswith("$"):
             continue
-        at = _at(where, "stages", node.name, role)
+        at = _at(where, "stages", node.name, *role.split("."))
         source = nodes.get(spec[1:])
         if source is None:
             raise UserError(
                 f'{at}stage "{node.name}" takes {spec}, and there is no such stage', suggest(spec[1:], nodes)
             )
-        kinds = node.stage.takes[role]
+        kinds = node.stage.takes[role.partition(".")[0]]
         if source.stage.makes not in kinds:
             raise UserError(
                 f'{at}{role} of stage "{node.name}" takes a {" or ".join(kinds)}, and {spec} is a {source.stage.makes}'
             )
+    given = {role.partition(".")[0] for role in node.inputs}
     for role in node.stage.takes:
-        if role not in node.inputs and role not in node.stage.optional:
+        if role not in given and role not in node.stage.optional:
             raise UserError(
                 f'{_at(where, "stages", node.name)}stage "{node.name}" needs the input "{role}"',
                 f"a {' or '.join(node.stage.takes[role])}: write {role}: $STAGE",

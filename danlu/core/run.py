@@ -102,9 +102,14 @@ def needed_ids(steps: Iterable[Step]) -> set[str]:
 
 def run_step(step: Step, store: Store, log: Events, built: dict[str, Artifact]) -> Artifact:
     """Take one stage's artifact from the store or build it."""
-    inputs: dict[str, Artifact | None] = dict.fromkeys(step.node.stage.optional)
+    inputs: dict[str, Any] = dict.fromkeys(step.node.stage.optional)
     for role, spec in step.node.inputs.items():
-        inputs[role] = step.external[role] if role in step.external else built[spec[1:]]
+        artifact = step.external[role] if role in step.external else built[spec[1:]]
+        group, _, name = role.partition(".")
+        if name:  # one of several
+            inputs.setdefault(group, {})[name] = artifact
+        else:
+            inputs[role] = artifact
     with explain_disk_errors(store.root):
         cached = store.get(step.id)
         if cached is None:
@@ -117,7 +122,7 @@ def run_step(step: Step, store: Store, log: Events, built: dict[str, Artifact]) 
         return cached
 
 
-def _build(step: Step, store: Store, log: Events, inputs: dict[str, Artifact | None]) -> Artifact:
+def _build(step: Step, store: Store, log: Events, inputs: dict[str, Any]) -> Artifact:
     work = store.work(step.id)
     work.mkdir(parents=True, exist_ok=True)
     log.emit("started", id=step.id, use=step.node.stage.name, config=step.config, parents=step.parents)

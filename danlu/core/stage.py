@@ -56,7 +56,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Stage:
-    """A registered stage. `takes` maps a role to the kinds it accepts; a role ending in "?" may be absent."""
+    """A registered stage. `takes` maps a role to the kinds it accepts.
+
+    An `optional` role may be absent (None); one of `several` takes any number of artifacts by name, at least one.
+    """
 
     name: str
     function: Callable[..., dict[str, Any]]
@@ -64,6 +67,7 @@ class Stage:
     makes: str
     takes: Mapping[str, tuple[str, ...]]
     optional: frozenset[str]
+    several: frozenset[str]
     version: str
     fingerprint: Callable[[Any], Any] | None
     estimate: Callable[[Any, Mapping[str, Manifest | None]], Estimate] | None
@@ -88,6 +92,8 @@ def stage(
 ) -> Callable[[Callable[..., dict[str, Any]]], Callable[..., dict[str, Any]]]:
     """Register a function as a stage; it is returned unchanged.
 
+    `takes` maps a role to the kinds it accepts. A role that ends in "?" may be absent; one that ends in "*" takes
+    several artifacts, and the function gets a dict of them by name, sorted by name.
     `makes` is the kind of its artifact. `version` is part of the artifact's id: raise it when the same config
     would give other bytes. `fingerprint(config)` returns JSON that stands for what the function reads from
     outside the store (source files), and is part of the id too. `estimate(config, parents)` feeds `danlu plan`.
@@ -95,11 +101,11 @@ def stage(
 
     def register(function: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
         config = _config_of(function)
-        roles = {role.rstrip("?"): (kind,) if isinstance(kind, str) else kind for role, kind in (takes or {}).items()}
+        roles = {role.rstrip("?*"): (kind,) if isinstance(kind, str) else kind for role, kind in (takes or {}).items()}
         clash = set(roles) & set(config.model_fields)
         assert not clash, f"{name}: {clash} are both inputs and config keys"
-        optional = frozenset(role[:-1] for role in (takes or {}) if role.endswith("?"))
-        _REGISTRY[name] = Stage(name, function, config, makes, roles, optional, version, fingerprint, estimate)
+        optional, several = (frozenset(role[:-1] for role in (takes or {}) if role.endswith(mark)) for mark in "?*")
+        _REGISTRY[name] = Stage(name, function, config, makes, roles, optional, several, version, fingerprint, estimate)
         return function
 
     return register

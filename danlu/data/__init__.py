@@ -5,7 +5,8 @@ into a dataset of chat rows. A document is a row the whole way,
 
     sources -> extract -> clean -> language -> quality -> dedup -> split
 
-and every filter answers "keep" or a reason. What is dropped is written beside what is kept, with that reason.
+and every filter answers "keep" or a reason. What is dropped is written beside what is kept, with that reason. More
+stages take a corpus and make another: `decontaminate`, `score`, `mix`, `augment`, `label`.
 
 | folder or file                  | what it answers                                                         |
 |---------------------------------|-------------------------------------------------------------------------|
@@ -20,6 +21,14 @@ and every filter answers "keep" or a reason. What is dropped is written beside w
 | `dedup/`                        | which documents say the same                                            |
 | `split`                         | which documents are held out, so that nothing held out was seen         |
 | `prepare`, `pipeline`, `ledger` | the walk through all of these (stage `data.prepare`)                    |
+| `benchmarks`                    | what is in HumanEval, MMLU, C-Eval: items, for measuring and for this:  |
+| `contamination/`                | which documents hold such items (stage `data.decontaminate`)            |
+| `remote`, `rate`                | what a model behind the OpenAI protocol thinks (stage `data.rate`)      |
+| `train_classifier`, `score`     | a classifier that learned it, and its score for every document          |
+| `train_perplexity`              | an n-gram model of clean text, for `score` as well                      |
+| `mix`, `mixing/`                | how much of which corpus, in which order (stage `data.mix`)             |
+| `augment`, `noise`              | documents said again, or mistyped (stage `data.augment`)                |
+| `label`, `labelling/`           | labels from rules and people (stage `data.label`)                       |
 | `dataset`                       | what is a chat row, and which formats of the wild are read into it      |
 | `instruct`, `docstrings`        | functions and their docstrings as chat rows (stage `data.instruct`)     |
 
@@ -31,7 +40,21 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-STAGES = ("crawl", "measure", "select", "prepare", "instruct")
+STAGES = (
+    "crawl",
+    "measure",
+    "select",
+    "prepare",
+    "decontaminate",
+    "rate",
+    "train_classifier",
+    "train_perplexity",
+    "score",
+    "mix",
+    "augment",
+    "label",
+    "instruct",
+)
 
 _EXPORTS = {
     "Document": "document",

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 
 from danlu.core.stage import StageRun
 from danlu.data.document import COLUMNS, REJECTED_SCHEMA, SCHEMA, ShardWriter
+from danlu.data.fate import DUPLICATE, KEPT, NOT_DRAWN, PARTS, TRAIN, VALIDATION, Fate, Index, stop_if_asked
 from danlu.data.judge import Judge
 from danlu.data.measured import SCORE, read_measured, score_names
-
-if TYPE_CHECKING:
-    from danlu.data.selection import Fate, Index
+from danlu.data.trim import Trimmer
 
 SAMPLES = 3  # dropped documents shown per reason in the report
 _EXCERPT = 160  # characters of each
@@ -45,6 +44,7 @@ class Books:
     dropped_bytes: Counter[str] = field(default_factory=Counter)
     samples: dict[str, list[dict[str, str]]] = field(default_factory=lambda: defaultdict(list))
     not_drawn: int = 0
+    trimmed: dict[str, Any] = field(default_factory=dict)  # what `trim` took out of documents
 
     def keep(self, split: str, documents: pa.RecordBatch) -> None:
         """Documents of some columns (language, source, licence, size in bytes) are kept on this side."""
@@ -71,10 +71,10 @@ class Books:
             self.samples[reason].append({"id": row["id"], "meta": row["meta"], "text": text, "detail": detail})
 
 
-def deliver(run: StageRun, measured: Path, index: Index, fate: Fate, judge: Judge) -> Books:
-    """Stream the measured corpus to its destinations in `run.out`."""
-    from danlu.data.selection import NOT_DRAWN, TRAIN, VALIDATION, stop_if_asked
-
+def deliver(
+    run: StageRun, measured: Path, index: Index, fate: Fate, judge: Judge, trimmer: Trimmer | None = None
+) -> Books:
+    """Stream the measured corpus to its destinations in `run.out`; `trimmer` takes repeated parts out on the way."""
     scores = [SCORE + name for name in score_names(measured)]
     scores_schema = pa.schema([("id", pa.string()), ("place", pa.string()), *((name, pa.float32()) for name in scores)])
     books, start = Books(), 0
@@ -89,14 +89,15 @@ def deliver(run: StageRun, measured: Path, index: Index, fate: Fate, judge: Judg
             stop_if_asked(run)
             rows = slice(start, start + len(batch))
             where = fate.where[rows]
+            shorter = batch if trimmer is None else _trimmed(batch, where, start, trimmer)
             places = np.full(len(batch), "", dtype=object)
             for place, writer in splits.items():
                 mine = where == place
-                kept = batch.filter(pa.array(mine))
+                kept = shorter.filter(pa.array(mine))
                 places[mine] = writer.split
                 writer.write_table(pa.Table.from_batches([kept.select(SCHEMA.names)]))
                 books.keep(writer.split, kept)
-            for i in np.flatnonzero(~np.isin(where, (TRAIN, VALIDATION, NOT_DRAWN))).tolist():
+            for i in np.flatnonzero(~np.isin(where, (*KEPT, NOT_DRAWN))).tolist():
                 row = {name: batch[name][i].as_py() for name in COLUMNS}
                 reason, detail = _reason(batch, i, start + i, row, index, fate, judge)
                 rejected.write({**row, "reason": reason, "detail": detail})
@@ -106,21 +107,35 @@ def deliver(run: StageRun, measured: Path, index: Index, fate: Fate, judge: Judg
             numbers.write_table(_scores(batch, places, where != NOT_DRAWN, scores))
             start += len(batch)
             run.progress(start, len(index), "documents")
+    books.trimmed = {} if trimmer is None else trimmer.report()
     return books
+
+
+def _trimmed(batch: pa.RecordBatch, where: NDArray[np.int8], start: int, trimmer: Trimmer) -> pa.RecordBatch:
+    """The batch with shorter texts; documents of which nothing is left are marked in `where`."""
+    texts = batch["text"].to_pylist()
+    sizes = batch["size"].to_numpy().copy()
+    for i in np.flatnonzero(np.isin(where, KEPT)).tolist():
+        texts[i] = trimmer.trim(start + i, texts[i])
+        sizes[i] = len(texts[i].encode())
+        if not texts[i]:
+            where[i] = PARTS
+    changed = batch.set_column(batch.schema.get_field_index("text"), "text", pa.array(texts, pa.string()))
+    return changed.set_column(batch.schema.get_field_index("size"), "size", pa.array(sizes))
 
 
 def _reason(
     batch: pa.RecordBatch, i: int, row_number: int, row: dict[str, str], index: Index, fate: Fate, judge: Judge
 ) -> tuple[str, str]:
     """Why a row is dropped; a duplicate's meta gets the id of the one that is kept."""
-    from danlu.data.selection import EXACT, NEAR, URL
-
-    names = {EXACT: "duplicate:exact", URL: "duplicate:url", NEAR: "duplicate:near"}
     place = int(fate.where[row_number])
-    if place in names:
-        kept, similarity = fate.kept_instead[row_number]
+    if place == PARTS:
+        return DUPLICATE[place], "all of it is in other documents"
+    if place in DUPLICATE:
+        kept = index.name(int(fate.kept_instead[row_number]))
+        similarity = round(float(fate.similarity[row_number]), 3)
         row["meta"] = _with(row["meta"], duplicate_of=kept, similarity=similarity)
-        return names[place], f"of {kept}, similarity {similarity}"
+        return DUPLICATE[place], f"of {kept}, similarity {similarity}"
     code = int(index.codes[row_number])
     return judge.reasons[code], batch["detail"][i].as_py() or judge.detail(code, batch, i)
 

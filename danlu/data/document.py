@@ -22,6 +22,7 @@ in. The id survives every stage, so a range of tokens leads back to the file it 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -88,6 +89,13 @@ def read_documents(corpus: Artifact | Path | str, split: str = "train") -> Itera
     """
     for row in read_parquet(corpus, split, COLUMNS):
         yield Document(**{**row, "meta": json.loads(row["meta"] or "{}")})
+
+
+def batched(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
+    """Lists of `size` documents, the last one shorter."""
+    iterator = iter(documents)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
 
 
 def write_documents(

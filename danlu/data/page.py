@@ -129,6 +129,8 @@ def _duplicates(report: Report) -> str:
     facts = [
         ("equal texts · 完全相同", found["exact"]),
         ("nearly equal texts · 近似重复", found["near"]),
+        ("pages with the same address · 同一网址", found.get("url", 0)),
+        ("the same meaning · 语义重复", found.get("semantic", 0)),
         ("clusters of nearly equal texts · 近似重复簇", found["near_clusters"]),
         ("largest group kept on one side of the split · 同侧最大组", groups["largest"]),
     ]
@@ -157,6 +159,22 @@ def _removed_lines(report: Report) -> str:
     )
 
 
+def _trimmed(report: Report) -> str:
+    names = {"lines": "repeated lines · 重复行", "passages": "repeated passages · 重复段落"}
+    return "".join(
+        f"<details><summary>{names[kind]}: {part['count']:,}, {human_bytes(part['bytes'])}</summary>"
+        f"<pre>{escape(chr(10).join(part['samples']))}</pre></details>"
+        for kind, part in report.get("trimmed", {}).items()
+    )
+
+
+def _topics(report: Report) -> str:
+    return _table(
+        f'<tr><td class="number">{topic["documents"]:,}</td><td>{escape(" · ".join(topic["words"]))}</td></tr>'
+        for topic in report.get("topics", [])
+    )
+
+
 def _personal(report: Report) -> str:
     rows = sorted(report.get("personal", {}).items(), key=lambda pair: (-pair[1], pair[0]))
     return _table(f'<tr><td>{escape(kind)}</td><td class="number">{count:,}</td></tr>' for kind, count in rows)
@@ -174,7 +192,9 @@ SECTIONS: tuple[tuple[str, str, Callable[[Report], str]], ...] = (
     ("Sources", "来源", _counted("by_source")),
     ("Licences", "许可", _counted("by_licence")),
     ("Lengths", "长度", _lengths),
+    ("Topics of a sample", "抽样主题", _topics),
     ("Duplicates", "重复", _duplicates),
+    ("Taken out of documents", "从文档中删去", _trimmed),
     ("Personal data and chat markers that were replaced", "替换的个人信息与对话标记", _personal),
     ("Texts changed by cleaning", "清洗改动的文本数", _cleaned),
     ("Before and after", "清洗前后", _cleaning_samples),

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from danlu.core.artifact import write_json
 from danlu.core.errors import UserError
 from danlu.core.stage import StageRun
 from danlu.data import card, page
-
-if TYPE_CHECKING:
-    from danlu.data.destinations import Books
-    from danlu.data.selection import Fate
+from danlu.data.destinations import Books
+from danlu.data.fate import Fate
 
 # Reasons that speak of the user's files rather than of their content: worth a line on the screen.
 _UNREAD = ("broken_line", "encoding", "unreadable", "no_text", "no_main_text")
@@ -66,8 +64,12 @@ def _report(books: Books, fate: Fate) -> dict[str, Any]:
         "duplicates": {
             "exact": books.dropped["duplicate:exact"],
             "near": books.dropped["duplicate:near"],
+            "url": books.dropped["duplicate:url"],
+            "semantic": books.dropped["duplicate:semantic"],
             "near_clusters": fate.near_clusters,
         },
+        "trimmed": books.trimmed,
+        "topics": fate.topics,
         "split_groups": {"groups": fate.groups, "largest": fate.largest_group},
     }
 

@@ -58,6 +58,14 @@ class SelectConfig(StageConfig):
     """Similarity from which the later of two documents is dropped; 1 drops only equal ones."""
     split_similarity: Share = 0.5
     """Similarity from which two documents must be on the same side of the split."""
+    semantic_duplicates: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Cosine of two documents' vectors from which the second is dropped; 0.95 is usual. Reads all texts twice."""
+    repeated_lines: Annotated[int, Field(ge=1)] | None = None
+    """Lines in more than so many documents are taken out of all of them (Llama 3: 6). Not from code."""
+    repeated_passages: Annotated[int, Field(ge=20)] | None = None
+    """Passages of at least so many units stay only where they are first; 100 is usual. Not in code."""
+    topics: Annotated[int, Field(ge=0, le=200)] = 12
+    """Clusters of a sample of the prose, with their words, for the report; 0 leaves it out."""
     memory_mb: Annotated[int, Field(ge=64)] = 1_024
     """For sorting while duplicates are found; more than this goes through files. It changes no result."""
     validation_share: Annotated[float, Field(ge=0, le=0.5)] = 0.02

@@ -1,8 +1,9 @@
-"""The walk of `data.select`: three passes over a measured corpus, so that memory holds numbers and not texts.
+"""The walk of `data.select`: passes over a measured corpus, so that memory holds numbers and not texts.
 
-    pass 1    hashes, sizes and scores       judged; about 60 bytes a document stay in memory        here
-    pass 2    signatures of what is left     in the order of ids: duplicates, groups, split          here
-    pass 3    the rows                       each to its destination, in the order of reading        destinations
+    pass 1    hashes, sizes and scores       judged; about 70 bytes a document stay in memory        here, judge
+    pass 2    signatures of what is left     duplicates, groups that must stay together, split       here, dedup
+    pass 3    texts, if asked for            duplicates of meaning, repeated lines and passages      meanings, trim
+    pass 4    the rows                       each to its destination, in the order of reading        destinations
 
 Nothing is random and nothing but the order of the rows depends on the order of reading: the same measured corpus gives
 the same bytes.
@@ -11,26 +12,38 @@ the same bytes.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from danlu.core.errors import Interrupted, UserError
+from danlu.core.errors import UserError
 from danlu.core.stage import StageRun
-from danlu.data.dedup import minhash
 from danlu.data.dedup.clusters import near_duplicates
+from danlu.data.dedup.minhash import clusters
 from danlu.data.dedup.urls import url_hashes
 from danlu.data.destinations import deliver
+from danlu.data.fate import (
+    EXACT,
+    NEAR,
+    NOT_DRAWN,
+    REFUSED,
+    SEMANTIC,
+    TRAIN,
+    URL,
+    VALIDATION,
+    Fate,
+    Index,
+    stop_if_asked,
+)
 from danlu.data.judge import Judge
+from danlu.data.meanings import find_same_meaning, find_topics
 from danlu.data.measured import SIGNATURE_BYTES, read_measured
 from danlu.data.report import finish
 from danlu.data.select import SelectConfig
 from danlu.data.split import hold_out
-
-TRAIN, VALIDATION, NOT_DRAWN, EXACT, URL, NEAR, REFUSED = range(7)  # where a document goes
+from danlu.data.trim import find_repeated
 
 
 def run_selection(config: SelectConfig, run: StageRun, measured: Path) -> dict[str, Any]:
@@ -38,44 +51,26 @@ def run_selection(config: SelectConfig, run: StageRun, measured: Path) -> dict[s
     judge = Judge(config, measured)
     index = read_index(measured, judge, run)
     fate = decide(config, index, measured, run)
-    books = deliver(run, measured, index, fate, judge)
+    trimmer = find_repeated(config, measured, index, fate.kept, run)
+    fate.topics = find_topics(config, measured, index, fate.kept, run)
+    books = deliver(run, measured, index, fate, judge, trimmer)
     return finish(run, measured, books, fate)
 
 
 # ---- pass 1 ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Index:
-    """What is remembered of each row of the measured corpus: parallel arrays in the order of reading."""
-
-    ids: NDArray[np.uint64]  # [D] the 16 hex digits as a number: the same order
-    text_hashes: NDArray[np.void]  # [D] 16 bytes
-    urls: NDArray[np.void]  # [D] 16 bytes, of meta.url; zeros without one
-    origins: NDArray[np.uint64]  # [D]
-    parts: NDArray[np.int32]  # [D]
-    draws: NDArray[np.float64]  # [D]
-    sizes: NDArray[np.int64]  # [D] bytes
-    codes: NDArray[np.int16]  # [D] reasons of the judge, 0 to keep
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def name(self, row: int) -> str:
-        """The id as it is written in the corpus."""
-        return f"{int(self.ids[row]):016x}"
-
-
 def read_index(measured: Path, judge: Judge, run: StageRun) -> Index:
-    """Judge every row and remember its hashes."""
+    """Judge every row and remember its hashes. Raises UserError when there is no row."""
     columns = ["id", "meta", "text_hash", "origin", "part", "draw", "size"]
     chunks: list[tuple[NDArray[Any], ...]] = []
     for batch in read_measured(measured, [*columns, *judge.columns]):
         stop_if_asked(run)
+        hashes = batch["text_hash"]
         chunks.append(
             (
                 _numbers(batch["id"]),
-                np.frombuffer(batch["text_hash"].buffers()[1], dtype="V16")[batch["text_hash"].offset :][: len(batch)],
+                np.frombuffer(hashes.buffers()[1], dtype="V16")[hashes.offset : hashes.offset + len(batch)],
                 _url_hashes(batch["meta"]),
                 _numbers(batch["origin"]),
                 batch["part"].to_numpy(),
@@ -89,6 +84,12 @@ def read_index(measured: Path, judge: Judge, run: StageRun) -> Index:
     return Index(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
 
 
+def _numbers(column: Any) -> NDArray[np.uint64]:
+    """Ids of 16 hex digits as numbers."""
+    digits = "".join(column.to_pylist())
+    return np.frombuffer(bytes.fromhex(digits), dtype=">u8").astype(np.uint64)
+
+
 def _url_hashes(metas: Any) -> NDArray[np.void]:
     """Hashes of the addresses in a column of meta, zeros where there is none."""
     urls = ["url" in meta and json.loads(meta).get("url") for meta in metas.to_pylist()]
@@ -99,24 +100,7 @@ def _url_hashes(metas: Any) -> NDArray[np.void]:
     return hashes.view("V16").ravel()
 
 
-def _numbers(column: Any) -> NDArray[np.uint64]:
-    """Ids of 16 hex digits as numbers."""
-    digits = "".join(column.to_pylist())
-    return np.frombuffer(bytes.fromhex(digits), dtype=">u8").astype(np.uint64)
-
-
 # ---- pass 2 ----------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Fate:
-    """What becomes of each row of the index, in the order of reading."""
-
-    where: NDArray[np.int8]  # [D] TRAIN, VALIDATION, ...
-    kept_instead: dict[int, tuple[str, float]] = field(default_factory=dict)  # duplicate -> (id kept, similarity)
-    near_clusters: int = 0
-    groups: int = 0
-    largest_group: int = 0
 
 
 def decide(config: SelectConfig, index: Index, measured: Path, run: StageRun) -> Fate:
@@ -124,12 +108,12 @@ def decide(config: SelectConfig, index: Index, measured: Path, run: StageRun) ->
     good = index.codes == 0
     border = sample_border(index.draws[good], index.sizes[good], config.max_documents, config.max_bytes)
     drawn = index.draws < border
-    fate = Fate(np.where(drawn, np.where(good, TRAIN, REFUSED), NOT_DRAWN).astype(np.int8))
+    fate = Fate.of(np.where(drawn, np.where(good, TRAIN, REFUSED), NOT_DRAWN).astype(np.int8))
     rows = np.flatnonzero(good & drawn)
     rows = rows[np.lexsort((rows, index.ids[rows]))]
-    rows = _drop_equal(index, index.text_hashes[rows], rows, fate, EXACT)
+    rows = _drop_equal(index.text_hashes[rows], rows, fate, EXACT)
     if config.url_duplicates:
-        rows = _drop_equal(index, index.urls[rows], rows, fate, URL)
+        rows = _drop_equal(index.urls[rows], rows, fate, URL)
     rows = np.sort(rows)  # as their signatures lie
     found = near_duplicates(
         [_signatures(measured, index, rows, run)],
@@ -140,13 +124,15 @@ def decide(config: SelectConfig, index: Index, measured: Path, run: StageRun) ->
         memory_bytes=config.memory_mb << 20,
     )
     fate.near_clusters = len(np.unique(found.near[found.dropped]))
-    for i in np.flatnonzero(found.dropped).tolist():
-        fate.where[rows[i]] = NEAR
-        kept = index.name(rows[found.near[i]])
-        fate.kept_instead[int(rows[i])] = (kept, round(float(found.similarity[i]), 3))
-    rest = np.flatnonzero(~found.dropped)  # [R] positions in `rows`
-    rest = rest[np.argsort(index.ids[rows[rest]], kind="stable")]
-    _split(config, index, rows[rest], found.loose[rest], fate)
+    fate.drop(rows[found.dropped], NEAR, rows[found.near[found.dropped]], found.similarity[found.dropped])
+    left = np.flatnonzero(~found.dropped)  # [R] positions in `rows`
+    left = left[np.argsort(index.ids[rows[left]], kind="stable")]
+    rest, alike = rows[left], found.loose[left]
+    if config.semantic_duplicates is not None:
+        same = find_same_meaning(measured, index, rest, config.semantic_duplicates, run)
+        fate.drop(rest[same.dropped], SEMANTIC, rest[same.kept_instead[same.dropped]], same.similarity[same.dropped])
+        rest, alike = rest[~same.dropped], alike[~same.dropped]
+    _split(config, index, rest, alike, fate)
     return fate
 
 
@@ -154,7 +140,7 @@ def _split(config: SelectConfig, index: Index, rows: NDArray[np.int64], alike: N
     """Hold out groups of `rows` (by id): what is alike by the number in `alike`, and the parts of one document."""
     _, first, group = np.unique(alike, return_index=True, return_inverse=True)
     pairs = np.stack([first[group], np.arange(len(rows))], axis=1)
-    groups = minhash.clusters(len(rows), np.concatenate([pairs, _same_origin(index, rows)]))
+    groups = clusters(len(rows), np.concatenate([pairs, _same_origin(index, rows)]))
     names = [index.name(row) for row in rows.tolist()]
     held_out = hold_out(names, groups, index.sizes[rows], index.parts[rows].tolist(), config.validation_share)
     fate.where[rows[held_out]] = VALIDATION
@@ -179,9 +165,7 @@ def sample_border(
     return 1.0 if fits.all() else float(draws[order[int(np.argmin(fits))]])
 
 
-def _drop_equal(
-    index: Index, hashes: NDArray[np.void], rows: NDArray[np.int64], fate: Fate, place: int
-) -> NDArray[np.int64]:
+def _drop_equal(hashes: NDArray[np.void], rows: NDArray[np.int64], fate: Fate, place: int) -> NDArray[np.int64]:
     """Mark all but the first of equal hashes [K] of `rows` [K]; returns the rows that stay, in order.
 
     A hash of zeros is equal to nothing.
@@ -190,9 +174,7 @@ def _drop_equal(
     kept = first[group]  # position of the first of my kind: np.unique finds the first occurrence
     nothing = hashes == np.void(bytes(hashes.dtype.itemsize))
     copies = np.flatnonzero((kept != np.arange(len(rows))) & ~nothing)
-    fate.where[rows[copies]] = place
-    for i in copies.tolist():
-        fate.kept_instead[int(rows[i])] = (index.name(rows[kept[i]]), 1.0)
+    fate.drop(rows[copies], place, rows[kept[copies]], 1.0)
     return np.delete(rows, copies)
 
 
@@ -218,8 +200,3 @@ def _same_origin(index: Index, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     cut = np.flatnonzero(index.parts[rows] > 0)
     _, first, group = np.unique(index.origins[rows[cut]], return_index=True, return_inverse=True)
     return np.stack([cut[first[group]], cut], axis=1).reshape(-1, 2)
-
-
-def stop_if_asked(run: StageRun) -> None:
-    if run.stop_requested:
-        raise Interrupted("stopped before the corpus was complete", "run again: what was measured is kept")

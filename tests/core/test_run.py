@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from danlu.core.artifact import Artifact
 from danlu.core.errors import Interrupted, StageFailed, UserError
 from danlu.core.events import read_events
+from danlu.core.lineage import lineage
 from danlu.core.recipe import Recipe, build_recipe, load_recipe
 from danlu.core.run import run_recipe, run_stage
 from danlu.core.stage import StageRun, get_stage
@@ -184,3 +186,30 @@ def test_sigterm_outside_a_graceful_block_is_130_too(tmp_path: Path, monkeypatch
         run_recipe(toy(), Store(tmp_path))
     assert signal.getsignal(signal.SIGTERM) is before
     assert list(tmp_path.glob("*/.*")) == [] and Store(tmp_path).in_use() == set()
+
+
+def joined(corpora: object) -> Recipe:
+    source = {"use": "tests.core.toys:source"}
+    stages = {"b": source, "a": {**source, "lines": 1}, "both": {"use": "tests.core.toys:join", "corpora": corpora}}
+    return build_recipe({"name": "toy", "stages": stages}, {})
+
+
+def test_a_role_may_take_several_artifacts_by_name(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    built = run_recipe(joined(["$b", "$a"]), store).artifacts
+    assert json.loads((built["both"].path / "report.json").read_text()) == {n: built[n].id for n in "ab"}
+    manifest = built["both"].manifest
+    assert manifest.metrics["names"] == ["a", "b"]  # sorted, so that the order of writing cannot matter
+    assert manifest.parents == {"corpora.a": built["a"].id, "corpora.b": built["b"].id}
+    again = run_recipe(joined({"a": "$a", "b": "$b"}), store).artifacts
+    assert again["both"].id == manifest.id
+    assert run_recipe(joined({"web": "$a"}), store).artifacts["both"].manifest.metrics["names"] == ["web"]
+    outside = run_stage("tests.core.toys:join", {"corpora": {"x": built["a"].id}}, store)
+    assert outside.manifest.parents == {"corpora.x": built["a"].id}
+    assert [a.id for a in lineage(store, outside).parents.values()] == [built["a"].id]
+
+
+@pytest.mark.parametrize("corpora", [[], {}, None, ["$a", "$a"], ["$c"], {"a": "$both"}, {"a": 3}, {"?": "$a"}])
+def test_several_inputs_are_checked_before_anything_runs(corpora: object) -> None:
+    with pytest.raises(UserError):
+        joined(corpora)

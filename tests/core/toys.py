@@ -91,3 +91,10 @@ class EmptyConfig(StageConfig):
 def empty(config: EmptyConfig, run: StageRun) -> dict[str, Any]:
     """Write nothing."""
     return {}
+
+
+@stage("toys.join", makes="report", takes={"corpora*": "corpus"})
+def join(config: EmptyConfig, run: StageRun, corpora: dict[str, Artifact]) -> dict[str, Any]:
+    """Say which artifact came under which name."""
+    write_json(run.out / "report.json", {name: artifact.id for name, artifact in corpora.items()})
+    return {"names": list(corpora)}
