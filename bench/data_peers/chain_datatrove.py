@@ -63,8 +63,9 @@ def main() -> None:
     print(json.dumps({"parts": seconds, "peak_bytes": peak, **_found(Path(out))}))
 
 
-def _run(pipeline: list, tasks: int = TASKS) -> None:
-    LocalPipelineExecutor(pipeline, tasks=tasks, workers=TASKS).run()
+def _run(out: str, pipeline: list, tasks: int = TASKS) -> None:
+    logs = f"{out}/logs/{len(list(Path(out).glob('logs/*')))}"
+    LocalPipelineExecutor(pipeline, tasks=tasks, workers=TASKS, logging_dir=logs).run()
 
 
 def _filter(head: list, out: str, name: str, model: str) -> None:
@@ -79,21 +80,21 @@ def _filter(head: list, out: str, name: str, model: str) -> None:
     }
     for reason, one in steps.items():
         one.exclusion_writer = JsonlWriter(f"{out}/removed/{reason}-{name}", compression=None)
-    _run([*head, *steps.values(), JsonlWriter(f"{out}/filtered/{name}", compression=None)])
+    _run(out, [*head, *steps.values(), JsonlWriter(f"{out}/filtered/{name}", compression=None)])
 
 
 def _duplicates(out: str) -> None:
     config = MinhashConfig(hash_config=HashConfig(precision=64))
     read = JsonlReader(f"{out}/filtered")
-    _run([read, MinhashDedupSignature(f"{out}/signatures", config=config)])
+    _run(out, [read, MinhashDedupSignature(f"{out}/signatures", config=config)])
     buckets = MinhashDedupBuckets(f"{out}/signatures", f"{out}/buckets", config=config)
-    _run([buckets], tasks=config.num_buckets)
-    _run([MinhashDedupCluster(f"{out}/buckets", f"{out}/remove", config=config)], tasks=1)
+    _run(out, [buckets], tasks=config.num_buckets)
+    _run(out, [MinhashDedupCluster(f"{out}/buckets", f"{out}/remove", config=config)], tasks=1)
 
 
 def _tokens(out: str, tokenizer: str) -> None:
     removed = JsonlWriter(f"{out}/removed/duplicates", compression=None)
-    _run([
+    _run(out, [
         JsonlReader(f"{out}/filtered"),
         MinhashDedupFilter(f"{out}/remove", exclusion_writer=removed),
         JsonlWriter(f"{out}/kept", compression=None),
