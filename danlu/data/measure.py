@@ -14,8 +14,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, field_validator
 
@@ -25,7 +26,13 @@ from danlu.core.stage import StageConfig, StageRun, stage
 from danlu.data.clean.document import CleanConfig
 from danlu.data.safety.personal import PersonalConfig
 
-PIECE_BYTES = 8 << 20  # of input: seconds of work, so that a killed run loses little and two workers end together
+if TYPE_CHECKING:
+    from danlu.data.sources.find import SourceFile
+    from danlu.data.sources.pieces import Piece
+
+PIECE_BYTES = 8 << 20  # of input: seconds of work, so that a killed run loses little
+SMALL_PIECE_BYTES = 512 << 10  # of a small input: a megabyte of packed web pages is five seconds of work
+PIECES = 64  # of a small input: enough for workers to end together
 
 
 class MeasureConfig(StageConfig):
@@ -83,12 +90,10 @@ def measure_sources(config: MeasureConfig, run: StageRun, into: Path) -> dict[st
     from danlu.core.workers import folder_of, produce
     from danlu.data.counts import Counts
     from danlu.data.sources.find import find_files
-    from danlu.data.sources.pieces import group, pieces
 
     files = [file for spec in config.sources for file in find_files(spec)]
     fields = config.model_dump(mode="json", include=set(MeasureConfig.model_fields))
-    cut = (piece for file in files for piece in pieces(file, PIECE_BYTES))
-    tasks = [{"config": fields, "pieces": [p.to_json() for p in some]} for some in group(cut, PIECE_BYTES)]
+    tasks = [{"config": fields, "pieces": [p.to_json() for p in some]} for some in cut_sources(files)]
     folder = _folder_for(tasks, run)
     for done, _ in enumerate(
         produce("danlu.data.piece:measure_piece", tasks, folder, run.workers, lambda: run.stop_requested), start=1
@@ -105,6 +110,21 @@ def measure_sources(config: MeasureConfig, run: StageRun, into: Path) -> dict[st
         raise UserError(f"there is no text in {', '.join(config.sources)}", "the sources hold no files")
     write_json(into / "report.json", report)
     return report
+
+
+def cut_sources(files: Iterable[SourceFile]) -> list[list[Piece]]:
+    """The pieces of all files, gathered into tasks of up to `PIECE_BYTES`, smaller ones where there is little input.
+
+    They depend on the files alone, so another number of workers goes on with what an earlier run left.
+    """
+    from danlu.data.sources.pieces import group, pieces
+
+    by_file = [pieces(file, PIECE_BYTES) for file in files]
+    total = sum(piece.size for some in by_file for piece in some)
+    target = min(max(total // PIECES, SMALL_PIECE_BYTES), PIECE_BYTES)
+    if target < PIECE_BYTES:
+        by_file = [pieces(some[0].file, target) if any(p.size > target for p in some) else some for some in by_file]
+    return list(group((piece for some in by_file for piece in some), target))
 
 
 def _place(made: Path, target: Path) -> None:

@@ -20,6 +20,7 @@ from danlu.core.stage import StageRun
 from danlu.core.workers import Workers
 from danlu.data import measure as measuring
 from danlu.data.measure import MeasureConfig, measure
+from danlu.data.sources.find import find_files
 from tests.data.test_prepare import _folder, _page
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,15 @@ def test_the_number_of_workers_changes_no_byte(tmp_path: Path, source: str) -> N
     one = _measured(tmp_path / "one", source, Workers(1))
     assert len(one) > 4
     assert _measured(tmp_path / "three", source, Workers(3)) == one
+
+
+def test_little_input_is_cut_finely_enough_for_workers_to_end_together(tmp_path: Path) -> None:
+    lines = json.dumps({"text": "x" * 1_000}) + "\n"
+    folder = _folder(tmp_path / "in", {"rows.jsonl": lines * 2_500, "small.txt": "a page"})
+    tasks = measuring.cut_sources(list(find_files(folder)))
+    sizes = [sum(piece.size for piece in task) for task in tasks]
+    assert len(tasks) >= 5 and max(sizes) < 1.1 * measuring.SMALL_PIECE_BYTES
+    assert sum(sizes) == sum(file.stat().st_size for file in Path(folder).iterdir())
 
 
 def test_every_text_is_there_with_its_numbers(tmp_path: Path, source: str) -> None:
