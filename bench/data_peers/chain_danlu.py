@@ -2,8 +2,9 @@
 
 python -m bench.data_peers.chain_danlu IN OUT TOKENIZER_FOLDER
 
-The rules are danlu's readings of the same papers (gopher, c4, fineweb); everything else is what data.prepare does unless
-told otherwise: cleaning, personal data, safety, near-duplicates, a split that keeps what is alike together.
+The rules are danlu's readings of the same papers (gopher, c4, fineweb), and the clusters of topics in the report, which
+the peer has no counterpart for, are left out. Everything else is what data.prepare does unless told otherwise: cleaning,
+personal data, safety, near-duplicates, a split that keeps what is alike together.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import yaml
 import danlu
 
 WORKERS = 2
+CONFIG = {"rules": ["gopher", "c4", "fineweb"], "topics": 0}
 
 
 def main() -> None:
@@ -28,11 +30,10 @@ def main() -> None:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     os.environ["DANLU_WORKERS"] = str(WORKERS)
-    rules = ["gopher", "c4", "fineweb"]
     recipe = {
         "name": "chain",
         "stages": {
-            "corpus": {"use": "data.prepare", "source": str(source), "rules": rules},
+            "corpus": {"use": "data.prepare", "source": str(source), **CONFIG},
             "tokens": {"use": "tokenizer.pack", "corpus": "$corpus", "tokenizer": str(tokenizer)},
         },
     }

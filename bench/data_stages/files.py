@@ -123,15 +123,19 @@ def pages(count: int) -> list[Page]:
         found = sorted(debian(package).glob("usr/share/doc/**/*.html"))
         for name in draw.sample(found, count // 2):
             made.append(Page(f"https://{package}.test/{len(made)}", name.read_bytes(), "en"))
-    manuals = sorted(debian(MANUALS).glob("usr/share/man/zh_CN/man*/*.gz"))
-    for name in draw.sample(manuals, min(len(manuals), count // 2)):
-        source = gzip.decompress(name.read_bytes()).decode("utf-8", "replace")
+    for source in draw.sample(manual_sources(), count // 2):
         made.append(manual_page(f"https://manual.test/{len(made)}", source))
     for number, one in enumerate(planted()):
         language = one.name.partition("-")[0]
         made.append(Page(f"https://planted.test/{number}", one.html.encode(), language, one.main, one.noise))
     draw.shuffle(made)
     return made
+
+
+def manual_sources() -> list[str]:
+    """The Chinese manual pages as they are written, in roff."""
+    found = sorted(debian(MANUALS).glob("usr/share/man/zh_CN/man*/*.gz"))
+    return [gzip.decompress(path.read_bytes()).decode("utf-8", "replace") for path in found]
 
 
 def write_warc(path: Path, made: list[Page]) -> None:
