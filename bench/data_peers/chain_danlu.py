@@ -3,8 +3,8 @@
 python -m bench.data_peers.chain_danlu IN OUT TOKENIZER_FOLDER
 
 The rules are danlu's readings of the same papers (gopher, c4, fineweb), and the clusters of topics in the report, which
-the peer has no counterpart for, are left out. Everything else is what data.prepare does unless told otherwise: cleaning,
-personal data, safety, near-duplicates, a split that keeps what is alike together.
+the peer has no counterpart for, are left out. Everything else is what data.prepare does unless told otherwise:
+cleaning, personal data, safety, near-duplicates, a split that keeps what is alike together.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""datatrove: its filters in turn, a document that is dropped goes no further; its signatures of 112 hashes; its reader of
-WARC and trafilatura with its defaults."""
+"""datatrove: its filters, its signatures of 112 hashes, its reader of WARC with trafilatura; all with their defaults.
+
+A document that one filter drops does not go through the next.
+"""
 
 from __future__ import annotations
 

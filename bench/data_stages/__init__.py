@@ -10,8 +10,8 @@
 | `files`   | the documents all of them use |
 
 A stage is a function of the number of rounds that returns its result (a JSON mapping). The contestants are in
-`bench/data_peers`: those that stay loaded and answer requests (`contest.serve`), and those that are started anew for each
-turn (`once`), because their peak memory or their start is part of what is measured.
+`bench/data_peers`: those that stay loaded and answer requests (`contest.serve`), and those that are started anew for
+each turn (`once`), because their peak memory or their start is part of what is measured.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@
 
 extraction -> language -> Gopher, C4 and FineWeb rules -> MinHash -> personal data -> token shards. The time is that of
 the whole command, with the start of its processes, as somebody has it who types it. Files come in pairs because
-datatrove gives a file to one task. Beside the speed stands what each kept of every kind of document, and which step took
-the rest. Copies among the documents are those that the packages have.
+datatrove gives a file to one task. Beside the speed stands what each kept of every kind of document, and which step
+took the rest. Copies among the documents are those that the packages have.
 """
 
 from __future__ import annotations
@@ -81,9 +81,7 @@ def judge(answer: dict[str, Any], kinds: dict[str, str]) -> dict[str, Any]:
         found[kinds[name]]["kept"] += 1
     for reason, names in answer["removed"].items():
         for name in set(names):
-            row = found[kinds.get(name, "")] if name in kinds else None
-            if row is None:
-                continue
+            row = found[kinds[name]]
             if reason.partition(":")[0] in DUPLICATES:
                 row["duplicates"] += 1
             else:

@@ -1,8 +1,8 @@
 """quality and signatures: texts in memory through one step, one thread, in turns.
 
-Contestants stay loaded and take turns, A B C A B C, each round on other texts, the same for all. The rounds are short, a
-few megabytes; memory bandwidth, measured between them, stands beside the medians. Neither peer does exactly what danlu
-does; the files in `data_peers` say what they do.
+Contestants stay loaded and take turns, A B C A B C, each round on other texts, the same for all. The rounds are short,
+a few megabytes; memory bandwidth, measured between them, stands beside the medians. Neither peer does exactly what
+danlu does; the files in `data_peers` say what they do.
 """
 
 from __future__ import annotations

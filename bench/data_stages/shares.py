@@ -1,18 +1,18 @@
 """shares: what each of the rules that FineWeb added removes, beside the shares that its paper gives.
 
-FineWeb (arXiv:2406.17557, section 3.6) says of English web pages, after trafilatura, Gopher's rules and MinHash: C4's
-terminal punctuation alone removes some 30 % of all tokens; few lines that end in a mark (at most 0.12) 10.14 %; characters
-in lines that occurred before (0.1 or more) 12.47 %; short lines (0.67 or more under 30 characters) 3.73 %; the last three
+FineWeb (arXiv:2406.17557) says of English web pages, after trafilatura, Gopher's rules and MinHash: C4's terminal
+punctuation alone removes some 30 % of all tokens; few lines that end in a mark (at most 0.12) 10.14 %; characters in
+lines that occurred before (0.1 or more) 12.47 %; short lines (0.67 or more under 30 characters) 3.73 %; the last three
 together some 22 %.
 
-There is no crawl here. The sample is fixed: the HTML manuals of two Debian packages (all of python3.11-doc, 1,000 pages of
-linux-doc drawn by a fixed seed), and Chinese manual pages set as pages of a web site. Each is read in two ways,
+There is no crawl here. The sample is fixed: the HTML manuals of two Debian packages (all of python3.11-doc, 1,000 pages
+of linux-doc drawn by a fixed seed), and Chinese manual pages set as pages of a web site. Each is read in two ways,
 
     whole   every word of the page with its menus, side bars and footers: what a WET file has
     main    the main text (`formats.extract`), of pages that Gopher's rules keep: what FineWeb's rules were given
 
-and judged by `quality.rules`. A page that a rule rejects is removed with all of its units; terminal punctuation takes out
-lines. Shares are of units (words, Han characters), which are what stands nearest to tokens.
+and judged by `quality.rules`. A page that a rule rejects is removed with all of its units; terminal punctuation takes
+out lines. Shares are of units (words, Han characters), which are what stands nearest to tokens.
 """
 
 from __future__ import annotations
