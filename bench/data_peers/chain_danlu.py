@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import sys
 import time
@@ -41,11 +40,10 @@ def main() -> None:
     begin = time.perf_counter()
     made = danlu.run(out / "chain.yaml", store=out / "store", quiet=True)
     seconds = time.perf_counter() - begin
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * 1024
     parts = {name: artifact.manifest.seconds for name, artifact in made.items()} | {"all": seconds}
     metrics = made["tokens"].manifest.metrics
     tokens = sum(metrics[f"{split}_tokens"] for split in ("train", "validation") if f"{split}_tokens" in metrics)
-    print(json.dumps({"parts": parts, "peak_bytes": peak, "tokens": tokens, **_found(made["corpus"].path)}))
+    print(json.dumps({"parts": parts, "tokens": tokens, **_found(made["corpus"].path)}))
 
 
 def _found(corpus: Path) -> dict:

@@ -13,7 +13,6 @@ the model that datatrove would download, from the same wheel danlu takes it from
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import sys
 import time
@@ -59,8 +58,7 @@ def main() -> None:
         begin = time.perf_counter()
         step()
         seconds[name] = time.perf_counter() - begin
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * 1024
-    print(json.dumps({"parts": seconds, "peak_bytes": peak, **_found(Path(out))}))
+    print(json.dumps({"parts": seconds, **_found(Path(out))}))
 
 
 def _run(out: str, pipeline: list, tasks: int = TASKS) -> None:

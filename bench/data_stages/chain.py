@@ -59,7 +59,7 @@ def chain(rounds: int) -> dict[str, Any]:
             "seconds": contest.spread(seconds[name]),
             "mb_per_second": contest.spread([size / 1e6 / one for one in seconds[name]]),
             "kept": judge(answer, kinds),
-            **{key: answer[key] for key in ("parts", "peak_bytes", "tokens")},
+            **{key: answer[key] for key in ("parts", "tokens")},
         }
         for name, answer in answers.items()
     ]

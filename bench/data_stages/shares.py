@@ -13,6 +13,8 @@ of linux-doc drawn by a fixed seed), and Chinese manual pages set as pages of a 
 
 and judged by `quality.rules`. A page that a rule rejects is removed with all of its units; terminal punctuation takes
 out lines. Shares are of units (words, Han characters), which are what stands nearest to tokens.
+
+Beside it stands what whole sets of rules keep of documents that are clean (`files.CORPORA`).
 """
 
 from __future__ import annotations
@@ -41,6 +43,11 @@ PUBLISHED = {
     "short lines": 0.0373,
     "the three together": 0.22,
 }
+SETS = {
+    "danlu, spam (the default)": ["danlu", "spam"],
+    "gopher, c4, fineweb": ["gopher", "c4", "fineweb"],
+    "fineweb2": ["fineweb2"],
+}
 _UNSEEN = re.compile(r"(?is)<(script|style|template|noscript)\b.*?</\1>|<!--.*?-->")
 _BLOCKS = re.compile(
     r"(?i)</?(?:p|div|li|ul|ol|dl|dt|dd|tr|td|th|table|h[1-6]|br|hr|pre|title|section|nav|header|footer|article|form)\b[^>]*>"
@@ -58,7 +65,30 @@ def shares(rounds: int) -> dict[str, Any]:
             texts = [whole(page.html) for page in made] if way == "whole" else _main_texts(made)
             rows.append({"sample": name, "way": way, "language": language, **removed(texts, language, way == "main")})
             print({key: value if not isinstance(value, float) else round(value, 4) for key, value in rows[-1].items()})
-    return {"what": "shares of units that rules remove", "published": PUBLISHED, "rows": rows}
+    what = "shares of units that rules remove"
+    return {"what": what, "published": PUBLISHED, "rows": rows, "kept": [kept(name) for name in files.CORPORA]}
+
+
+def kept(corpus: str) -> dict[str, Any]:
+    """The share of the documents of a corpus that each set of rules keeps; None where it has none for the language."""
+    from danlu.data.quality.rules import judge_all, rules_of
+    from danlu.data.scan import scan
+
+    texts = files.texts_of(corpus)
+    languages = [_language(corpus)] * len(texts)
+    measures = scan(texts, languages, signatures=False).measures
+    shares: dict[str, float | None] = {}
+    for name, sets in SETS.items():
+        rules = rules_of(sets)
+        speaks = any(rule.limits(languages[0])[:2] != (-np.inf, np.inf) for rule in rules)
+        shares[name] = float(judge_all(measures, languages, rules).keep.mean()) if speaks else None
+    print(corpus, shares, flush=True)
+    return {"corpus": corpus, "documents": len(texts), "shares": shares}
+
+
+def _language(corpus: str) -> str:
+    """As danlu calls it: code is a language of its own."""
+    return "code:python" if corpus == "Python source" else files.CORPORA[corpus].language
 
 
 def _pages() -> list[tuple[str, str, list[files.Page]]]:
