@@ -45,6 +45,8 @@ class MeasureConfig(StageConfig):
     """What happens to personal data: replaced by <PHONE> and the like, masked, kept, or the document dropped."""
     neutralise_markers: bool = True
     """Write "<|im_start|>" and its kin apart in prose, so that a web page cannot speak as a user."""
+    benchmarks: list[str] = []
+    """Drop documents that hold items of these: NAME, or NAME=PATH; see `data.benchmarks`."""
     max_document_chars: Annotated[int, Field(ge=1_000)] = 100_000
     """Longer documents are cut into parts, which stay on one side of the split."""
 
@@ -64,7 +66,12 @@ def fingerprint(config: MeasureConfig) -> Any:
     """What stands for the content of the sources in the id of the artifact."""
     from danlu.data.sources.find import fingerprint as of_source
 
-    return [of_source(spec) for spec in config.sources]
+    sources = [of_source(spec) for spec in config.sources]
+    if not config.benchmarks:
+        return sources
+    from danlu.data.benchmarks import fingerprint as of_benchmark
+
+    return {"sources": sources, "benchmarks": [of_benchmark(spec) for spec in config.benchmarks]}
 
 
 @stage("data.measure", makes="corpus", version="1", fingerprint=fingerprint)
