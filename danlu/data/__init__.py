@@ -5,34 +5,34 @@ kept, with that reason; what is changed is counted and shown.
 
     sources -> formats -> clean -> language -> safety -> quality -> dedup -> contamination -> split -> mixing
 
-| stage                                                   | makes of what                                               |
-|---------------------------------------------------------|-------------------------------------------------------------|
-| `crawl`                                                 | WARC files of pages that somebody named                     |
-| `measure`, `select`, `prepare`                          | numbers about every text, the corpus, or both in a row      |
-| `decontaminate`                                         | a corpus without the items of benchmarks                    |
-| `rate`, `train_classifier`, `train_perplexity`, `score` | quality by a model, learnt, and put beside the rows         |
-| `mix`                                                   | several corpora into one, by an exact plan                  |
-| `augment`, `label`                                      | more documents out of some; labels out of rules and people  |
-| `instruct`                                              | chat rows out of a corpus                                   |
+| stage                                                  | makes of what                                              |
+|--------------------------------------------------------|------------------------------------------------------------|
+| `crawl`                                                | WARC files of pages that somebody named                    |
+| `measure`, `select`, `prepare`                         | numbers about every text, the corpus, or both in a row     |
+| `decontaminate`                                        | a corpus without the items of benchmarks                   |
+| `rate`, `train_classifier`, `train_perplexity`, `score` | quality by a model, learnt, and put beside the rows        |
+| `mix`                                                  | several corpora into one, by an exact plan                 |
+| `augment`, `label`                                     | more documents out of some; labels out of rules and people |
+| `instruct`                                             | chat rows out of a corpus                                  |
 
-| folder or file                                          | what it answers                                             |
-|---------------------------------------------------------|-------------------------------------------------------------|
-| `document`, `measured`                                  | what is a document, and how is it stored, with its numbers  |
-| `sources/`, `formats/`                                  | which files does a name mean; what text is in a file        |
-| `clean/`, `literals`                                    | what is noise; hundreds of fixed strings in one pass        |
-| `language/`                                             | which language is it, and how sure is that                  |
-| `safety/`                                               | personal data, toxic text, orders to a model, licences      |
-| `scan`, `classes`, `cpp/`                               | one compiled pass: all measures, signature, hashes          |
-| `quality/`                                              | is it worth learning from: rules, classifiers, perplexity   |
-| `dedup/`, `topics`                                      | what says the same; what a corpus speaks of                 |
-| `benchmarks`, `contamination/`                          | which exams there are; which documents hold their items     |
-| `piece`, `counts`                                       | what a worker does with one piece of the sources            |
-| `judge`, `selection`, `fate`, `meanings`, `trim`, `destinations` | how `select` decides and delivers                  |
-| `split`                                                 | what is held out, so that nothing held out was seen         |
-| `report`, `page`, `card`, `why`                         | what happened, for machines and people; why was this dropped|
-| `mixing/`, `noise`, `labelling/`, `remote`              | shares and order; typos; label models; models elsewhere     |
-| `dataset`, `docstrings`                                 | what is a chat row, and where rows come from                |
-| `export`                                                | jsonl, TFRecord, WebDataset, nanochat                       |
+| folder or file                                         | what it answers                                            |
+|--------------------------------------------------------|------------------------------------------------------------|
+| `document`, `measured`                                 | what is a document, and how is it stored, with its numbers |
+| `sources/`, `formats/`                                 | which files does a name mean; what text is in a file       |
+| `clean/`, `literals`                                   | what is noise; hundreds of fixed strings in one pass       |
+| `language/`                                            | which language is it, and how sure is that                 |
+| `safety/`                                              | personal data, toxic text, orders to a model, licences     |
+| `scan`, `classes`, `cpp/`                              | one compiled pass: all measures, signature, hashes         |
+| `quality/`                                             | is it worth learning from: rules, classifiers, perplexity  |
+| `dedup/`, `topics`                                     | what says the same; what a corpus speaks of                |
+| `benchmarks`, `contamination/`                         | which exams there are; which documents hold their items    |
+| `piece`, `counts`                                      | what a worker does with one piece of the sources           |
+| `judge`, `selection`, `fate`, `meanings`, `trim`, `destinations` | how `select` decides and delivers                          |
+| `split`                                                | what is held out, so that nothing held out was seen        |
+| `report`, `page`, `card`, `why`                        | what happened, for machines and people; why was this dropped |
+| `mixing/`, `noise`, `labelling/`, `remote`             | shares and order; typos; label models; models elsewhere    |
+| `dataset`, `docstrings`                                | what is a chat row, and where rows come from               |
+| `export`                                               | jsonl, TFRecord, WebDataset, nanochat                      |
 
 Nothing here splits text on spaces: all counting is in the units of `danlu.core.text`.
 """

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from danlu.core.artifact import write_json
+from danlu.core.artifact import Artifact, write_json
 from danlu.core.errors import UserError
 from danlu.core.stage import StageConfig, StageRun, stage
 from danlu.data.clean.document import CleanConfig
@@ -29,10 +29,10 @@ PIECE_BYTES = 8 << 20  # of input: seconds of work, so that a killed run loses l
 
 
 class MeasureConfig(StageConfig):
-    """Only `source` is needed."""
+    """Only `source` is needed, or an input `pages` (what `data.crawl` made)."""
 
-    source: str | list[str]
-    """A file, a folder, python:stdlib, python:site-packages, npm:PACKAGE, or a list of them."""
+    source: str | list[str] = []
+    """A file, a folder, a URL, python:stdlib, npm:PACKAGE, debian:PACKAGE, or a list of them."""
     licence: str = ""
     """Licence of the texts; empty takes what the source says."""
     text_field: str | None = None
@@ -53,7 +53,7 @@ class MeasureConfig(StageConfig):
     @field_validator("source")
     @classmethod
     def _some_source(cls, value: str | list[str]) -> str | list[str]:
-        if not value or (isinstance(value, list) and "" in value):
+        if value == "" or (isinstance(value, list) and "" in value):
             raise ValueError("name a file, a folder, python:stdlib or npm:PACKAGE")
         return value
 
@@ -74,15 +74,15 @@ def fingerprint(config: MeasureConfig) -> Any:
     return {"sources": sources, "benchmarks": [of_benchmark(spec) for spec in config.benchmarks]}
 
 
-@stage("data.measure", makes="corpus", version="1", fingerprint=fingerprint)
-def measure(config: MeasureConfig, run: StageRun) -> dict[str, Any]:
+@stage("data.measure", makes="corpus", takes={"pages?": "corpus"}, version="1", fingerprint=fingerprint)
+def measure(config: MeasureConfig, run: StageRun, pages: Artifact | None = None) -> dict[str, Any]:
     """Read sources, clean and measure every text, decide nothing."""
     with run.graceful():
-        report = measure_sources(config, run, run.out)
+        report = measure_sources(config, run, run.out, pages)
     return {"texts": report["in"]["texts"], "bytes": report["in"]["bytes"], "files": report["in"]["files"]}
 
 
-def measure_sources(config: MeasureConfig, run: StageRun, into: Path) -> dict[str, Any]:
+def measure_sources(config: MeasureConfig, run: StageRun, into: Path, pages: Artifact | None = None) -> dict[str, Any]:
     """Write a measured corpus into the folder `into`; returns its report. Scratch lies in `run.work`.
 
     Raises UserError when a source is not there or holds no text, Interrupted when the user stops it.
@@ -92,7 +92,10 @@ def measure_sources(config: MeasureConfig, run: StageRun, into: Path) -> dict[st
     from danlu.data.sources.find import find_files
     from danlu.data.sources.pieces import group, pieces
 
-    files = [file for spec in config.sources for file in find_files(spec)]
+    sources = [*config.sources, *([str(pages.path)] if pages is not None else [])]
+    if not sources:
+        raise UserError("there is nothing to read", "name a source: a file, a folder, python:stdlib, npm:PACKAGE")
+    files = [file for spec in sources for file in find_files(spec)]
     fields = config.model_dump(mode="json", include=set(MeasureConfig.model_fields))
     cut = (piece for file in files for piece in pieces(file, PIECE_BYTES))
     tasks = [{"config": fields, "pieces": [p.to_json() for p in some]} for some in group(cut, PIECE_BYTES)]
@@ -109,7 +112,7 @@ def measure_sources(config: MeasureConfig, run: StageRun, into: Path) -> dict[st
         _place(made / "measured.parquet", into / f"measured-{number:05d}.parquet")
     report = Counts.sum(counts).report(len(files))
     if not files:
-        raise UserError(f"there is no text in {', '.join(config.sources)}", "the sources hold no files")
+        raise UserError(f"there is no text in {', '.join(sources)}", "the sources hold no files")
     write_json(into / "report.json", report)
     return report
 
