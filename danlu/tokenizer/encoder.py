@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from danlu.core import native
+from danlu.tokenizer.alphabet import from_alphabet
 from danlu.tokenizer.bpe import split_pattern
 
 LIBRARY = native.Native(
@@ -61,10 +62,10 @@ class Encoder:
     """Ids of texts by compiled code. Safe to share between threads; the GIL is not held while it works."""
 
     def __init__(self, library: ctypes.CDLL, handle: int, libraries: Sequence[Any]) -> None:
-        self._library, self._handle, self._libraries = library, handle, libraries
+        self.library, self.handle, self._libraries = library, handle, libraries
 
     def __del__(self) -> None:
-        self._library.danlu_encoder_free(self._handle)
+        self.library.danlu_encoder_free(self.handle)
 
     def encode(self, texts: Sequence[str], *, added: int = 0, threads: int | None = None) -> Encoded:
         """Ids of all texts in a row, uint32 [N], and where each begins and the last one ends, int64 [texts + 1].
@@ -80,8 +81,8 @@ class Encoder:
         if threads is None:
             threads = n_threads() if n_bytes >= THREADS_FROM else 1
         places = (ctypes.c_char_p * n)(*encoded)
-        total = self._library.danlu_encoder_encode(
-            self._handle, added, places, lengths.ctypes.data, n, threads, out.ctypes.data, counts.ctypes.data
+        total = self.library.danlu_encoder_encode(
+            self.handle, added, places, lengths.ctypes.data, n, threads, out.ctypes.data, counts.ctypes.data
         )
         if total < 0:
             raise MemoryError("no memory to encode in")
@@ -94,9 +95,16 @@ class Encoder:
         """How the text is cut before merging (added tokens are not looked for)."""
         data = text.encode()
         ends = np.empty(len(data), np.uint64)
-        n = self._library.danlu_encoder_cut(self._handle, data, len(data), ends.ctypes.data)
+        n = self.library.danlu_encoder_cut(self.handle, data, len(data), ends.ctypes.data)
         starts = [0, *ends[: n - 1].tolist()] if n else []
         return [data[start:end] for start, end in zip(starts, ends[:n].tolist(), strict=True)]
+
+    def pieces_by_library(self, text: str) -> list[bytes]:
+        """The same from the library, for texts with characters that are left to it."""
+        library = self._libraries[0]
+        if library.normalizer is not None:
+            text = library.normalizer.normalize_str(text)
+        return [from_alphabet(piece) for piece, _ in library.pre_tokenizer.pre_tokenize_str(text)]
 
     def _with_library(self, texts: Sequence[str], library: Any, ids: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Puts what the library says of the texts with count -1 between the others, and their counts into `counts`."""
@@ -186,13 +194,21 @@ def load() -> ctypes.CDLL | None:
 
 @cache
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
-    pointer, size, number = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int
+    pointer, text, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint64
+    number, identifier, result64 = ctypes.c_int, ctypes.c_uint32, ctypes.c_int64
     signatures: dict[str, tuple[Any, ...]] = {
-        "encoder_new": (pointer, *(number,) * 4, ctypes.c_char_p, size, pointer, size, ctypes.c_char_p, size, size),
+        "encoder_new": (pointer, *(number,) * 4, text, size, pointer, size, text, size, size),
         "encoder_free": (None, pointer),
-        "encoder_add": (number, pointer, number, ctypes.c_char_p, size, ctypes.c_uint32, number, number),
-        "encoder_encode": (ctypes.c_int64, pointer, number, pointer, pointer, size, size, pointer, pointer),
-        "encoder_cut": (size, pointer, ctypes.c_char_p, size, pointer),
+        "encoder_add": (number, pointer, number, text, size, identifier, number, number),
+        "encoder_encode": (result64, pointer, number, pointer, pointer, size, size, pointer, pointer),
+        "encoder_cut": (size, pointer, text, size, pointer),
+        "trainer_new": (pointer, pointer, text, size),
+        "trainer_free": (None, pointer),
+        "trainer_add": (number, pointer, pointer, pointer, size, size, pointer),
+        "trainer_add_piece": (number, pointer, text, size, size),
+        "trainer_token": (number, pointer, text, size, identifier),
+        "trainer_learn": (result64, pointer, identifier, identifier, size),
+        "trainer_result": (None, pointer, pointer, pointer),
     }
     for name, (result, *arguments) in signatures.items():
         function = getattr(library, f"danlu_{name}")
