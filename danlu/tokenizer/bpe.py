@@ -85,14 +85,16 @@ def train_bpe(
     han_run: int = HAN_RUN,
     max_memory: int = MAX_MEMORY,
     folder: Path | None = None,
-) -> tuple[str, dict[str, int]]:
-    """Train on `texts` (read once, streaming). Returns the text of `tokenizer.json`, and what the budget did.
+    counts: dict[str, int] | None = None,
+) -> str:
+    """Train on `texts` (read once, streaming) and return the text of `tokenizer.json`.
 
     The vocabulary is smaller than `vocab_size` when the corpus has no more pairs that occur `min_frequency` times.
     `max_memory`: bytes for counting and learning (see `trainer.py`); `folder`: where what does not fit waits meanwhile,
-    default a temporary one. The second value counts the distinct pieces learned from, those dropped for want of memory
-    (0 but for the largest corpora) and how often they occurred. Without a compiler the `tokenizers` library trains, to
-    the same vocabulary, and its memory grows with the corpus.
+    default a temporary one; `counts` is filled with the number of distinct pieces learned from, of those dropped for want
+    of memory (0 but for the largest corpora), how often these occurred, and the files that were needed. Without a
+    compiler the `tokenizers` library trains, to the same vocabulary, its memory grows with the corpus, and it counts
+    nothing.
 
     Raises UserError when `vocab_size` has no room for the bytes and special tokens, or there is no text, and
     StageFailed when memory or disk are full.
@@ -105,9 +107,9 @@ def train_bpe(
             f"set vocab_size to at least {floor}; 4096 suits a small corpus",
         )
     seen = _Seen(texts)
-    made = _compiled(seen, vocab_size, special_tokens, min_frequency, han_run, max_memory, folder)
+    made = _compiled(seen, vocab_size, special_tokens, min_frequency, han_run, max_memory, folder, counts)
     if made is None:
-        made = _by_library(seen, vocab_size, special_tokens, min_frequency, han_run), {}
+        made = _by_library(seen, vocab_size, special_tokens, min_frequency, han_run)
     if not seen.any_text:
         raise UserError("the corpus holds no text to train a tokenizer on", "check what the corpus stage kept")
     return made
@@ -121,7 +123,8 @@ def _compiled(
     han_run: int,
     max_memory: int,
     folder: Path | None,
-) -> tuple[str, dict[str, int]] | None:
+    counts: dict[str, int] | None,
+) -> str | None:
     from danlu.tokenizer.encoder import make_encoder
     from danlu.tokenizer.trainer import Trainer
 
@@ -144,13 +147,9 @@ def _compiled(
         if joined == len(names):
             names.append(names[left] + names[right])
     vocabulary = {name: token_id for token_id, name in enumerate(names)}
-    counts = {
-        "pieces": learned.pieces,
-        "dropped_pieces": learned.dropped_pieces,
-        "dropped_occurrences": learned.dropped_occurrences,
-        "runs_on_disk": learned.runs,
-    }
-    return str(_tokenizer(vocabulary, merges, special_tokens, han_run).to_str(pretty=True)), counts
+    if counts is not None:
+        counts.update(learned.counts())
+    return str(_tokenizer(vocabulary, merges, special_tokens, han_run).to_str(pretty=True))
 
 
 def _by_library(

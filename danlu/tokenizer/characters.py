@@ -41,18 +41,24 @@ N_CODES = 0x110000
 UNICODE = "14.0.0"  # of Python 3.11; a later Python knows more and would mark less as RECENT
 
 
-def classes_of_library() -> np.ndarray:
-    """The bits of `PATTERNS` as the installed `tokenizers` has them, uint8 [0x110000]."""
+def members_in_library(text: str) -> dict[int, set[str]]:
+    """For each bit of `PATTERNS` the characters of `text` that the installed `tokenizers` takes for its members."""
     from tokenizers import Regex, pre_tokenizers
 
+    found: dict[int, set[str]] = {}
+    for bit, pattern in PATTERNS.items():
+        others = pre_tokenizers.Split(Regex(pattern), "removed").pre_tokenize_str(text)
+        found[bit] = set(text).difference(*(piece for piece, _ in others))
+    return found
+
+
+def classes_of_library() -> np.ndarray:
+    """The bits of `PATTERNS` for all code points, uint8 [0x110000]."""
     table = np.zeros(N_CODES, np.uint8)
     for start in range(0, N_CODES, 0x1000):
         text = "".join(chr(code) for code in range(start, start + 0x1000) if not 0xD800 <= code < 0xE000)
-        for bit, pattern in PATTERNS.items():
-            if text:
-                others = pre_tokenizers.Split(Regex(pattern), "removed").pre_tokenize_str(text)
-                members = set(text).difference(*(piece for piece, _ in others))
-                table[[ord(character) for character in members]] |= bit
+        for bit, members in members_in_library(text).items() if text else ():
+            table[[ord(character) for character in members]] |= bit
     return table
 
 

@@ -91,6 +91,23 @@ class Encoder:
             ids = self._with_library(texts, self._libraries[added], ids, counts)
         return ids, np.concatenate([[0], np.cumsum(counts)])
 
+    def encode_one(self, text: str, *, added: int = 0) -> list[int]:
+        """`encode` of one text, as a list: less to set up, for prompts."""
+        data = text.encode()
+        n = len(data)
+        if n >= THREADS_FROM:
+            return self.encode([text], added=added)[0].tolist()
+        out, count = (ctypes.c_uint32 * n)(), ctypes.c_int64()
+        place, length = ctypes.c_char_p(data), ctypes.c_uint64(n)
+        total = self.library.danlu_encoder_encode(
+            self.handle, added, ctypes.byref(place), ctypes.byref(length), 1, 1, out, ctypes.byref(count)
+        )
+        if total < 0:
+            raise MemoryError("no memory to encode in")
+        if count.value < 0:
+            return list(self._libraries[added].encode(text, add_special_tokens=False).ids)
+        return out[:total]
+
     def pieces(self, text: str) -> list[bytes]:
         """How the text is cut before merging (added tokens are not looked for)."""
         data = text.encode()
@@ -202,6 +219,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         "encoder_add": (number, pointer, number, text, size, identifier, number, number),
         "encoder_encode": (result64, pointer, number, pointer, pointer, size, size, pointer, pointer),
         "encoder_cut": (size, pointer, text, size, pointer),
+        "classes": (None, pointer),
         "trainer_new": (pointer, pointer, text, size),
         "trainer_free": (None, pointer),
         "trainer_add": (number, pointer, pointer, pointer, size, size, pointer),

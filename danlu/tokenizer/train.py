@@ -34,6 +34,7 @@ class TrainConfig(StageConfig):
     chat_template: str = chat.CHATML
     min_frequency: int = Field(default=2, ge=1)
     han_run: int = Field(default=bpe.HAN_RUN, ge=1, le=16)
+    max_memory: int = Field(default=bpe.MAX_MEMORY, ge=1 << 20)  # bytes; what does not fit goes to disk, then the rarest
     max_training_bytes: int = Field(default=100_000_000, gt=0)
     seed: int = 0
 
@@ -54,12 +55,16 @@ def train(config: TrainConfig, run: StageRun, corpus: Artifact) -> dict[str, Any
     chat.check_template(config.chat_template)
     names = list(dict.fromkeys([config.eos_token, config.pad_token, *config.special_tokens]))
     sample = _Sample(corpus, config.max_training_bytes, config.seed)
+    counts: dict[str, int] = {}
     tokenizer_json = bpe.train_bpe(
         sample.texts(run),
         vocab_size=config.vocab_size,
         special_tokens=names,
         min_frequency=config.min_frequency,
         han_run=config.han_run,
+        max_memory=config.max_memory,
+        folder=run.work,
+        counts=counts,
     )
     tokenizer = Tokenizer(
         tokenizer_json,
@@ -80,6 +85,13 @@ def train(config: TrainConfig, run: StageRun, corpus: Artifact) -> dict[str, Any
     split = "validation" if held_out else "train"
     report = tokenizer_report(tokenizer, read_documents(corpus, split), max_bytes=REPORT_BYTES)
     report |= {"measured_on": split, "training_documents": sample.documents, "training_bytes": sample.bytes}
+    if counts.get("dropped_pieces"):
+        report["dropped"] = {"pieces": counts["dropped_pieces"], "occurrences": counts["dropped_occurrences"]}
+        run.events.emit(
+            "warning",
+            message=f"max_memory had room for {counts['pieces']} distinct pieces; the {counts['dropped_pieces']} rarest "
+            f"({counts['dropped_occurrences']} occurrences) were not learned from",
+        )
     write_json(run.out / "report.json", report)
     return {
         "vocab_size": tokenizer.vocab_size,

@@ -42,6 +42,10 @@ class Learned:
     dropped_occurrences: int
     runs: int  # sorted files that counting needed
 
+    def counts(self) -> dict[str, int]:
+        """All but the merges, for a report."""
+        return {key: value for key, value in vars(self).items() if key != "merges"}
+
 
 class Trainer:
     """Counts and learns; a context manager, because its memory and its files are outside Python's care."""

@@ -51,7 +51,7 @@ def hermes(opening: str = "<tool_call>\n", closing: str = "\n</tool_call>", betw
 
 @cache
 def small_json() -> str:
-    return train_bpe(TEXTS * 4, vocab_size=420, special_tokens=SPECIAL)[0]
+    return train_bpe(TEXTS * 4, vocab_size=420, special_tokens=SPECIAL)
 
 
 def small_tokenizer(**config: Any) -> Tokenizer:

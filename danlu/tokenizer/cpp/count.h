@@ -22,6 +22,8 @@ namespace danlu {
 
 constexpr size_t LONGEST = 4096;  // a longer piece is no word: it is counted in parts of this many bytes
 
+constexpr uint64_t SMALLEST = 1 << 18;  // bytes of a table, whatever the budget: about 2,000 pieces
+
 struct Piece {
     std::string_view bytes;
     uint64_t count;
@@ -189,7 +191,7 @@ class PieceCounter {
         PieceTable& table = tables_[thread];
         for (; bytes.size() > LONGEST; bytes.remove_prefix(LONGEST)) table.add(bytes.substr(0, LONGEST), count);
         table.add(bytes, count);
-        if (table.memory() > budget_ / tables_.size()) spill(table);
+        if (table.memory() > std::max(SMALLEST, budget_ / tables_.size())) spill(table);
     }
 
     // Calls take(Piece) for the pieces that are kept. `cost`: what a piece of this many bytes takes in training.

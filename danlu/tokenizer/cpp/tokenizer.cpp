@@ -55,6 +55,9 @@ uint64_t danlu_encoder_cut(void* encoder, const uint8_t* text, uint64_t length, 
     return n;
 }
 
+// The table of characters, one byte for each of 0x110000 code points.
+void danlu_classes(uint8_t* out) { std::memcpy(out, classes(), 0x110000); }
+
 // A trainer whose pieces are cut, and begin as the ids, that `encoder` gives; it must live as long. `folder` takes what
 // does not fit into `budget` bytes. Null when memory ran out.
 void* danlu_trainer_new(void* encoder, const char* folder, uint64_t budget) {

@@ -132,7 +132,7 @@ struct Scratch {
 class Vocabulary {
    public:
     // `tokens`: names in the printable byte alphabet, one a line; `ids`: theirs; `merges`: left and right names, all
-    // with one space between. False when they do not fit together or a byte of UTF-8 has no token.
+    // with one space between. False when they do not fit together. A byte without a token is left out of every text.
     bool read(std::string_view tokens, const uint32_t* ids, size_t n, std::string_view merges, size_t n_merges,
               bool whole_words) {
         whole_words_ = whole_words;
@@ -150,8 +150,6 @@ class Vocabulary {
             if (whole_words_) words_.emplace(std::move(spelled), id);
         }
         if (seen != n) return false;
-        for (int byte = 0; byte < 0xf5; byte++)
-            if (bytes_[byte] == NONE && byte != 0xc0 && byte != 0xc1) return false;
         merges_ = Merges(n_merges);
         std::string joined;
         std::string_view left;
