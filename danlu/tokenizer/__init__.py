@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from danlu.tokenizer.shards import TokenShards
     from danlu.tokenizer.tokenizer import Tokenizer
 
-STAGES: tuple[str, ...] = ("train", "pack")
+STAGES: tuple[str, ...] = ("train", "pack", "extend")
 
 __all__ = ["STAGES", "TokenShards", "Tokenizer"]
 

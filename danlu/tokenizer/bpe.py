@@ -99,13 +99,7 @@ def train_bpe(
     Raises UserError when `vocab_size` has no room for the bytes and special tokens, or there is no text, and
     StageFailed when memory or disk are full.
     """
-    floor = N_BYTES + len(special_tokens)
-    if vocab_size < floor:
-        raise UserError(
-            f"vocab_size {vocab_size} is too small: {N_BYTES} bytes and {len(special_tokens)} special tokens "
-            f"already need {floor}",
-            f"set vocab_size to at least {floor}; 4096 suits a small corpus",
-        )
+    check_size(vocab_size, special_tokens)
     seen = _Seen(texts)
     made = _compiled(seen, vocab_size, special_tokens, min_frequency, han_run, max_memory, folder, counts)
     if made is None:
@@ -113,6 +107,24 @@ def train_bpe(
     if not seen.any_text:
         raise UserError("the corpus holds no text to train a tokenizer on", "check what the corpus stage kept")
     return made
+
+
+def check_size(vocab_size: int, special_tokens: Sequence[str], more: int = 0) -> None:
+    """Raises UserError when a vocabulary has no room for the bytes, `more` tokens and the special ones."""
+    floor = N_BYTES + more + len(special_tokens)
+    if vocab_size < floor:
+        raise UserError(
+            f"vocab_size {vocab_size} is too small: {N_BYTES + more} bytes and {len(special_tokens)} special tokens "
+            f"already need {floor}",
+            f"set vocab_size to at least {floor}; 4096 suits a small corpus",
+        )
+
+
+def special(tokens: Sequence[str]) -> list[Any]:
+    """Special tokens as the `tokenizers` library wants them."""
+    from tokenizers import AddedToken
+
+    return [AddedToken(token, special=True, normalized=False) for token in tokens]
 
 
 def _compiled(
@@ -163,7 +175,7 @@ def _by_library(
         trainers.BpeTrainer(
             vocab_size=vocab_size,
             min_frequency=min_frequency,
-            special_tokens=_special(special_tokens),
+            special_tokens=special(special_tokens),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
@@ -180,14 +192,8 @@ def _tokenizer(
     tokenizer.pre_tokenizer = pre_tokenizer(han_run)
     tokenizer.decoder = decoders.ByteLevel()
     if special_tokens:
-        tokenizer.add_special_tokens(_special(special_tokens))
+        tokenizer.add_special_tokens(special(special_tokens))
     return tokenizer
-
-
-def _special(tokens: Sequence[str]) -> list[Any]:
-    from tokenizers import AddedToken
-
-    return [AddedToken(token, special=True, normalized=False) for token in tokens]
 
 
 class _Seen:

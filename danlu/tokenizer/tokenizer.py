@@ -205,7 +205,7 @@ class Tokenizer:
         if token_id in self._added_ids:
             return str(token).encode("utf-8", "replace")
         if self._byte_level:
-            return from_alphabet(token)
+            return from_alphabet(token.removeprefix(self._continues))
         if match := _BYTE_TOKEN.fullmatch(token):
             return bytes([int(match[1], 16)])
         return str(token).replace("\u2581", " ").encode("utf-8", "replace")  # sentencepiece writes blanks as U+2581
@@ -218,9 +218,25 @@ class Tokenizer:
     def _decoder(self) -> str:
         return self._control.decoder.__getstate__().decode() if self._control.decoder is not None else ""
 
+    @property
+    def library(self) -> Any:
+        """The `tokenizers.Tokenizer` that takes every text for text: for what only the library can say."""
+        return self._plain
+
+    @property
+    def is_byte_level(self) -> bool:
+        """Whether tokens are written in the printable byte alphabet, so that every text can be encoded."""
+        return self._byte_level
+
     @cached_property
     def _byte_level(self) -> bool:
         return '"ByteLevel"' in self._decoder
+
+    @cached_property
+    def _continues(self) -> str:
+        """What a token that continues a piece begins with, in a WordPiece vocabulary of bytes; else nothing."""
+        model = self._control.model
+        return model.continuing_subword_prefix if type(model).__name__ == "WordPiece" else ""
 
     @cached_property
     def _strips_blank(self) -> bool:
