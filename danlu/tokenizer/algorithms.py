@@ -20,6 +20,9 @@ Training is the `tokenizers` library's and keeps every distinct piece in memory,
 at most `SAMPLE_BYTES` of text, the first of it (the stage gives documents in an order of its own; see train.py), and say
 how much that was.
 
+Training a Unigram is the one thing in this room that is not the same to the byte when it is done again: the library adds
+up probabilities in an order of its own, and tokens that are equally good change places.
+
 Source: Kudo 2018 (Unigram), Schuster and Nakajima 2012 (WordPiece).
 """
 
@@ -81,10 +84,12 @@ def train_wordpiece(
     short = pre_tokenizers.Split(Regex(rf"[\s\S]{{1,{LONGEST_WORD}}}"), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizer(han_run), short])
     tokenizer.decoder = decoders.Sequence([decoders.Replace(CONTINUES, ""), decoders.ByteLevel()])
+    # Named beforehand, so that all of them are there and in this order: the trainer's own would be that of a hash.
+    inside = [CONTINUES + character for character in _ALPHABET]
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size - N_BYTES,  # room for the bytes inside pieces that the sample has not shown
+        vocab_size=vocab_size,
         min_frequency=min_frequency,
-        special_tokens=special(special_tokens),
+        special_tokens=special([*special_tokens, *inside]),
         initial_alphabet=_ALPHABET,
         continuing_subword_prefix=CONTINUES,
         show_progress=False,
@@ -93,9 +98,7 @@ def train_wordpiece(
     sample.finish(counts)
     state: dict[str, Any] = json.loads(tokenizer.to_str())
     state["model"] |= {"continuing_subword_prefix": CONTINUES, "max_input_chars_per_word": LONGEST_WORD}
-    vocabulary: dict[str, int] = state["model"]["vocab"]
-    for character in _ALPHABET:
-        vocabulary.setdefault(CONTINUES + character, len(vocabulary))
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] not in inside]
     return json.dumps(state, indent=2, ensure_ascii=False)
 
 
