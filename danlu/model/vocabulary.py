@@ -43,7 +43,9 @@ def extend_embeddings(model: Transformer, old: Tokenizer, new: Tokenizer) -> lis
         )
     for token_id in range(old.vocab_size):
         if old.token_bytes(token_id) != new.token_bytes(token_id):
-            raise UserError(f"token {token_id} is another one in the new tokenizer", "extend the tokenizer of this model")
+            raise UserError(
+                f"token {token_id} is another one in the new tokenizer", "extend the tokenizer of this model"
+            )
     parts = old_parts(old, new)
     rows = max(model.config.vocab_size, new.vocab_size)
     for layer in (model.embedding, model.lm_head):

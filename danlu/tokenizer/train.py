@@ -36,7 +36,9 @@ class TrainConfig(StageConfig):
     chat_template: str = chat.CHATML
     min_frequency: int = Field(default=2, ge=1)
     han_run: int = Field(default=bpe.HAN_RUN, ge=1, le=16)
-    max_memory: int = Field(default=bpe.MAX_MEMORY, ge=1 << 20)  # bytes; what does not fit goes to disk, then the rarest
+    max_memory: int = Field(
+        default=bpe.MAX_MEMORY, ge=1 << 20
+    )  # bytes; what does not fit goes to disk, then the rarest
     max_training_bytes: int = Field(default=100_000_000, gt=0)
     seed: int = 0
 
@@ -95,9 +97,7 @@ def train(config: TrainConfig, run: StageRun, corpus: Artifact) -> dict[str, Any
     }
 
 
-def _train(
-    config: TrainConfig, names: list[str], texts: Iterator[str], run: StageRun, counts: dict[str, int]
-) -> str:
+def _train(config: TrainConfig, names: list[str], texts: Iterator[str], run: StageRun, counts: dict[str, int]) -> str:
     """The text of tokenizer.json; what the trainer counted goes into `counts`."""
     size, run_length, frequency = config.vocab_size, config.han_run, config.min_frequency
     if config.algorithm == "unigram":

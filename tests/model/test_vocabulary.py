@@ -24,7 +24,13 @@ def tiny(tie: bool, rows: int = 420) -> Transformer:
     torch.manual_seed(0)
     return Transformer(
         ModelConfig(
-            family="llama", vocab_size=rows, hidden_size=16, n_layers=1, n_heads=2, intermediate_size=32, tie_embeddings=tie
+            family="llama",
+            vocab_size=rows,
+            hidden_size=16,
+            n_layers=1,
+            n_heads=2,
+            intermediate_size=32,
+            tie_embeddings=tie,
         )
     )
 

@@ -36,16 +36,17 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "danlu3": (split_pattern(3),),
 }
 # Letters of several scripts, marks, digits, blanks, line ends, what contractions are made of, and what no rule names.
-ALPHABET = "abstTSmMlLdrevE'ſ 　\u00a0\t\r\n\u2028中文字々〇ひカーไทยก็é\u0301\u0327१Ⅷ²5.。,-_<|>!😀👍🏽\u200d\ufe0f\ue000\u0000"
+ALPHABET = (
+    "abstTSmMlLdrevE'ſ 　\u00a0\t\r\n\u2028"
+    "中文字々〇ひカーไทยก็é\u0301\u0327१Ⅷ²5.。,-_<|>!😀👍🏽\u200d\ufe0f\ue000\u0000"
+)
 texts = st.text(st.sampled_from(ALPHABET), max_size=60) | st.text(max_size=40)
 
 
 def state(cuts: tuple[str, ...], **model: Any) -> dict[str, Any]:
     made: dict[str, Any] = json.loads(small_json())
     alphabet = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    splits = [
-        {"type": "Split", "pattern": {"Regex": cut}, "behavior": "Isolated", "invert": False} for cut in cuts
-    ]
+    splits = [{"type": "Split", "pattern": {"Regex": cut}, "behavior": "Isolated", "invert": False} for cut in cuts]
     made["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [*splits, alphabet]}
     made["added_tokens"] = []
     made["model"].update(model)
@@ -76,7 +77,7 @@ def ids_of(library: Any, text: str) -> list[int]:
 
 
 def test_the_table_of_characters_is_that_of_the_library() -> None:
-    """Each class and each code point of Unicode 14. 12 classes of Han, Hangul and private use are looked at in samples."""
+    """Each class and each code point of Unicode 14; of the long blocks of Han, Hangul and private use a sample."""
     table = (ctypes.c_uint8 * characters.N_CODES)()
     encoder.load().danlu_classes(table)
     bits = np.frombuffer(table, np.uint8)

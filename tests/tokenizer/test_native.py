@@ -15,7 +15,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(encoder.load() is None, reason="no compiler here")
-@pytest.mark.parametrize("flags", ["-march=x86-64 -O1", "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"])
+@pytest.mark.parametrize(
+    "flags", ["-march=x86-64 -O1", "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"]
+)
 def test_other_machines_and_sanitizers(flags: str) -> None:
     """The tests of encoder and trainer again, on the library compiled with these flags."""
     environment = {**os.environ, "DANLU_CXXFLAGS": flags}

@@ -26,7 +26,9 @@ pytestmark = pytest.mark.skipif(encoder.load() is None, reason="no compiler here
 ROOM = 1 << 30
 
 
-def learn(texts: Sequence[str], folder: Path, *, budget: int = ROOM, room: int = 200, min_frequency: int = 1) -> Learned:
+def learn(
+    texts: Sequence[str], folder: Path, *, budget: int = ROOM, room: int = 200, min_frequency: int = 1
+) -> Learned:
     names = [BYTE_TO_CHARACTER[byte] for byte in BYTE_ORDER]
     start = bpe._tokenizer({name: i for i, name in enumerate(names)}, [], (), bpe.HAN_RUN)
     compiled = encoder.make_encoder(start.to_str().encode(), [start])
