@@ -2,8 +2,8 @@
 
 It answers two requests (see contest.serve), both of which read texts from a file of JSON strings, one a line:
 
-    {"load": {"tokenizer": path, "texts": path, "pattern": regex}}   -> {}          the tokenizer and all texts in memory
-    {"encode": threads}                                             -> {"seconds", "tokens", "sha256"}
+    {"load": {"tokenizer": path, "texts": path, "pattern": regex}}   -> {}          tokenizer and texts in memory
+    {"encode": threads}                                              -> {"seconds", "tokens", "sha256"}
     {"train": {"texts": path, "vocab_size": n, "pattern": regex}}    -> {"seconds", "peak_bytes", "vocab_size"}
 
 Of danlu only `danlu` imports anything but contest.py, which needs the standard library alone. What is timed is the call
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
 import sys
 import time
 from array import array
@@ -24,7 +23,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
-import contest
+import contest  # noqa: E402
 
 SPECIAL = ["<|endoftext|>"]
 Encode = Callable[[list[str], int], Any]
@@ -33,6 +32,12 @@ Encode = Callable[[list[str], int], Any]
 def read(path: str) -> Iterator[str]:
     with open(path, encoding="utf-8") as handle:
         yield from map(json.loads, handle)
+
+
+def peak_bytes() -> int:
+    """The most memory this process ever held (Linux; `ru_maxrss` would begin at that of the parent)."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 
 
 def alphabet() -> dict[str, int]:
@@ -165,8 +170,7 @@ def main() -> None:
             start = time.perf_counter()
             size = TRAINERS[name](read(wanted["texts"]), wanted["vocab_size"], wanted["pattern"])
             seconds = time.perf_counter() - start
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            return {"seconds": seconds, "peak_bytes": peak, "vocab_size": size}
+            return {"seconds": seconds, "peak_bytes": peak_bytes(), "vocab_size": size}
         start = time.perf_counter()
         found = state["encode"](state["texts"], request["encode"])
         seconds = time.perf_counter() - start

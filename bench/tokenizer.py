@@ -4,8 +4,8 @@
     python bench/tokenizer.py encode     20 MB of it by the tokenizer that came out: MB/s on one thread and on two
 
 The texts are the poems of npm:chinese-poetry and Python files (code, and English in docstrings and comments), half and
-half in bytes, shuffled with a fixed seed, or `--texts FILE`, a JSON string a line. Everybody cuts by danlu's pattern and
-encodes with the same vocabulary; ids are compared, and speed with other ids is an error. Peers live in
+half in bytes, shuffled with a fixed seed, or `--texts FILE`, a JSON string a line. Everybody cuts by danlu's pattern
+and encodes with the same vocabulary; ids are compared, and speed with other ids is an error. Peers live in
 bench/.envs/tokenizer. Contestants stay loaded and take turns; the median is reported with the lowest and highest run.
 """
 

@@ -6,7 +6,7 @@
 Its one class is `Tokenizer` (encode, decode, render a chat); it reads and writes `tokenizer.json` and
 `tokenizer_config.json` as every Hugging Face tool does.
 
-    bpe, algorithms      training: byte-level BPE; Unigram and WordPiece beside it; `reference` says in a page what it is
+    bpe, algorithms      training: byte-level BPE; Unigram and WordPiece beside it; in one page: `reference`
     train, extend        the stages: a tokenizer from a corpus, more tokens for one there is
     encoder, trainer     the compiled code (cpp/) that does both fast; `characters` is its table of Unicode
     chat, tools          messages to text and ids, the mask of the assistant's tokens, tools in a chat

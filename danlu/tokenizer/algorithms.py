@@ -1,10 +1,10 @@
 """Unigram and WordPiece, beside the byte-level BPE that danlu's models use: for comparison, and for who needs them.
 
-| algorithm | how a piece is cut                                                        | how it is trained              |
-|-----------|---------------------------------------------------------------------------|--------------------------------|
-| bpe       | merges in the order they were learned (bpe.py)                            | most frequent pair, repeatedly |
-| unigram   | the most probable row of tokens, P = product of token probabilities       | many candidates, pruned by EM  |
-| wordpiece | the longest token from the left, and again                                | as BPE                         |
+| algorithm | how a piece is cut                                                  | how it is trained              |
+|-----------|---------------------------------------------------------------------|--------------------------------|
+| bpe       | merges in the order they were learned (bpe.py)                      | most frequent pair, repeatedly |
+| unigram   | the most probable row of tokens, P = product of token probabilities | many candidates, pruned by EM  |
+| wordpiece | the longest token from the left, and again                          | as BPE                         |
 
 All three cut text with the same pattern, Han short, and work on the 256 bytes in their printable alphabet. So all three
 can encode every text and give it back: the usual forms cannot. A Unigram over characters has an unknown token. BERT's
@@ -16,12 +16,12 @@ that cannot be restored, and instead of refusing WordPiece here it is made whole
 - all 256 bytes are tokens, at the beginning of a piece and inside one, so there is nothing unknown;
 - a last cut makes pieces of at most 100 bytes: WordPiece tries every length and is cubic in the piece.
 
-Training is the `tokenizers` library's and keeps every distinct piece in memory, and Unigram ten times that: so both take
-at most `SAMPLE_BYTES` of text, the first of it (the stage gives documents in an order of its own; see train.py), and say
-how much that was.
+Training is the `tokenizers` library's and keeps every distinct piece in memory, and Unigram ten times that. So both take
+at most `SAMPLE_BYTES` of text, the first of what they are given, and say how much that was; the stage gives them no more
+than that, documents from all over the corpus (see train.py).
 
-Training a Unigram is the one thing in this room that is not the same to the byte when it is done again: the library adds
-up probabilities in an order of its own, and tokens that are equally good change places.
+Training a Unigram is the one thing in this room that is not the same to the byte when done again: the library adds up
+probabilities in an order of its own, and tokens that are equally good change places.
 
 Source: Kudo 2018 (Unigram), Schuster and Nakajima 2012 (WordPiece).
 """
@@ -75,7 +75,7 @@ def train_wordpiece(
     han_run: int = HAN_RUN,
     counts: dict[str, int] | None = None,
 ) -> str:
-    """The text of a `tokenizer.json` with a WordPiece model that loses nothing. Raises UserError as `train_bpe` does."""
+    """The text of a `tokenizer.json` with a WordPiece model that loses nothing. Raises UserError like `train_bpe`."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     check_size(vocab_size, special_tokens, N_BYTES)

@@ -91,8 +91,8 @@ def train_bpe(
 
     The vocabulary is smaller than `vocab_size` when the corpus has no more pairs that occur `min_frequency` times.
     `max_memory`: bytes for counting and learning (see `trainer.py`); `folder`: where what does not fit waits meanwhile,
-    default a temporary one; `counts` is filled with the number of distinct pieces learned from, of those dropped for want
-    of memory (0 but for the largest corpora), how often these occurred, and the files that were needed. Without a
+    default a temporary one; `counts` is filled with the number of distinct pieces learned from, of those dropped for
+    want of memory (0 but for the largest corpora), how often these occurred, and the files that were needed. Without a
     compiler the `tokenizers` library trains, to the same vocabulary, its memory grows with the corpus, and it counts
     nothing.
 

@@ -1,7 +1,8 @@
 """The one tokenizer: text to ids and back, the same for training, serving and every model family.
 
 It reads what the Hugging Face world writes: `tokenizer.json` (the algorithm and the vocabulary, run by the
-`tokenizers` library, or faster and to the same ids by `encoder.py` where that knows the algorithm) and `tokenizer_config.json` (which tokens are special, the chat template).
+`tokenizers` library, or faster and to the same ids by `encoder.py` where that knows the algorithm) and
+`tokenizer_config.json` (which tokens are special, the chat template).
 
     text  --encode-->  ids  --token_bytes-->  bytes  --decode-->  text
 
@@ -50,7 +51,7 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Tokenizer:
-    """Encodes, decodes and renders chats. Safe to share between threads: what changes after loading changes no answer."""
+    """Encodes, decodes and renders chats. Safe to share between threads: what changes later changes no answer."""
 
     def __init__(self, tokenizer_json: str | bytes, config: dict[str, Any] | None = None) -> None:
         """From the content of `tokenizer.json` and `tokenizer_config.json`.
@@ -166,8 +167,8 @@ class Tokenizer:
     def _compiled(self, characters: int) -> Encoder | None:
         """The one place where it is chosen who encodes: the compiled encoder, or (None) the library.
 
-        Both give the same ids. The compiled one is several times faster and has to be made, which takes up to a third of
-        a second for the largest vocabularies: what a person types at a prompt in a day is encoded sooner without it.
+        Both give the same ids. The compiled one is several times faster and has to be made, which takes up to a third
+        of a second for the largest vocabularies: what a person types at a prompt in a day is done sooner without it.
         """
         if not self._decided:
             self._asked += characters

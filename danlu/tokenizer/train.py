@@ -20,7 +20,7 @@ from danlu.core.artifact import Artifact, Manifest, write_json
 from danlu.core.stage import Estimate, StageConfig, StageRun, stage
 from danlu.data.document import read_documents
 from danlu.tokenizer import bpe, chat
-from danlu.tokenizer.algorithms import train_unigram, train_wordpiece
+from danlu.tokenizer.algorithms import SAMPLE_BYTES, train_unigram, train_wordpiece
 from danlu.tokenizer.report import tokenizer_report
 from danlu.tokenizer.tokenizer import Tokenizer, make_config
 
@@ -58,7 +58,8 @@ def train(config: TrainConfig, run: StageRun, corpus: Artifact) -> dict[str, Any
     """
     chat.check_template(config.chat_template)
     names = list(dict.fromkeys([config.eos_token, config.pad_token, *config.special_tokens]))
-    sample = Sample(corpus, config.max_training_bytes, config.seed)
+    most = config.max_training_bytes if config.algorithm == "bpe" else min(config.max_training_bytes, SAMPLE_BYTES)
+    sample = Sample(corpus, most, config.seed)
     counts: dict[str, int] = {}
     tokenizer_json = _train(config, names, sample.texts(run), run, counts)
     tokenizer = Tokenizer(
@@ -85,8 +86,8 @@ def train(config: TrainConfig, run: StageRun, corpus: Artifact) -> dict[str, Any
         report["dropped"] = {"pieces": counts["dropped_pieces"], "occurrences": counts["dropped_occurrences"]}
         run.events.emit(
             "warning",
-            message=f"max_memory had room for {counts['pieces']} distinct pieces; the {counts['dropped_pieces']} rarest "
-            f"({counts['dropped_occurrences']} occurrences) were not learned from",
+            message=f"max_memory had room for {counts['pieces']} distinct pieces; the {counts['dropped_pieces']} "
+            f"rarest ({counts['dropped_occurrences']} occurrences) were not learned from",
         )
     write_json(run.out / "report.json", report)
     return {

@@ -1,4 +1,4 @@
-"""The compiled trainer: texts in, merges out, in bounded memory (the algorithm is in `cpp/count.h` and `cpp/trainer.h`).
+"""The compiled trainer: texts in, merges out, in bounded memory (the algorithm is in cpp/count.h and cpp/trainer.h).
 
     with Trainer(encoder, tokens, folder=..., budget=...) as trainer:
         trainer.add(texts)                                    # again and again, on all cores
@@ -8,9 +8,9 @@ The encoder says how texts are cut into pieces and what ids a piece begins with.
 knows the 256 bytes and no merge; for one that is extended (`extend.py`) it is the old tokenizer's, so that new merges
 begin where the old ones ended.
 
-Everything fits into `budget` bytes, whatever the corpus: half of it is for counting, and what does not fit goes to files
-in `folder`; half is for learning, and where the distinct pieces are more than fit, the most frequent are learned from
-and the number of the others is in the result. The result is a function of the texts and the budget alone, not of
+Everything fits into `budget` bytes, whatever the corpus: half of it is for counting, and what does not fit goes to
+files in `folder`; half is for learning, and where the distinct pieces are more than fit, the most frequent are learned
+from and the number of the others is in the result. The result is a function of the texts and the budget alone, not of
 threads or order.
 """
 
@@ -114,8 +114,8 @@ def learn_in_python(
 ) -> list[tuple[int, int, int]]:
     """The same merges, slowly: for machines without a compiler, and to hold the compiled one against.
 
-    `words`: pieces as ids, and how often each occurs. `tokens` by their bytes; new ones are added to it. Each merge goes
-    through the words that hold its pair and no others.
+    `words`: pieces as ids, and how often each occurs. `tokens` by their bytes; new ones are added to it. Each merge
+    goes through the words that hold its pair and no others.
     """
     spelled = {token_id: data for data, token_id in tokens.items()}
     pieces = [list(word) for word in words]
