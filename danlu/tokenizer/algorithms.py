@@ -16,9 +16,9 @@ that cannot be restored, and instead of refusing WordPiece here it is made whole
 - all 256 bytes are tokens, at the beginning of a piece and inside one, so there is nothing unknown;
 - a last cut makes pieces of at most 100 bytes: WordPiece tries every length and is cubic in the piece.
 
-Training is the `tokenizers` library's and keeps every distinct piece in memory, and Unigram ten times that. So both take
-at most `SAMPLE_BYTES` of text, the first of what they are given, and say how much that was; the stage gives them no more
-than that, documents from all over the corpus (see train.py).
+Training is the `tokenizers` library's and keeps every distinct piece in memory, and Unigram ten times that. So both
+take at most `SAMPLE_BYTES` of text, the first of what they get, and say how much that was; the stage gives them no
+more than that, documents from all over the corpus (see train.py).
 
 Training a Unigram is the one thing in this room that is not the same to the byte when done again: the library adds up
 probabilities in an order of its own, and tokens that are equally good change places.
