@@ -37,7 +37,7 @@ from danlu.core import native
 from danlu.tokenizer.alphabet import from_alphabet
 from danlu.tokenizer.bpe import split_pattern
 
-LIBRARY = native.Native(
+TOKENIZER = native.Native(
     "tokenizer", Path(__file__).parent / "cpp", ("tokenizer.cpp",), "the tokenizers library is, which is slower"
 )
 GPT2, DIGITS, LLAMA, DANLU = range(4)
@@ -205,7 +205,7 @@ def _cuts(pre_tokenizer: dict[str, Any] | None) -> tuple[str, ...]:
 
 def load() -> ctypes.CDLL | None:
     """The compiled code of this room with the types of its functions, None where it cannot be had."""
-    library = native.load(LIBRARY)
+    library = native.load(TOKENIZER)
     return None if library is None else _declared(library)
 
 
