@@ -28,6 +28,8 @@ from danlu.data.trim import Trimmer
 
 SAMPLES = 3  # dropped documents shown per reason in the report
 _EXCERPT = 160  # characters of each
+_NAMES = 1_000  # languages, sources and licences with numbers of their own: a row may claim anything to be its licence
+OTHERS = "others"
 
 
 @dataclass
@@ -53,7 +55,8 @@ class Books:
         self.bytes[split] += pc.sum(table["size"]).as_py() or 0
         for name, books in (("language", self.by_language), ("source", self.by_source), ("licence", self.by_licence)):
             for group in table.group_by(name).aggregate([("size", "sum"), ("size", "count")]).to_pylist():
-                books[group[name]].update(documents=group["size_count"], bytes=group["size_sum"])
+                value = group[name] if group[name] in books or len(books) < _NAMES else OTHERS
+                books[value].update(documents=group["size_count"], bytes=group["size_sum"])
         logs = pc.floor(pc.log2(pc.max_element_wise(table["size"], 1))).cast(pa.int64())
         counted = (
             pa.table({"language": table["language"], "log": logs})
@@ -61,7 +64,8 @@ class Books:
             .aggregate([("log", "count")])
         )
         for group in counted.to_pylist():
-            self.lengths[group["language"]][group["log"]] += group["log_count"]
+            language = group["language"] if group["language"] in self.by_language else OTHERS
+            self.lengths[language][group["log"]] += group["log_count"]
 
     def drop(self, row: dict[str, str], reason: str, detail: str, size: int) -> None:
         self.dropped[reason] += 1

@@ -24,6 +24,7 @@ from danlu.data.quality.rules import Rule, judge_all, rules_of
 from danlu.data.safety.licence import judge_licence
 from danlu.data.select import SelectConfig
 
+_REASONS = 10_000  # different ones with their details; int16 has room for three times as many
 _SAMPLE = 20_000  # scores of a language that its threshold is taken from
 
 
@@ -125,6 +126,8 @@ class Judge:
         codes[codes == 0] = more[codes == 0]
 
     def _number(self, reason: str) -> int:
+        if reason not in self._numbers and len(self.reasons) >= _REASONS:
+            reason = reason.partition(":")[0]  # what a text claims to be must not overflow a number
         if reason not in self._numbers:
             self._numbers[reason] = len(self.reasons)
             self.reasons.append(reason)
