@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,18 @@ from numpy.typing import NDArray
 
 from danlu.core.stage import StageRun
 from danlu.data.document import COLUMNS, REJECTED_SCHEMA, SCHEMA, ShardWriter
-from danlu.data.fate import DUPLICATE, KEPT, NOT_DRAWN, PARTS, TRAIN, VALIDATION, Fate, Index, stop_if_asked
+from danlu.data.fate import (
+    DUPLICATE,
+    KEPT,
+    NOT_DRAWN,
+    PARTS,
+    REFUSED,
+    TRAIN,
+    VALIDATION,
+    Fate,
+    Index,
+    stop_if_asked,
+)
 from danlu.data.judge import Judge
 from danlu.data.measured import SCORE, read_measured, score_names
 from danlu.data.trim import Trimmer
@@ -101,11 +113,14 @@ def deliver(
                 places[mine] = writer.split
                 writer.write_table(pa.Table.from_batches([kept.select(SCHEMA.names)]))
                 books.keep(writer.split, kept)
-            for i in np.flatnonzero(~np.isin(where, (*KEPT, NOT_DRAWN))).tolist():
-                row = {name: batch[name][i].as_py() for name in COLUMNS}
-                reason, detail = _reason(batch, i, start + i, row, index, fate, judge)
+            dropped = np.flatnonzero(~np.isin(where, (*KEPT, NOT_DRAWN)))
+            reasons = _reasons(batch, dropped, start, index, fate, judge)
+            rows_dropped = batch.select([*COLUMNS, "size"]).take(dropped).to_pylist()
+            for i, row, (reason, detail, more) in zip(dropped.tolist(), rows_dropped, reasons, strict=True):
+                size = row.pop("size")
+                row["meta"] = _with(row["meta"], more) if more else row["meta"]
                 rejected.write({**row, "reason": reason, "detail": detail})
-                books.drop(row, reason, detail, batch["size"][i].as_py())
+                books.drop(row, reason, detail, size)
                 places[i] = reason
             books.not_drawn += int((where == NOT_DRAWN).sum())
             numbers.write_table(_scores(batch, places, where != NOT_DRAWN, scores))
@@ -128,20 +143,24 @@ def _trimmed(batch: pa.RecordBatch, where: NDArray[np.int8], start: int, trimmer
     return changed.set_column(batch.schema.get_field_index("size"), "size", pa.array(sizes))
 
 
-def _reason(
-    batch: pa.RecordBatch, i: int, row_number: int, row: dict[str, str], index: Index, fate: Fate, judge: Judge
-) -> tuple[str, str]:
-    """Why a row is dropped; a duplicate's meta gets the id of the one that is kept."""
-    place = int(fate.where[row_number])
-    if place == PARTS:
-        return DUPLICATE[place], "all of it is in other documents"
-    if place in DUPLICATE:
-        kept = index.name(int(fate.kept_instead[row_number]))
-        similarity = round(float(fate.similarity[row_number]), 3)
-        row["meta"] = _with(row["meta"], duplicate_of=kept, similarity=similarity)
-        return DUPLICATE[place], f"of {kept}, similarity {similarity}"
-    code = int(index.codes[row_number])
-    return judge.reasons[code], batch["detail"][i].as_py() or judge.detail(code, batch, i)
+def _reasons(
+    batch: pa.RecordBatch, rows: NDArray[np.int64], start: int, index: Index, fate: Fate, judge: Judge
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(reason, detail, more for meta) of each dropped row; a duplicate's meta gets the id of the one that is kept."""
+    where, codes = fate.where[start : start + len(batch)], index.codes[start : start + len(batch)]
+    refused = rows[where[rows] == REFUSED]
+    details = dict(zip(refused.tolist(), judge.details(codes, batch, refused), strict=True))
+    for row in rows.tolist():
+        place = int(where[row])
+        if place == PARTS:
+            yield DUPLICATE[place], "all of it is in other documents", {}
+        elif place in DUPLICATE:
+            kept = index.name(int(fate.kept_instead[start + row]))
+            similarity = round(float(fate.similarity[start + row]), 3)
+            more = {"duplicate_of": kept, "similarity": similarity}
+            yield DUPLICATE[place], f"of {kept}, similarity {similarity}", more
+        else:
+            yield judge.reasons[codes[row]], batch["detail"][row].as_py() or details[row], {}
 
 
 def _scores(batch: pa.RecordBatch, places: NDArray[Any], shown: NDArray[np.bool_], scores: list[str]) -> pa.Table:
@@ -149,5 +168,5 @@ def _scores(batch: pa.RecordBatch, places: NDArray[Any], shown: NDArray[np.bool_
     return pa.table(columns | {name: batch[name] for name in scores}).filter(pa.array(shown))
 
 
-def _with(meta: str, **more: Any) -> str:
+def _with(meta: str, more: dict[str, Any]) -> str:
     return json.dumps(json.loads(meta) | more, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
