@@ -9,6 +9,7 @@ from typing import Any
 
 from danlu.data.clean.document import Cleaned, diff_sample
 from danlu.data.contamination.index import Hit
+from danlu.data.safety.personal import PersonalConfig, treat
 
 _HITS = 1_000  # of benchmarks that the report names; rejected rows name more
 _LINES = 3  # samples of removed lines a reason
@@ -37,19 +38,20 @@ class Counts:
         counts["texts"] += 1
         counts["bytes"] += size
 
-    def clean(self, path: str, before: str, cleaned: Cleaned) -> None:
-        """One text was cleaned."""
+    def clean(self, path: str, before: str, cleaned: Cleaned, personal: PersonalConfig | None) -> None:
+        """One text was cleaned. Samples are of what it was before personal data is treated: they are treated too."""
         self.cleaned.update(cleaned.changes.keys())
-        self.remove_lines(cleaned.removed_lines)
+        self.remove_lines(cleaned.removed_lines, personal)
         for step in cleaned.changes:
             if step not in self.diffs:
-                self.diffs[step] = {"path": path, "diff": diff_sample(before, cleaned.text, max_lines=8)}
+                lines = diff_sample(before, cleaned.text, max_lines=8)
+                self.diffs[step] = {"path": path, "diff": [_shown(line, personal) for line in lines]}
 
-    def remove_lines(self, removed: Iterable[tuple[str, str]]) -> None:
+    def remove_lines(self, removed: Iterable[tuple[str, str]], personal: PersonalConfig | None) -> None:
         for reason, line in removed:
             self.lines[reason] += 1
             if len(self.line_samples[reason]) < _LINES:
-                self.line_samples[reason].append(line.strip()[:160])
+                self.line_samples[reason].append(_shown(line.strip(), personal)[:160])
 
     def contaminate(self, document: str, hits: Sequence[Hit]) -> None:
         """A document holds items of benchmarks."""
@@ -103,3 +105,8 @@ class Counts:
             "personal": data["personal"],
             "contamination": {"hits": data["contaminated"], "listed": data["contamination"]},
         }
+
+
+def _shown(line: str, personal: PersonalConfig | None) -> str:
+    """A line for the report. Nobody asked for masks or drops there: personal data is replaced."""
+    return line if personal is None else treat(line, PersonalConfig(addresses=personal.addresses)).text

@@ -14,8 +14,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, field_validator
 
@@ -24,6 +25,9 @@ from danlu.core.errors import UserError
 from danlu.core.stage import StageConfig, StageRun, stage
 from danlu.data.clean.document import CleanConfig
 from danlu.data.safety.personal import PersonalConfig
+
+if TYPE_CHECKING:
+    from danlu.data.sources.pieces import Piece
 
 PIECE_BYTES = 8 << 20  # of input: seconds of work, so that a killed run loses little and two workers end together
 
@@ -91,46 +95,59 @@ def measure_sources(config: MeasureConfig, run: StageRun, into: Path, pages: Art
     from danlu.data.counts import Counts
     from danlu.data.sources.find import find_files
     from danlu.data.sources.pieces import group, pieces
+    from danlu.data.tasks import make_plan
 
     sources = [*config.sources, *([str(pages.path)] if pages is not None else [])]
     if not sources:
         raise UserError("there is nothing to read", "name a source: a file, a folder, python:stdlib, npm:PACKAGE")
-    files = [file for spec in sources for file in find_files(spec)]
+    n_files = 0
+
+    def cut() -> Iterator[Piece]:
+        nonlocal n_files
+        for spec in sources:
+            for file in find_files(spec):
+                n_files += 1
+                yield from pieces(file, PIECE_BYTES)
+
     fields = config.model_dump(mode="json", include=set(MeasureConfig.model_fields))
-    cut = (piece for file in files for piece in pieces(file, PIECE_BYTES))
-    tasks = [{"config": fields, "pieces": [p.to_json() for p in some]} for some in group(cut, PIECE_BYTES)]
-    folder = _folder_for(tasks, run)
-    for done, _ in enumerate(
-        produce("danlu.data.piece:measure_piece", tasks, folder, run.workers, lambda: run.stop_requested), start=1
-    ):
-        run.progress(done, len(tasks), "pieces")
-    counts = []
-    into.mkdir(exist_ok=True)
-    for number in range(len(tasks)):
-        made = folder_of(folder, number)
-        counts.append(json.loads((made / "counts.json").read_text("utf-8")))
-        _place(made / "measured.parquet", into / f"measured-{number:05d}.parquet")
-    report = Counts.sum(counts).report(len(files))
-    if not files:
+    tasks = make_plan(group(cut(), PIECE_BYTES), fields, run.work / "plan.jsonl", lambda: _clear(run.work))
+    if not n_files:
         raise UserError(f"there is no text in {', '.join(sources)}", "the sources hold no files")
+    folder = run.work / "pieces"
+    steps = produce("danlu.data.piece:measure_piece", tasks, folder, run.workers, lambda: run.stop_requested)
+    for done, _ in enumerate(steps, start=1):
+        run.progress(done, len(tasks), "pieces")
+    try:
+        tasks.check()
+    except UserError:
+        run.clear_work()
+        raise
+    into.mkdir(exist_ok=True)
+
+    def counts() -> Iterator[dict[str, Any]]:
+        for number in range(len(tasks)):
+            made = folder_of(folder, number)
+            _place(made / "measured.parquet", into / f"measured-{number:05d}.parquet")
+            yield json.loads((made / "counts.json").read_text("utf-8"))
+
+    report = Counts.sum(counts()).report(n_files)
     write_json(into / "report.json", report)
     return report
 
 
+def _clear(work: Path) -> None:
+    """Forget what an earlier try left, but for the plan that is just being written."""
+    for entry in work.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name != "plan.part":
+            entry.unlink(missing_ok=True)
+
+
 def _place(made: Path, target: Path) -> None:
-    """Put a finished file at its place without copying it, where the file system can."""
+    """Put a finished file at its place without copying it, where the file system can. An earlier try may have, too."""
+    target.unlink(missing_ok=True)
     try:
         os.link(made, target)
     except OSError:
         shutil.copyfile(made, target)
-
-
-def _folder_for(tasks: list[dict[str, Any]], run: StageRun) -> Path:
-    """The folder of the pieces: what an earlier try left when it had the same plan, else an empty one."""
-    folder, plan = run.work / "pieces", run.work / "plan.json"
-    text = json.dumps(tasks, ensure_ascii=False, indent=0)
-    if not plan.is_file() or plan.read_text("utf-8") != text:
-        run.clear_work()
-        plan.write_text(text, encoding="utf-8")
-    folder.mkdir(exist_ok=True)
-    return folder
