@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,9 +27,12 @@ from danlu.data.clean.document import CleanConfig
 from danlu.data.safety.personal import PersonalConfig
 
 if TYPE_CHECKING:
+    from danlu.data.sources.find import SourceFile
     from danlu.data.sources.pieces import Piece
 
-PIECE_BYTES = 8 << 20  # of input: seconds of work, so that a killed run loses little and two workers end together
+PIECE_BYTES = 8 << 20  # of input: seconds of work, so that a killed run loses little
+SMALL_PIECE_BYTES = 512 << 10  # of a small input: a megabyte of packed web pages is five seconds of work
+PIECES = 64  # of a small input: enough for workers to end together
 
 
 class MeasureConfig(StageConfig):
@@ -100,6 +103,7 @@ def measure_sources(config: MeasureConfig, run: StageRun, into: Path, pages: Art
     sources = [*config.sources, *([str(pages.path)] if pages is not None else [])]
     if not sources:
         raise UserError("there is nothing to read", "name a source: a file, a folder, python:stdlib, npm:PACKAGE")
+    size = piece_bytes(file for spec in sources for file in find_files(spec))
     n_files = 0
 
     def cut() -> Iterator[Piece]:
@@ -107,10 +111,10 @@ def measure_sources(config: MeasureConfig, run: StageRun, into: Path, pages: Art
         for spec in sources:
             for file in find_files(spec):
                 n_files += 1
-                yield from pieces(file, PIECE_BYTES)
+                yield from pieces(file, size)
 
     fields = config.model_dump(mode="json", include=set(MeasureConfig.model_fields))
-    tasks = make_plan(group(cut(), PIECE_BYTES), fields, run.work / "plan.jsonl", lambda: _clear(run.work))
+    tasks = make_plan(group(cut(), size), fields, run.work / "plan.jsonl", lambda: _clear(run.work))
     if not n_files:
         raise UserError(f"there is no text in {', '.join(sources)}", "the sources hold no files")
     folder = run.work / "pieces"
@@ -133,6 +137,21 @@ def measure_sources(config: MeasureConfig, run: StageRun, into: Path, pages: Art
     report = Counts.sum(counts()).report(n_files)
     write_json(into / "report.json", report)
     return report
+
+
+def piece_bytes(files: Iterable[SourceFile]) -> int:
+    """How large pieces are: `PIECE_BYTES`, or less where there is so little input that workers would wait for each other.
+
+    It depends on the files alone, so another number of workers goes on with what an earlier run left.
+    """
+    from danlu.data.sources.pieces import pieces
+
+    total = 0
+    for file in files:
+        total += sum(piece.size for piece in pieces(file, 1 << 62))
+        if total >= PIECES * PIECE_BYTES:
+            return PIECE_BYTES
+    return min(max(total // PIECES, SMALL_PIECE_BYTES), PIECE_BYTES)
 
 
 def _clear(work: Path) -> None:

@@ -101,8 +101,8 @@ def pack(config: PackConfig, run: StageRun, corpus: Artifact, tokenizer: Artifac
 
 
 def _splits(directory: Path) -> list[str]:
-    """The splits of a corpus directory, training first; what was rejected is no split."""
-    names = {file.name.rsplit("-", 1)[0] for file in directory.glob("*-*.parquet")} - {"rejected"}
+    """The splits of a corpus directory, training first; what was rejected and what was measured are no splits."""
+    names = {file.name.rsplit("-", 1)[0] for file in directory.glob("*-*.parquet")} - {"rejected", "scores"}
     return sorted(names, key=lambda name: (name != "train", name))
 
 
