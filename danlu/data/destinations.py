@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +22,26 @@ from numpy.typing import NDArray
 
 from danlu.core.stage import StageRun
 from danlu.data.document import COLUMNS, REJECTED_SCHEMA, SCHEMA, ShardWriter
-from danlu.data.fate import DUPLICATE, KEPT, NOT_DRAWN, PARTS, TRAIN, VALIDATION, Fate, Index, stop_if_asked
+from danlu.data.fate import (
+    DUPLICATE,
+    KEPT,
+    NOT_DRAWN,
+    PARTS,
+    REFUSED,
+    TRAIN,
+    VALIDATION,
+    Fate,
+    Index,
+    stop_if_asked,
+)
 from danlu.data.judge import Judge
 from danlu.data.measured import SCORE, read_measured, score_names
 from danlu.data.trim import Trimmer
 
 SAMPLES = 3  # dropped documents shown per reason in the report
 _EXCERPT = 160  # characters of each
+_NAMES = 1_000  # languages, sources and licences with numbers of their own: a row may claim anything to be its licence
+OTHERS = "others"
 
 
 @dataclass
@@ -53,7 +67,8 @@ class Books:
         self.bytes[split] += pc.sum(table["size"]).as_py() or 0
         for name, books in (("language", self.by_language), ("source", self.by_source), ("licence", self.by_licence)):
             for group in table.group_by(name).aggregate([("size", "sum"), ("size", "count")]).to_pylist():
-                books[group[name]].update(documents=group["size_count"], bytes=group["size_sum"])
+                value = group[name] if group[name] in books or len(books) < _NAMES else OTHERS
+                books[value].update(documents=group["size_count"], bytes=group["size_sum"])
         logs = pc.floor(pc.log2(pc.max_element_wise(table["size"], 1))).cast(pa.int64())
         counted = (
             pa.table({"language": table["language"], "log": logs})
@@ -61,7 +76,8 @@ class Books:
             .aggregate([("log", "count")])
         )
         for group in counted.to_pylist():
-            self.lengths[group["language"]][group["log"]] += group["log_count"]
+            language = group["language"] if group["language"] in self.by_language else OTHERS
+            self.lengths[language][group["log"]] += group["log_count"]
 
     def drop(self, row: dict[str, str], reason: str, detail: str, size: int) -> None:
         self.dropped[reason] += 1
@@ -78,6 +94,8 @@ def deliver(
     scores = [SCORE + name for name in score_names(measured)]
     scores_schema = pa.schema([("id", pa.string()), ("place", pa.string()), *((name, pa.float32()) for name in scores)])
     books, start = Books(), 0
+    # Documents that each one stands for, itself included.
+    copies = 1 + np.bincount(fate.kept_instead[fate.kept_instead >= 0], minlength=len(index))
     with ExitStack() as stack:
         splits = {
             place: stack.enter_context(ShardWriter(run.out, name, SCHEMA))
@@ -90,6 +108,7 @@ def deliver(
             rows = slice(start, start + len(batch))
             where = fate.where[rows]
             shorter = batch if trimmer is None else _trimmed(batch, where, start, trimmer)
+            shorter = _counted(shorter, copies[rows])
             places = np.full(len(batch), "", dtype=object)
             for place, writer in splits.items():
                 mine = where == place
@@ -97,11 +116,14 @@ def deliver(
                 places[mine] = writer.split
                 writer.write_table(pa.Table.from_batches([kept.select(SCHEMA.names)]))
                 books.keep(writer.split, kept)
-            for i in np.flatnonzero(~np.isin(where, (*KEPT, NOT_DRAWN))).tolist():
-                row = {name: batch[name][i].as_py() for name in COLUMNS}
-                reason, detail = _reason(batch, i, start + i, row, index, fate, judge)
+            dropped = np.flatnonzero(~np.isin(where, (*KEPT, NOT_DRAWN)))
+            reasons = _reasons(batch, dropped, start, index, fate, judge)
+            rows_dropped = batch.select([*COLUMNS, "size"]).take(dropped).to_pylist()
+            for i, row, (reason, detail, more) in zip(dropped.tolist(), rows_dropped, reasons, strict=True):
+                size = row.pop("size")
+                row["meta"] = _with(row["meta"], more) if more else row["meta"]
                 rejected.write({**row, "reason": reason, "detail": detail})
-                books.drop(row, reason, detail, batch["size"][i].as_py())
+                books.drop(row, reason, detail, size)
                 places[i] = reason
             books.not_drawn += int((where == NOT_DRAWN).sum())
             numbers.write_table(_scores(batch, places, where != NOT_DRAWN, scores))
@@ -124,20 +146,34 @@ def _trimmed(batch: pa.RecordBatch, where: NDArray[np.int8], start: int, trimmer
     return changed.set_column(batch.schema.get_field_index("size"), "size", pa.array(sizes))
 
 
-def _reason(
-    batch: pa.RecordBatch, i: int, row_number: int, row: dict[str, str], index: Index, fate: Fate, judge: Judge
-) -> tuple[str, str]:
-    """Why a row is dropped; a duplicate's meta gets the id of the one that is kept."""
-    place = int(fate.where[row_number])
-    if place == PARTS:
-        return DUPLICATE[place], "all of it is in other documents"
-    if place in DUPLICATE:
-        kept = index.name(int(fate.kept_instead[row_number]))
-        similarity = round(float(fate.similarity[row_number]), 3)
-        row["meta"] = _with(row["meta"], duplicate_of=kept, similarity=similarity)
-        return DUPLICATE[place], f"of {kept}, similarity {similarity}"
-    code = int(index.codes[row_number])
-    return judge.reasons[code], batch["detail"][i].as_py() or judge.detail(code, batch, i)
+def _counted(batch: pa.RecordBatch, copies: NDArray[np.int64]) -> pa.RecordBatch:
+    """The batch with `copies` in the meta of documents that stand for more than one: mixing may want to know."""
+    if not (copies > 1).any():
+        return batch
+    metas = batch["meta"].to_pylist()
+    for i in np.flatnonzero(copies > 1).tolist():
+        metas[i] = _with(metas[i], {"copies": int(copies[i])})
+    return batch.set_column(batch.schema.get_field_index("meta"), "meta", pa.array(metas, pa.string()))
+
+
+def _reasons(
+    batch: pa.RecordBatch, rows: NDArray[np.int64], start: int, index: Index, fate: Fate, judge: Judge
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(reason, detail, more for meta) of each dropped row; a duplicate's meta gets the id of the one that is kept."""
+    where, codes = fate.where[start : start + len(batch)], index.codes[start : start + len(batch)]
+    refused = rows[where[rows] == REFUSED]
+    details = dict(zip(refused.tolist(), judge.details(codes, batch, refused), strict=True))
+    for row in rows.tolist():
+        place = int(where[row])
+        if place == PARTS:
+            yield DUPLICATE[place], "all of it is in other documents", {}
+        elif place in DUPLICATE:
+            kept = index.name(int(fate.kept_instead[start + row]))
+            similarity = round(float(fate.similarity[start + row]), 3)
+            more = {"duplicate_of": kept, "similarity": similarity}
+            yield DUPLICATE[place], f"of {kept}, similarity {similarity}", more
+        else:
+            yield judge.reasons[codes[row]], batch["detail"][row].as_py() or details[row], {}
 
 
 def _scores(batch: pa.RecordBatch, places: NDArray[Any], shown: NDArray[np.bool_], scores: list[str]) -> pa.Table:
@@ -145,5 +181,5 @@ def _scores(batch: pa.RecordBatch, places: NDArray[Any], shown: NDArray[np.bool_
     return pa.table(columns | {name: batch[name] for name in scores}).filter(pa.array(shown))
 
 
-def _with(meta: str, **more: Any) -> str:
+def _with(meta: str, more: dict[str, Any]) -> str:
     return json.dumps(json.loads(meta) | more, ensure_ascii=False, sort_keys=True, separators=(",", ":"))

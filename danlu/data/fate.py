@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,12 +37,31 @@ class Index:
     sizes: NDArray[np.int64]  # [D] bytes
     codes: NDArray[np.int16]  # [D] reasons of the judge, 0 to keep
 
+    @classmethod
+    def empty(cls, count: int) -> Index:
+        """Room for so many rows, to be filled."""
+        types = (np.uint64, "V16", "V16", np.uint64, np.int32, np.float64, np.int64, np.int16)
+        return cls(*(np.empty(count, dtype=kind) for kind in types))
+
     def __len__(self) -> int:
         return len(self.ids)
 
     def name(self, row: int) -> str:
         """The id as it is written in the corpus."""
-        return f"{int(self.ids[row]):016x}"
+        return Names(self.ids)[row]
+
+
+class Names(Sequence[str]):
+    """Ids as they are written, made when they are asked for: a list of them would be eight times as large."""
+
+    def __init__(self, ids: NDArray[np.uint64]) -> None:
+        self._ids = ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, row: Any) -> Any:
+        return f"{int(self._ids[row]):016x}"
 
 
 @dataclass

@@ -24,6 +24,7 @@ from danlu.data.quality.rules import Rule, judge_all, rules_of
 from danlu.data.safety.licence import judge_licence
 from danlu.data.select import SelectConfig
 
+_REASONS = 10_000  # different ones with their details; int16 has room for three times as many
 _SAMPLE = 20_000  # scores of a language that its threshold is taken from
 
 
@@ -69,16 +70,24 @@ class Judge:
                 codes[row] = self._number(f"quality:{self._rules[rule].name}")
         return codes
 
-    def detail(self, code: int, batch: pa.RecordBatch, row: int) -> str:
-        """What was wrong in numbers ("3 < 20"); "" where the reason says it all."""
-        kind, _, name = self.reasons[code].partition(":")
+    def details(self, codes: NDArray[np.int16], batch: pa.RecordBatch, rows: NDArray[np.int64]) -> list[str]:
+        """What was wrong in numbers ("3 < 20") with each of `rows` of a batch, whose codes are int16 [D]; "" where the
+        reason says it all. All at once: judging row by row costs more than everything else."""
+        kinds = [self.reasons[code].partition(":")[::2] for code in codes[rows].tolist()]
+        found = [self._detail(kind, name, batch, row) for (kind, name), row in zip(kinds, rows.tolist(), strict=True)]
+        places = [i for i, (kind, _) in enumerate(kinds) if kind == "quality"]
+        if places:
+            part = batch.take(rows[places])
+            verdicts = judge_all(self._measures(part), part["language"].to_pylist(), self._rules)
+            for i, place in enumerate(places):
+                found[place] = verdicts[i][1]
+        return found
+
+    def _detail(self, kind: str, name: str, batch: pa.RecordBatch, row: int) -> str:
         if kind == "safety" and name in self.config.safety:
             return f"{batch[SCORE + name][row].as_py():.4g} > {self.config.safety[name]:g}"
-        if self.reasons[code] == "language:unsure":
+        if (kind, name) == ("language", "unsure"):
             return f"{batch[SCORE + 'confidence'][row].as_py():.4g} < {self._sure[batch['language'][row].as_py()]:.4g}"
-        if kind == "quality":
-            one = batch.slice(row, 1)
-            return judge_all(self._measures(one), one["language"].to_pylist(), self._rules)[0][1]
         return ""
 
     def _failed_rules(self, batch: pa.RecordBatch) -> NDArray[np.int64]:
@@ -125,6 +134,8 @@ class Judge:
         codes[codes == 0] = more[codes == 0]
 
     def _number(self, reason: str) -> int:
+        if reason not in self._numbers and len(self.reasons) >= _REASONS:
+            reason = reason.partition(":")[0]  # what a text claims to be must not overflow a number
         if reason not in self._numbers:
             self._numbers[reason] = len(self.reasons)
             self.reasons.append(reason)

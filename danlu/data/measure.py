@@ -14,13 +14,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, field_validator
 
-from danlu.core.artifact import write_json
+from danlu.core.artifact import Artifact, write_json
 from danlu.core.errors import UserError
 from danlu.core.stage import StageConfig, StageRun, stage
 from danlu.data.clean.document import CleanConfig
@@ -36,10 +36,10 @@ PIECES = 64  # of a small input: enough for workers to end together
 
 
 class MeasureConfig(StageConfig):
-    """Only `source` is needed."""
+    """Only `source` is needed, or an input `pages` (what `data.crawl` made)."""
 
-    source: str | list[str]
-    """A file, a folder, python:stdlib, python:site-packages, npm:PACKAGE, or a list of them."""
+    source: str | list[str] = []
+    """A file, a folder, a URL, python:stdlib, npm:PACKAGE, debian:PACKAGE, or a list of them."""
     licence: str = ""
     """Licence of the texts; empty takes what the source says."""
     text_field: str | None = None
@@ -52,13 +52,15 @@ class MeasureConfig(StageConfig):
     """What happens to personal data: replaced by <PHONE> and the like, masked, kept, or the document dropped."""
     neutralise_markers: bool = True
     """Write "<|im_start|>" and its kin apart in prose, so that a web page cannot speak as a user."""
+    benchmarks: list[str] = []
+    """Drop documents that hold items of these: NAME, or NAME=PATH; see `data.benchmarks`."""
     max_document_chars: Annotated[int, Field(ge=1_000)] = 100_000
     """Longer documents are cut into parts, which stay on one side of the split."""
 
     @field_validator("source")
     @classmethod
     def _some_source(cls, value: str | list[str]) -> str | list[str]:
-        if not value or (isinstance(value, list) and "" in value):
+        if value == "" or (isinstance(value, list) and "" in value):
             raise ValueError("name a file, a folder, python:stdlib or npm:PACKAGE")
         return value
 
@@ -71,18 +73,23 @@ def fingerprint(config: MeasureConfig) -> Any:
     """What stands for the content of the sources in the id of the artifact."""
     from danlu.data.sources.find import fingerprint as of_source
 
-    return [of_source(spec) for spec in config.sources]
+    sources = [of_source(spec) for spec in config.sources]
+    if not config.benchmarks:
+        return sources
+    from danlu.data.benchmarks import fingerprint as of_benchmark
+
+    return {"sources": sources, "benchmarks": [of_benchmark(spec) for spec in config.benchmarks]}
 
 
-@stage("data.measure", makes="corpus", version="1", fingerprint=fingerprint)
-def measure(config: MeasureConfig, run: StageRun) -> dict[str, Any]:
+@stage("data.measure", makes="corpus", takes={"pages?": "corpus"}, version="1", fingerprint=fingerprint)
+def measure(config: MeasureConfig, run: StageRun, pages: Artifact | None = None) -> dict[str, Any]:
     """Read sources, clean and measure every text, decide nothing."""
     with run.graceful():
-        report = measure_sources(config, run, run.out)
+        report = measure_sources(config, run, run.out, pages)
     return {"texts": report["in"]["texts"], "bytes": report["in"]["bytes"], "files": report["in"]["files"]}
 
 
-def measure_sources(config: MeasureConfig, run: StageRun, into: Path) -> dict[str, Any]:
+def measure_sources(config: MeasureConfig, run: StageRun, into: Path, pages: Artifact | None = None) -> dict[str, Any]:
     """Write a measured corpus into the folder `into`; returns its report. Scratch lies in `run.work`.
 
     Raises UserError when a source is not there or holds no text, Interrupted when the user stops it.
@@ -90,57 +97,76 @@ def measure_sources(config: MeasureConfig, run: StageRun, into: Path) -> dict[st
     from danlu.core.workers import folder_of, produce
     from danlu.data.counts import Counts
     from danlu.data.sources.find import find_files
+    from danlu.data.sources.pieces import group, pieces
+    from danlu.data.tasks import make_plan
 
-    files = [file for spec in config.sources for file in find_files(spec)]
+    sources = [*config.sources, *([str(pages.path)] if pages is not None else [])]
+    if not sources:
+        raise UserError("there is nothing to read", "name a source: a file, a folder, python:stdlib, npm:PACKAGE")
+    size = piece_bytes(file for spec in sources for file in find_files(spec))
+    n_files = 0
+
+    def cut() -> Iterator[Piece]:
+        nonlocal n_files
+        for spec in sources:
+            for file in find_files(spec):
+                n_files += 1
+                yield from pieces(file, size)
+
     fields = config.model_dump(mode="json", include=set(MeasureConfig.model_fields))
-    tasks = [{"config": fields, "pieces": [p.to_json() for p in some]} for some in cut_sources(files)]
-    folder = _folder_for(tasks, run)
-    for done, _ in enumerate(
-        produce("danlu.data.piece:measure_piece", tasks, folder, run.workers, lambda: run.stop_requested), start=1
-    ):
+    tasks = make_plan(group(cut(), size), fields, run.work / "plan.jsonl", lambda: _clear(run.work))
+    if not n_files:
+        raise UserError(f"there is no text in {', '.join(sources)}", "the sources hold no files")
+    folder = run.work / "pieces"
+    steps = produce("danlu.data.piece:measure_piece", tasks, folder, run.workers, lambda: run.stop_requested)
+    for done, _ in enumerate(steps, start=1):
         run.progress(done, len(tasks), "pieces")
-    counts = []
+    try:
+        tasks.check()
+    except UserError:
+        run.clear_work()
+        raise
     into.mkdir(exist_ok=True)
-    for number in range(len(tasks)):
-        made = folder_of(folder, number)
-        counts.append(json.loads((made / "counts.json").read_text("utf-8")))
-        _place(made / "measured.parquet", into / f"measured-{number:05d}.parquet")
-    report = Counts.sum(counts).report(len(files))
-    if not files:
-        raise UserError(f"there is no text in {', '.join(config.sources)}", "the sources hold no files")
+
+    def counts() -> Iterator[dict[str, Any]]:
+        for number in range(len(tasks)):
+            made = folder_of(folder, number)
+            _place(made / "measured.parquet", into / f"measured-{number:05d}.parquet")
+            yield json.loads((made / "counts.json").read_text("utf-8"))
+
+    report = Counts.sum(counts()).report(n_files)
     write_json(into / "report.json", report)
     return report
 
 
-def cut_sources(files: Iterable[SourceFile]) -> list[list[Piece]]:
-    """The pieces of all files, gathered into tasks of up to `PIECE_BYTES`, smaller ones where there is little input.
+def piece_bytes(files: Iterable[SourceFile]) -> int:
+    """How large pieces are: `PIECE_BYTES`, or less where there is so little input that workers would wait for each other.
 
-    They depend on the files alone, so another number of workers goes on with what an earlier run left.
+    It depends on the files alone, so another number of workers goes on with what an earlier run left.
     """
-    from danlu.data.sources.pieces import group, pieces
+    from danlu.data.sources.pieces import pieces
 
-    by_file = [pieces(file, PIECE_BYTES) for file in files]
-    total = sum(piece.size for some in by_file for piece in some)
-    target = min(max(total // PIECES, SMALL_PIECE_BYTES), PIECE_BYTES)
-    if target < PIECE_BYTES:
-        by_file = [pieces(some[0].file, target) if any(p.size > target for p in some) else some for some in by_file]
-    return list(group((piece for some in by_file for piece in some), target))
+    total = 0
+    for file in files:
+        total += sum(piece.size for piece in pieces(file, 1 << 62))
+        if total >= PIECES * PIECE_BYTES:
+            return PIECE_BYTES
+    return min(max(total // PIECES, SMALL_PIECE_BYTES), PIECE_BYTES)
+
+
+def _clear(work: Path) -> None:
+    """Forget what an earlier try left, but for the plan that is just being written."""
+    for entry in work.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name != "plan.part":
+            entry.unlink(missing_ok=True)
 
 
 def _place(made: Path, target: Path) -> None:
-    """Put a finished file at its place without copying it, where the file system can."""
+    """Put a finished file at its place without copying it, where the file system can. An earlier try may have, too."""
+    target.unlink(missing_ok=True)
     try:
         os.link(made, target)
     except OSError:
         shutil.copyfile(made, target)
-
-
-def _folder_for(tasks: list[dict[str, Any]], run: StageRun) -> Path:
-    """The folder of the pieces: what an earlier try left when it had the same plan, else an empty one."""
-    folder, plan = run.work / "pieces", run.work / "plan.json"
-    text = json.dumps(tasks, ensure_ascii=False, indent=0)
-    if not plan.is_file() or plan.read_text("utf-8") != text:
-        run.clear_work()
-        plan.write_text(text, encoding="utf-8")
-    folder.mkdir(exist_ok=True)
-    return folder

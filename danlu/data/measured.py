@@ -79,6 +79,17 @@ def measured_files(folder: Path) -> list[Path]:
     return files
 
 
+def count_rows(folder: Path) -> int:
+    """Rows of a measured corpus, from the ends of its files. Raises UserError when one is damaged."""
+    total = 0
+    for file in measured_files(folder):
+        try:
+            total += int(pq.read_metadata(file).num_rows)
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(file, error) from None
+    return total
+
+
 def score_names(folder: Path) -> list[str]:
     names = pq.read_schema(measured_files(folder)[0]).names
     return [name.removeprefix(SCORE) for name in names if name.startswith(SCORE)]
@@ -94,4 +105,8 @@ def read_measured(folder: Path, columns: Sequence[str]) -> Iterator[pa.RecordBat
             with pq.ParquetFile(file) as parquet:
                 yield from parquet.iter_batches(batch_size=ROWS_PER_GROUP, columns=list(columns))
         except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{file.name} cannot be read ({error})", "the file is damaged; build it again") from None
+            raise _damaged(file, error) from None
+
+
+def _damaged(file: Path, error: Exception) -> UserError:
+    return UserError(f"{file.name} cannot be read ({error})", "the file is damaged; build it again")

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from danlu.core.errors import UserError
 from danlu.core.stage import StageRun
 from danlu.data.dedup.clusters import near_duplicates
-from danlu.data.dedup.minhash import clusters
 from danlu.data.dedup.urls import url_hashes
 from danlu.data.destinations import deliver
 from danlu.data.fate import (
@@ -35,14 +34,15 @@ from danlu.data.fate import (
     VALIDATION,
     Fate,
     Index,
+    Names,
     stop_if_asked,
 )
 from danlu.data.judge import Judge
 from danlu.data.meanings import find_same_meaning, find_topics
-from danlu.data.measured import SIGNATURE_BYTES, read_measured
+from danlu.data.measured import SIGNATURE_BYTES, count_rows, read_measured
 from danlu.data.report import finish
 from danlu.data.select import SelectConfig
-from danlu.data.split import hold_out
+from danlu.data.split import hold_out, joined
 from danlu.data.trim import find_repeated
 
 
@@ -63,25 +63,23 @@ def run_selection(config: SelectConfig, run: StageRun, measured: Path) -> dict[s
 def read_index(measured: Path, judge: Judge, run: StageRun) -> Index:
     """Judge every row and remember its hashes. Raises UserError when there is no row."""
     columns = ["id", "meta", "text_hash", "origin", "part", "draw", "size"]
-    chunks: list[tuple[NDArray[Any], ...]] = []
+    index = Index.empty(count_rows(measured))  # filled in place: to join pieces at the end would take it twice
+    if not len(index):
+        raise UserError("there is no text in the sources", "the files are empty")
+    start = 0
     for batch in read_measured(measured, [*columns, *judge.columns]):
         stop_if_asked(run)
-        hashes = batch["text_hash"]
-        chunks.append(
-            (
-                _numbers(batch["id"]),
-                np.frombuffer(hashes.buffers()[1], dtype="V16")[hashes.offset : hashes.offset + len(batch)],
-                _url_hashes(batch["meta"]),
-                _numbers(batch["origin"]),
-                batch["part"].to_numpy(),
-                batch["draw"].to_numpy(),
-                batch["size"].to_numpy(),
-                judge.codes(batch),
-            )
-        )
-    if not chunks:
-        raise UserError("there is no text in the sources", "the files are empty")
-    return Index(*(np.concatenate(parts) for parts in zip(*chunks, strict=True)))
+        rows, hashes = slice(start, start + len(batch)), batch["text_hash"]
+        index.ids[rows] = _numbers(batch["id"])
+        index.text_hashes[rows] = np.frombuffer(hashes.buffers()[1], dtype="V16")[hashes.offset :][: len(batch)]
+        index.urls[rows] = _url_hashes(batch["meta"])
+        index.origins[rows] = _numbers(batch["origin"])
+        index.parts[rows] = batch["part"].to_numpy()
+        index.draws[rows] = batch["draw"].to_numpy()
+        index.sizes[rows] = batch["size"].to_numpy()
+        index.codes[rows] = judge.codes(batch)
+        start += len(batch)
+    return index
 
 
 def _numbers(column: Any) -> NDArray[np.uint64]:
@@ -138,11 +136,8 @@ def decide(config: SelectConfig, index: Index, measured: Path, run: StageRun) ->
 
 def _split(config: SelectConfig, index: Index, rows: NDArray[np.int64], alike: NDArray[np.uint32], fate: Fate) -> None:
     """Hold out groups of `rows` (by id): what is alike by the number in `alike`, and the parts of one document."""
-    _, first, group = np.unique(alike, return_index=True, return_inverse=True)
-    pairs = np.stack([first[group], np.arange(len(rows))], axis=1)
-    groups = clusters(len(rows), np.concatenate([pairs, _same_origin(index, rows)]))
-    names = [index.name(row) for row in rows.tolist()]
-    held_out = hold_out(names, groups, index.sizes[rows], index.parts[rows].tolist(), config.validation_share)
+    groups = joined(alike, index.parts[rows], index.origins[rows])
+    held_out = hold_out(Names(index.ids[rows]), groups, index.sizes[rows], index.parts[rows], config.validation_share)
     fate.where[rows[held_out]] = VALIDATION
     _, members = np.unique(groups, return_counts=True)
     fate.groups, fate.largest_group = len(members), int(members.max(initial=0))
@@ -193,10 +188,3 @@ def _signatures(measured: Path, index: Index, rows: NDArray[np.int64], run: Stag
             out.write(values[wanted[start : start + len(batch)]].tobytes())
             start += len(batch)
     return path
-
-
-def _same_origin(index: Index, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Pairs of positions in `rows` that bind the parts of one long document together: int64 [P, 2]."""
-    cut = np.flatnonzero(index.parts[rows] > 0)
-    _, first, group = np.unique(index.origins[rows[cut]], return_index=True, return_inverse=True)
-    return np.stack([cut[first[group]], cut], axis=1).reshape(-1, 2)

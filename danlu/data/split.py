@@ -22,13 +22,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from danlu.data.dedup.minhash import clusters
+
 
 def hold_out(
-    ids: Sequence[str], groups: NDArray[np.int64], sizes: NDArray[np.int64], parts: Sequence[int], share: float
+    ids: Sequence[str],
+    groups: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    parts: Sequence[int] | NDArray[np.int32],
+    share: float,
 ) -> NDArray[np.bool_]:
     """bool [D]: which documents are held out.
 
-    ids     of all documents, sorted
+    ids     of all documents, sorted; only one a group is looked at
     groups  [D], index of the smallest member of each document's group
     sizes   [D], bytes
     parts   [D], number of the part where a document was cut, else 0
@@ -38,10 +44,10 @@ def hold_out(
     roots, member_of = np.unique(groups, return_inverse=True)  # [G], [D]
     if len(roots) == 1:
         last = np.arange(len(ids)) == int(np.argmax(parts))
-        return last & (len(set(parts)) > 1)
+        return last & (len(np.unique(parts)) > 1)
     group_bytes = np.bincount(member_of, weights=sizes)  # [G]
     wanted = share * group_bytes.sum()
-    by_draw = np.argsort([draw(ids[root]) for root in roots.tolist()], kind="stable")
+    by_draw = np.argsort(np.fromiter((draw(ids[root]) for root in roots), np.float64, len(roots)), kind="stable")
     fitting = by_draw[group_bytes[by_draw] <= 2 * wanted]
     before = np.cumsum(group_bytes[fitting]) - group_bytes[fitting]  # held out when its turn comes
     chosen = fitting[before < wanted]
@@ -50,12 +56,40 @@ def hold_out(
     return np.isin(member_of, chosen)
 
 
+def joined(alike: NDArray[np.uint32], parts: NDArray[np.int32], origins: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """int64 [D], the `groups` of `hold_out`: what is alike, and the parts of one document, belong together.
+
+    alike    [D], equal numbers for documents that are alike
+    parts    [D], above 0 for the parts of a document that was cut
+    origins  [D], the document they are of
+
+    Only the parts are walked through one by one: they are large, so they are few.
+    """
+    _, first, inverse = np.unique(alike, return_index=True, return_inverse=True)
+    groups = first[inverse].astype(np.int64)  # [D] the first member of my group
+    cut_rows = np.flatnonzero(parts > 0)
+    if not len(cut_rows):
+        return groups
+    nodes, node = np.unique(
+        groups[cut_rows], return_inverse=True
+    )  # ascending, so the smallest node is the first member
+    _, origin = np.unique(origins[cut_rows], return_inverse=True)
+    pairs = np.unique(np.stack([node, len(nodes) + origin], axis=1), axis=0)
+    roots = clusters(len(nodes) + int(origin.max()) + 1, pairs)[: len(nodes)]
+    touched = np.isin(groups, nodes)
+    groups[touched] = nodes[roots[np.searchsorted(nodes, groups[touched])]]
+    return groups
+
+
 def draw(identity: str, salt: str = "split") -> float:
     """A number in [0, 1) that is a function of the id: the same for ever, and even over many ids."""
     digest = hashlib.blake2b(identity.encode(), digest_size=8, person=salt.encode()[:16]).digest()
     return int.from_bytes(digest, "little") / 2**64
 
 
+_SENTENCE_END = re.compile(r"[。！？；]|[.!?;]\s")
+_SPACE = re.compile(r"[\s，、：]")
+_LOOK_BACK = 2_000  # characters
 # A line end after an empty line, before text that is not indented.
 _BORDER = re.compile(r"\n\n(?=\S)")
 
@@ -64,12 +98,26 @@ def cut(text: str, limit: int) -> list[str]:
     """Cut a long text into parts of at most `limit` characters; joined they are the text.
 
     A cut is made in the second half of the allowed length, at the last good place there: before a line that is
-    not indented and follows an empty one (a chapter, a top-level function), else after a line, else anywhere.
+    not indented and follows an empty one (a chapter, a top-level function), else after a line, a sentence, a word,
+    else anywhere. (In the middle of a word may be the middle of a telephone number, which nobody would recognise.)
     """
-    parts = []
-    while len(text) > limit:
-        borders = [match.end() for match in _BORDER.finditer(text, limit // 2, limit)]
-        at = borders[-1] if borders else text.rfind("\n", limit // 2, limit) + 1 or limit
-        parts.append(text[:at])
-        text = text[at:]
-    return [*parts, text] if text else parts
+    parts: list[str] = []
+    start = 0  # the rest is never copied: a book without a line end would cost the square of its length
+    while len(text) - start > limit:
+        middle, end = start + limit // 2, start + limit
+        borders = [match.end() for match in _BORDER.finditer(text, middle, end)]
+        at = borders[-1] if borders else text.rfind("\n", middle, end) + 1 or _within_line(text, middle, end)
+        parts.append(text[start:at])
+        start = at
+    return [*parts, text[start:]] if text else parts
+
+
+def _within_line(text: str, middle: int, end: int) -> int:
+    """The last place in [middle, end] of a long line where a sentence ends, or a word; `end` where there is none."""
+    for pattern in (_SENTENCE_END, _SPACE):
+        last = None
+        for last in pattern.finditer(text, max(middle, end - _LOOK_BACK), end):
+            pass
+        if last is not None:
+            return last.end()
+    return end

@@ -152,3 +152,25 @@ def test_a_corpus_is_not_a_measured_one(chosen: Any, tmp_path: Path) -> None:
     done = chosen()
     with pytest.raises(UserError, match="not a measured corpus"):
         select(SelectConfig(), StageRun.for_test(tmp_path / "again"), Artifact.from_path(done.path, "corpus"))
+
+
+def test_a_document_knows_how_many_copies_it_stands_for(tmp_path: Path) -> None:
+    files = {f"p{i}.txt": _page(i) for i in range(6)} | {f"copy{i}.txt": _page(2) for i in range(3)}
+    run = StageRun.for_test(tmp_path / "run")
+    prepare(PrepareConfig(source=_folder(tmp_path / "in", files)), run)
+    copies = [d.meta.get("copies", 1) for d in Corpus(run.out, {}).kept]
+    assert sorted(copies) == [1, 1, 1, 1, 1, 4]
+
+
+def test_items_of_benchmarks_leave_the_corpus(tmp_path: Path) -> None:
+    items = [{"id": i, "question": _page(500 + i, 60), "answer": _page(600 + i, 30)} for i in range(3)]
+    exam = tmp_path / "exam.jsonl"
+    exam.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items), "utf-8")
+    planted = _page(1) + items[1]["question"] + items[1]["answer"] + _page(2)
+    source = _folder(tmp_path / "in", {**{f"p{i}.txt": _page(10 + i) for i in range(6)}, "leak.txt": planted})
+    run = StageRun.for_test(tmp_path / "run")
+    prepare(PrepareConfig(source=source, benchmarks=[f"exam={exam}"]), run)
+    corpus = Corpus(run.out, {})
+    assert corpus.reasons() == {"contamination:exam": ["leak.txt"]}
+    (hit, *_) = corpus.report["contamination"]["listed"]
+    assert hit["benchmark"] == "exam" and "1" in str(hit["item"])

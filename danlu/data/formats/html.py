@@ -42,6 +42,10 @@ _META_CHARSET = re.compile(rb"""(?i)<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w.
 _XML_CHARSET = re.compile(rb"""^\s*<\?xml[^>]{0,100}encoding\s*=\s*["']([\w.:-]{2,40})""")
 _OPT_OUT = frozenset({"noai", "noimageai", "noml"})
 _NO_INDEX = frozenset({"noindex", "none"})
+_INVISIBLE = re.compile(r"display:none|visibility:hidden|font-size:0(?:px|em|pt|%|;|$)|opacity:0(?:\.0+)?(?:;|$)")
+# What trafilatura escapes, with the backslashes before it. Code is left out of it: there they are the text.
+_CODE = re.compile(r"(```.*?```|(?<![\\`])`[^`\n]+`)", re.DOTALL)
+_ESCAPED = re.compile(r"(\\+)([*_`~\[\]])")
 _NO_TEXT_TAGS = ("style", "noscript", "template", "svg", "iframe", "canvas")
 _NAME_PARTS = re.compile("[a-z]+")
 _MENU_NAMES = frozenset({"nav", "navbar", "navigation", "menu", "breadcrumb", "breadcrumbs", "sitemap", "topbar"})
@@ -136,7 +140,7 @@ def parse_page(data: bytes, content_type: str = "") -> Any:
         page, _ = decode_labelled(data, declared[1] if declared else _declared(data))
     except UnreadableError:
         return None
-    return _parse(page)
+    return _parse(page, invisible=True)
 
 
 def _declared(data: bytes) -> str:
@@ -147,8 +151,11 @@ def _declared(data: bytes) -> str:
     return "" if name.lower().startswith(("utf-16", "utf-32")) else name  # it could be read as ASCII: it is not
 
 
-def _parse(page: str) -> Any:
-    """The tree of a page, without comments and what never holds text; None when there is no element."""
+def _parse(page: str, invisible: bool = False) -> Any:
+    """The tree of a page, without comments and what never holds text; None when there is no element.
+
+    `invisible` keeps what a style hides: links of menus that open when they are pointed at.
+    """
     from lxml import etree, html
 
     parser = html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True, collect_ids=False)
@@ -161,6 +168,8 @@ def _parse(page: str) -> Any:
         if "json" not in (script.get("type") or ""):  # linked data says what kind of page it is
             script.text = None
     etree.strip_elements(tree, *_NO_TEXT_TAGS, with_tail=False)
+    if not invisible:
+        _drop_invisible(tree)
     etree.strip_tags(tree, *_INLINE_TAGS)
     return tree
 
@@ -186,6 +195,36 @@ def _robots(header: str, head: Mapping[str, str], crawled: bool) -> str:
         if words & refused:
             return f"{origin}: {', '.join(sorted(words & refused))}"
     return "tdm-reservation" if head.get("tdm-reservation") == "1" else ""
+
+
+def _drop_invisible(tree: Any) -> None:
+    """Drop what no reader of the page sees: orders to machines are hidden there, and keywords for search engines.
+
+    Scripts show and hide parts of honest pages too; what holds most of the text stays.
+    """
+    styled = tree.xpath("//body//*[@hidden or @style]")
+    hidden = [
+        element
+        for element in styled
+        if element.get("hidden") is not None or _INVISIBLE.search("".join((element.get("style") or "").lower().split()))
+    ]
+    most = 0.5 * len(tree.text_content()) if hidden else 0
+    for element in hidden:
+        if element.getparent() is not None and len(element.text_content()) < most:
+            element.drop_tree()
+
+
+def _unescaped(text: str) -> str:
+    """Markdown without the escapes that a reader of plain text would stumble over: "API\\_KEY", "a\\[0\\]".
+
+    They also hide addresses and keys from every search for them.
+    """
+    if "\\" not in text:
+        return text
+    parts = _CODE.split(text)
+    for i in range(0, len(parts), 2):
+        parts[i] = _ESCAPED.sub(lambda match: "\\" * ((len(match[1]) - 1) // 2) + match[2], parts[i])
+    return "".join(parts)
 
 
 def _prune(tree: Any, visible: int) -> None:
@@ -227,7 +266,7 @@ def _main_text(tree: Any, page: str) -> str:
     text = trafilatura.extract(tree, fast=True, **options) or ""
     if visible >= _POOR_PAGE and len(text) < _POOR * visible:
         text = max(text, trafilatura.extract(_parse(page), **options) or "", key=len)
-    return str(text)
+    return _unescaped(str(text))
 
 
 @contextmanager

@@ -15,6 +15,8 @@ import csv
 import io
 import itertools
 import json
+import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
@@ -26,6 +28,7 @@ from danlu.data.formats.streams import Chained, read_all
 TEXT_FIELDS = ("text", "content", "body", "document", "markdown", "code", "passage", "article")
 META_FIELDS = ("title", "author", "url", "date", "id", "dynasty", "tags")  # carried along when short
 _MAX_META = 300  # characters; longer values are text, not meta
+_LANGUAGE = re.compile(r"zh|en|code:[a-z0-9+#._-]{1,32}")  # what a record may claim to be
 _DETECT_BYTES = 64_000
 _MAX_LINE = 1 << 28  # bytes; a longer line is no record but a file of another kind
 _CHUNK = 1 << 20
@@ -163,7 +166,7 @@ def item_of_record(place: str, record: Any, text_field: str | None) -> Item | Br
     return Item(
         record[name],
         place,
-        language if isinstance(language, str) and (language in ("zh", "en") or language.startswith("code:")) else "",
+        language if isinstance(language, str) and _LANGUAGE.fullmatch(language) else "",
         {key: record[key] for key in META_FIELDS if key in record and _is_short(record[key])},
         licence if isinstance(licence, str) and len(licence) <= _MAX_META else "",
     )
@@ -176,4 +179,6 @@ def text_in(record: dict[str, Any], text_field: str | None) -> str | None:
 
 
 def _is_short(value: Any) -> bool:
+    if isinstance(value, float) and not math.isfinite(value):  # no JSON has it
+        return False
     return isinstance(value, str | int | float) and len(str(value)) <= _MAX_META and value != ""

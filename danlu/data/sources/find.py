@@ -22,6 +22,7 @@ file is what the nearest LICENSE or COPYING at or above it says, within the fold
 from __future__ import annotations
 
 import hashlib
+import os
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -123,13 +124,21 @@ def _path_files(spec: str) -> Iterator[SourceFile]:
 
 def _walk(folder: Path, skip: frozenset[str], suffix: str = "") -> Iterator[Path]:
     """The files below a folder in sorted order, without hidden ones, links to folders and the names in `skip`."""
-    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        if entry.name.startswith(".") or entry.name in skip:
+    try:
+        names = sorted(os.listdir(folder))  # names alone: a folder may hold a million
+    except OSError as error:
+        raise UserError(
+            f'the folder "{folder}" cannot be read ({error.strerror})',
+            "change its rights, or name the other folders",
+        ) from None
+    for name in names:
+        if name.startswith(".") or name in skip:
             continue
+        entry = folder / name
         if entry.is_dir():
             if not entry.is_symlink():  # a link may lead back up
                 yield from _walk(entry, skip, suffix)
-        elif entry.is_file() and entry.name.endswith(suffix):
+        elif entry.is_file() and name.endswith(suffix):
             yield entry
 
 
@@ -145,13 +154,14 @@ class _Licences:
 
     def _of_folder(self, folder: Path) -> str:
         if folder not in self._known:
-            own = next(filter(None, map(self._read, sorted(folder.iterdir()))), "") or hub.card_licence(folder)
+            files = (folder / name for name in sorted(os.listdir(folder)) if LICENCE_FILES.match(name))
+            own = next(filter(None, map(self._read, files)), "") or hub.card_licence(folder)
             self._known[folder] = own or (self._of_folder(folder.parent) if folder != self._root else "")
         return self._known[folder]
 
     @staticmethod
     def _read(path: Path) -> str:
-        if not LICENCE_FILES.match(path.name) or not path.is_file():
+        if not path.is_file():
             return ""
         try:
             with path.open("rb") as stream:
@@ -179,9 +189,12 @@ def _hash_files(spec: str) -> Any:
     digest = hashlib.sha256()
     count = size = 0
     for file in find_files(spec):
-        with Path(file.path).open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").digest()
-        length = Path(file.path).stat().st_size
+        try:
+            with Path(file.path).open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").digest()
+                length = os.fstat(stream.fileno()).st_size
+        except OSError as error:  # reading it will say so too
+            content, length = str(error.strerror).encode(), 0
         digest.update(f"{file.name}\0{length}\0".encode("utf-8", "surrogateescape") + content)
         count, size = count + 1, size + length
     return {"files": count, "bytes": size, "sha256": digest.hexdigest()}
