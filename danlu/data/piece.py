@@ -104,7 +104,7 @@ def _rows(config: MeasureConfig, file: SourceFile, item: Item | Broken, counts: 
 
 
 def _facts(meta: dict[str, Any], config: MeasureConfig) -> dict[str, Any]:
-    """What the format knows of a text, fit to be stored: whole characters, and no personal data in what people wrote."""
+    """What the format knows of a text, fit to be stored: whole characters, no personal data where people write."""
 
     def fit(name: str, value: Any) -> Any:
         if not isinstance(value, str):

@@ -70,7 +70,9 @@ def joined(alike: NDArray[np.uint32], parts: NDArray[np.int32], origins: NDArray
     cut_rows = np.flatnonzero(parts > 0)
     if not len(cut_rows):
         return groups
-    nodes, node = np.unique(groups[cut_rows], return_inverse=True)  # ascending, so the smallest node is the first member
+    nodes, node = np.unique(
+        groups[cut_rows], return_inverse=True
+    )  # ascending, so the smallest node is the first member
     _, origin = np.unique(origins[cut_rows], return_inverse=True)
     pairs = np.unique(np.stack([node, len(nodes) + origin], axis=1), axis=0)
     roots = clusters(len(nodes) + int(origin.max()) + 1, pairs)[: len(nodes)]
@@ -113,9 +115,7 @@ def cut(text: str, limit: int) -> list[str]:
 def _within_line(text: str, middle: int, end: int) -> int:
     """The last place in [middle, end] of a long line where a sentence ends, or a word; `end` where there is none."""
     for pattern in (_SENTENCE_END, _SPACE):
-        last = None
-        for last in pattern.finditer(text, max(middle, end - _LOOK_BACK), end):
-            pass
-        if last is not None:
-            return last.end()
+        ends = [match.end() for match in pattern.finditer(text, max(middle, end - _LOOK_BACK), end)]
+        if ends:
+            return ends[-1]
     return end

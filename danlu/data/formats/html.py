@@ -206,8 +206,7 @@ def _drop_invisible(tree: Any) -> None:
     hidden = [
         element
         for element in styled
-        if element.get("hidden") is not None
-        or _INVISIBLE.search("".join((element.get("style") or "").lower().split()))
+        if element.get("hidden") is not None or _INVISIBLE.search("".join((element.get("style") or "").lower().split()))
     ]
     most = 0.5 * len(tree.text_content()) if hidden else 0
     for element in hidden:
