@@ -33,6 +33,7 @@ from danlu.data.safety.licence import LicenceConfig
 from danlu.data.safety.safe import LIMITS, SCORES
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Similarity = Annotated[float, Field(gt=0, le=1)]
 _LANGUAGE = re.compile(r"[a-z]{2,3}|code|math|other|code:[a-z0-9+#._-]{1,32}")
 
 
@@ -57,11 +58,11 @@ class SelectConfig(StageConfig):
     """Shortest document in units (Han characters, words); by default it depends on the language."""
     url_duplicates: bool = True
     """Of pages with the same address (meta.url, without tracking parameters) keep one."""
-    near_duplicates: Share = 0.7
+    near_duplicates: Similarity = 0.7
     """Similarity from which the later of two documents is dropped; 1 drops only equal ones."""
-    split_similarity: Share = 0.5
+    split_similarity: Similarity = 0.5
     """Similarity from which two documents must be on the same side of the split."""
-    semantic_duplicates: Annotated[float, Field(gt=0, le=1)] | None = None
+    semantic_duplicates: Similarity | None = None
     """Cosine of two documents' vectors from which the second is dropped; 0.95 is usual. Reads all texts twice."""
     repeated_lines: Annotated[int, Field(ge=1)] | None = None
     """Lines in more than so many documents are taken out of all of them (Llama 3: 6). Not from code."""
