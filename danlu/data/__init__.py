@@ -27,9 +27,11 @@ kept, with that reason; what is changed is counted and shown.
 | `dedup/`, `topics`                                     | what says the same; what a corpus speaks of                |
 | `benchmarks`, `contamination/`                         | which exams there are; which documents hold their items    |
 | `piece`, `counts`                                      | what a worker does with one piece of the sources           |
-| `judge`, `selection`, `fate`, `meanings`, `trim`, `destinations` | how `select` decides and delivers                          |
+| `judge`, `selection`, `fate`, `meanings`, `trim`       | how `select` decides                                       |
+| `destinations`                                         | how it delivers                                            |
+| `tasks`                                                | the plan of a measuring, in a file                         |
 | `split`                                                | what is held out, so that nothing held out was seen        |
-| `report`, `page`, `card`, `why`                        | what happened, for machines and people; why was this dropped |
+| `report`, `page`, `card`, `why`                        | what happened; why was this document dropped               |
 | `mixing/`, `noise`, `labelling/`, `remote`             | shares and order; typos; label models; models elsewhere    |
 | `dataset`, `docstrings`                                | what is a chat row, and where rows come from               |
 | `export`                                               | jsonl, TFRecord, WebDataset, nanochat                      |

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, field_validator
 
 from danlu.core.artifact import Artifact, write_json
-from danlu.core.errors import UserError
+from danlu.core.errors import UserError, shown
 from danlu.core.stage import StageConfig, StageRun, stage
 from danlu.data.clean.document import CleanConfig
 from danlu.data.safety.personal import PersonalConfig
@@ -62,6 +62,20 @@ class MeasureConfig(StageConfig):
     def _some_source(cls, value: str | list[str]) -> str | list[str]:
         if value == "" or (isinstance(value, list) and "" in value):
             raise ValueError("name a file, a folder, python:stdlib or npm:PACKAGE")
+        names = [value] if isinstance(value, str) else value
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{shown(twice)} is named twice")
+        return value
+
+    @field_validator("source", "text_field", "licence")
+    @classmethod
+    def _whole_characters(cls, value: str | list[str] | None) -> str | list[str] | None:
+        for name in [value] if isinstance(value, str) else value or []:
+            if any("\ud800" <= character <= "\udfff" for character in name) or "\0" in name:
+                raise ValueError(
+                    f"{shown(name)} is no text in UTF-8; a folder of that name can be read by the one above it"
+                )
         return value
 
     @property
@@ -140,7 +154,7 @@ def measure_sources(config: MeasureConfig, run: StageRun, into: Path, pages: Art
 
 
 def piece_bytes(files: Iterable[SourceFile]) -> int:
-    """How large pieces are: `PIECE_BYTES`, or less where there is so little input that workers would wait for each other.
+    """How large pieces are: `PIECE_BYTES`, or less where there is so little input that workers would wait in vain.
 
     It depends on the files alone, so another number of workers goes on with what an earlier run left.
     """

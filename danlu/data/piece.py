@@ -92,7 +92,7 @@ def _rows(config: MeasureConfig, file: SourceFile, item: Item | Broken, counts: 
     if config.line_filter and not language.startswith("code:"):
         text, removed = keep_lines(text)
         counts.remove_lines(removed, config.personal)
-    hidden = score_injection(item.text) if cleaned.changes else 0.0  # as it came: comments are gone after cleaning
+    hidden = score_injection(item.text) if cleaned.changes else 0.0  # as it came: cleaning takes comments away
     own = {"confidence": confidence, "traditional": float(script == "hant")}
     own["opt_out"] = float(bool(item.meta and judge_robots(item.meta)[0]))
     licence = _whole(config.licence or item.licence or file.licence)
@@ -113,7 +113,7 @@ def _rows(config: MeasureConfig, file: SourceFile, item: Item | Broken, counts: 
 
 
 def _facts(meta: dict[str, Any], config: MeasureConfig) -> dict[str, Any]:
-    """What the format knows of a text, fit to be stored: whole characters, and no personal data in what people wrote."""
+    """What the format knows of a text, fit to be stored: whole characters, no personal data where people write."""
 
     def fit(name: str, value: Any) -> Any:
         if not isinstance(value, str):

@@ -20,17 +20,21 @@ This file is the form to fill in; the walk itself is in `selection`.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from danlu.core.artifact import Artifact
-from danlu.core.errors import suggest
+from danlu.core.errors import UserError, shown, suggest
 from danlu.core.stage import StageConfig, StageRun, stage
 from danlu.data.safety.licence import LicenceConfig
 from danlu.data.safety.safe import LIMITS, SCORES
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Similarity = Annotated[float, Field(gt=0, le=1)]
+_LANGUAGE = re.compile(r"[a-z]{2,3}|code|math|other|code:[a-z0-9+#._-]{1,32}")
 
 
 class SelectConfig(StageConfig):
@@ -38,7 +42,7 @@ class SelectConfig(StageConfig):
 
     languages: list[str] | None = None
     """Keep only these: zh, en, ja, ko, other, code, or one programming language as code:python."""
-    confidence: float | Literal["auto"] | dict[str, float] | None = None
+    confidence: Share | Literal["auto"] | dict[str, Share] | None = None
     """How sure the language must be: for all, by language, or auto: what is usual for it in this corpus (FineWeb2)."""
     licences: LicenceConfig = LicenceConfig()
     """Groups or SPDX names that are allowed or denied; pages that opted out of training are left out."""
@@ -54,11 +58,11 @@ class SelectConfig(StageConfig):
     """Shortest document in units (Han characters, words); by default it depends on the language."""
     url_duplicates: bool = True
     """Of pages with the same address (meta.url, without tracking parameters) keep one."""
-    near_duplicates: Share = 0.7
+    near_duplicates: Similarity = 0.7
     """Similarity from which the later of two documents is dropped; 1 drops only equal ones."""
-    split_similarity: Share = 0.5
+    split_similarity: Similarity = 0.5
     """Similarity from which two documents must be on the same side of the split."""
-    semantic_duplicates: Annotated[float, Field(gt=0, le=1)] | None = None
+    semantic_duplicates: Similarity | None = None
     """Cosine of two documents' vectors from which the second is dropped; 0.95 is usual. Reads all texts twice."""
     repeated_lines: Annotated[int, Field(ge=1)] | None = None
     """Lines in more than so many documents are taken out of all of them (Llama 3: 6). Not from code."""
@@ -74,6 +78,36 @@ class SelectConfig(StageConfig):
     max_bytes: Annotated[int, Field(ge=1)] | None = None
     """Draw at most so many bytes of text (UTF-8), in the same way."""
 
+    @field_validator("languages")
+    @classmethod
+    def _known_languages(cls, value: list[str] | None) -> list[str] | None:
+        for name in value or []:
+            if not _LANGUAGE.fullmatch(name):
+                raise ValueError(
+                    f"{shown(name)} is no language; write zh, en, ja, de, code, code:python, math or other"
+                )
+        if value == []:
+            raise ValueError("name at least one language")
+        return value
+
+    @field_validator("confidence", "thresholds")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        if any(number != number for number in _numbers_in(value)):
+            raise ValueError("not a number")
+        return value
+
+    @model_validator(mode="after")
+    def _known_rules(self) -> SelectConfig:
+        from danlu.data.quality.rules import rules_of
+
+        try:
+            rules_of(self.rules, self.thresholds)
+        except UserError as error:
+            message = f"{error.message}; {error.hint[:200]}"
+            raise ValueError(message.encode("utf-8", "backslashreplace").decode()) from None
+        return self
+
     @field_validator("safety")
     @classmethod
     def _known_scores(cls, value: dict[str, float]) -> dict[str, float]:
@@ -87,6 +121,14 @@ class SelectConfig(StageConfig):
         if self.split_similarity > self.near_duplicates:
             raise ValueError("split_similarity must not exceed near_duplicates")
         return self
+
+
+def _numbers_in(value: Any) -> Iterator[float]:
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from _numbers_in(inner)
+    elif isinstance(value, float):
+        yield value
 
 
 @stage("data.select", makes="corpus", takes={"corpus": "corpus"}, version="1")

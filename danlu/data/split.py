@@ -115,9 +115,7 @@ def cut(text: str, limit: int) -> list[str]:
 def _within_line(text: str, middle: int, end: int) -> int:
     """The last place in [middle, end] of a long line where a sentence ends, or a word; `end` where there is none."""
     for pattern in (_SENTENCE_END, _SPACE):
-        last = None
-        for last in pattern.finditer(text, max(middle, end - _LOOK_BACK), end):
-            pass
-        if last is not None:
-            return last.end()
+        ends = [match.end() for match in pattern.finditer(text, max(middle, end - _LOOK_BACK), end)]
+        if ends:
+            return ends[-1]
     return end

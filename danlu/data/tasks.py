@@ -1,6 +1,6 @@
 """The plan of a measuring: the pieces of all sources, gathered into tasks, in a file of one line a task.
 
-    {"pieces": [{"source": "in", "name": "a.jsonl", ..., "start": 0, "end": 8388600}], "stamps": [[9000000, 1700000000123]]}
+    {"pieces": [{"source": "in", "name": "a.jsonl", ..., "start": 0, "end": 8388600}], "stamps": [[9000000, 170000000]]}
 
 A plan of a million files takes a gigabyte as Python objects; here only where each line begins is in memory. What an
 earlier try left in the scratch directory belongs to this one if its plan is the same to the byte: the same pieces of

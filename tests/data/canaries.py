@@ -1,4 +1,4 @@
-# ruff: noqa: E501 (sentences, and a Han character counts as two)
+# ruff: noqa: E501, SIM905 (lists of phrases, sentences, and a Han character counts as two)
 """A corpus with canaries in it: every document is written here, and what must become of it is known.
 
     web/      pages.warc.gz, pages in UTF-8, GB18030 and Big5, opt-outs, the same page under two addresses
@@ -58,120 +58,70 @@ class Corpus:
 
 # ---- texts -----------------------------------------------------------------------------------------------------
 
-_WHO = [
-    "守林人",
-    "木匠",
-    "老船长",
-    "邮递员",
-    "图书管理员",
-    "气象员",
-    "养蜂人",
-    "裁缝",
-    "校工",
-    "地图测绘员",
-    "钟表匠",
-    "茶农",
-    "摄影师",
-    "水文站的值班员",
-    "修鞋匠",
-    "说书人",
-]
-_WHEN = [
-    "天刚亮的时候",
-    "那年秋天",
-    "大雪封山之后",
-    "每逢赶集",
-    "潮水退去以后",
-    "傍晚收工前",
-    "临近年关",
-    "梅雨将尽时",
-    "第二天清早",
-    "停电的夜里",
-]
-_DID = [
-    "把工具一件件擦干净摆回架子",
-    "沿着河堤走了整整一圈",
-    "在本子上记下水位和风向",
-    "替邻居修好了漏雨的屋檐",
-    "从柜子深处翻出一张旧照片",
-    "教几个孩子辨认路边的草药",
-    "花了三天才把木门重新装好",
-    "坐在门槛上慢慢剥着豆子",
-    "给远方的朋友写了一封长信",
-    "把晒好的谷子装进麻袋",
-    "站在桥头数过往的船只",
-    "听收音机里播报明天的天气",
-    "在地图上补画了一条小路",
-    "将捡来的贝壳按大小排成一行",
-    "用旧帆布缝了一只结实的背包",
-]
-_WHY = [
-    "因为答应过的事不能忘",
-    "好让后来的人少走些弯路",
-    "谁也没有催促他",
-    "只是习惯了这样做",
-    "心里反而踏实了许多",
-    "这件事后来被写进了县志",
-    "村里人至今还时常提起",
-    "直到月亮升到树梢才停下",
-    "他说手艺就是这样传下来的",
-    "没想到竟派上了大用场",
-    "日子也就一天天过去了",
-    "结果比预想的要好得多",
-]
+_WHO = "守林人 木匠 老船长 邮递员 图书管理员 气象员 养蜂人 裁缝 校工 地图测绘员 钟表匠 茶农 摄影师 水文站的值班员 修鞋匠 说书人".split()
+_WHEN = "天刚亮的时候 那年秋天 大雪封山之后 每逢赶集 潮水退去以后 傍晚收工前 临近年关 梅雨将尽时 第二天清早 停电的夜里".split()
+_DID = (
+    "把工具一件件擦干净摆回架子 沿着河堤走了整整一圈 在本子上记下水位和风向 替邻居修好了漏雨的屋檐 从柜子深处翻出一张旧照片 "
+    "教几个孩子辨认路边的草药 花了三天才把木门重新装好 坐在门槛上慢慢剥着豆子 给远方的朋友写了一封长信 把晒好的谷子装进麻袋 "
+    "站在桥头数过往的船只 听收音机里播报明天的天气 在地图上补画了一条小路 将捡来的贝壳按大小排成一行 用旧帆布缝了一只结实的背包"
+).split()
+_WHY = (
+    "因为答应过的事不能忘 好让后来的人少走些弯路 谁也没有催促他 只是习惯了这样做 心里反而踏实了许多 这件事后来被写进了县志 "
+    "村里人至今还时常提起 直到月亮升到树梢才停下 他说手艺就是这样传下来的 没想到竟派上了大用场 日子也就一天天过去了 结果比预想的要好得多"
+).split()
 _TRADITIONAL = str.maketrans(
     "长邮递员图书气养缝测绘钟表农摄师说刚时后赶临关将尽电里干净摆记风邻从柜处张旧几个认边药门装槛剥给远写晒谷进桥头数过只听机报补画条捡来贝壳结实为应让弯谁没习惯这样许县志还树艺传场预",
     "長郵遞員圖書氣養縫測繪鐘錶農攝師說剛時後趕臨關將盡電裏乾淨擺記風鄰從櫃處張舊幾個認邊藥門裝檻剝給遠寫曬穀進橋頭數過隻聽機報補畫條撿來貝殼結實爲應讓彎誰沒習慣這樣許縣誌還樹藝傳場預",
 )
 
-_SUBJECTS = [
-    "The ferryman",
-    "A retired teacher",
-    "The night porter",
-    "Our neighbour's daughter",
-    "The surveyor",
-    "An old printer",
-    "The beekeeper",
-    "A visiting botanist",
-    "The clockmaker",
-    "The harbour pilot",
-    "A young carpenter",
-    "The librarian",
-]
-_VERBS = [
-    "carried the lanterns down to the landing",
-    "copied every entry into a second ledger",
-    "measured the slope of the roof twice",
-    "kept a jar of nails by the window",
-    "planted two rows of beans along the wall",
-    "repaired the hinge with a piece of wire",
-    "drew a careful map of the marsh",
-    "listened for the last train to pass",
-    "counted the boats that came home",
-    "folded the letters and tied them with string",
-    "painted the shutters a darker green",
-    "wrote down the height of the tide",
-]
-_WHENS = [
-    "before the frost came",
-    "in the second week of March",
-    "while the others were still asleep",
-    "after the long rain had stopped",
-    "on the morning of the fair",
-    "when the mill was closed",
-    "at the end of a dry summer",
-    "long before anybody asked",
-]
-_BECAUSE = [
-    "because a promise had been made",
-    "and nobody thought it strange",
-    "so that the work would not be lost",
-    "though there was little hope of thanks",
-    "which turned out to be enough",
-    "and the habit stayed for life",
-    "until the lamps were lit across the water",
-    "for reasons that were never explained",
-]
+_SUBJECTS = """
+The ferryman
+A retired teacher
+The night porter
+Our neighbour's daughter
+The surveyor
+An old printer
+The beekeeper
+A visiting botanist
+The clockmaker
+The harbour pilot
+A young carpenter
+The librarian
+""".strip().splitlines()
+_VERBS = """
+carried the lanterns down to the landing
+copied every entry into a second ledger
+measured the slope of the roof twice
+kept a jar of nails by the window
+planted two rows of beans along the wall
+repaired the hinge with a piece of wire
+drew a careful map of the marsh
+listened for the last train to pass
+counted the boats that came home
+folded the letters and tied them with string
+painted the shutters a darker green
+wrote down the height of the tide
+""".strip().splitlines()
+_WHENS = """
+before the frost came
+in the second week of March
+while the others were still asleep
+after the long rain had stopped
+on the morning of the fair
+when the mill was closed
+at the end of a dry summer
+long before anybody asked
+""".strip().splitlines()
+_BECAUSE = """
+because a promise had been made
+and nobody thought it strange
+so that the work would not be lost
+though there was little hope of thanks
+which turned out to be enough
+and the habit stayed for life
+until the lamps were lit across the water
+for reasons that were never explained
+""".strip().splitlines()
 
 _VERSE = (
     "青山绿水白云红叶孤舟晚霞秋月春风落花流泉寒鸦古道西楼东篱长亭短笛细雨轻烟残阳归雁渔火疏钟竹影松声柳岸荷塘沙洲石径"

@@ -54,7 +54,7 @@ def extract(
         with open_raw(path) if form.raw else open_bytes(path) as stream:
             yield from read_stream(form, stream, text_field, span)
     except STREAM_ERRORS as error:  # it cannot even be opened
-        yield Broken("unreadable", str(error))
+        yield Broken("unreadable", _why(error))
 
 
 def read_stream(
@@ -76,7 +76,12 @@ def read_stream(
     except UnreadableError as error:
         yield Broken("encoding", str(error))
     except READ_ERRORS as error:
-        yield Broken("unreadable", str(error))
+        yield Broken("unreadable", _why(error))
+
+
+def _why(error: Exception) -> str:
+    """What happened, without the path: where a file lay on this machine is nothing for a corpus."""
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
 
 
 def _checked(item: Item | Broken, form: Format) -> Item | Broken:

@@ -24,7 +24,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from danlu.core.errors import shown, suggest
 
 GROUPS: Mapping[str, frozenset[str]] = {
     "public_domain": frozenset(["CC0-1.0", "Unlicense", "PDDL-1.0", "LicenseRef-public-domain", "WTFPL", "0BSD"]),
@@ -54,6 +56,7 @@ GROUPS: Mapping[str, frozenset[str]] = {
     ),
     "proprietary": frozenset(("LicenseRef-proprietary",)),
 }  # fmt: skip
+_ALL_GROUPS = (*GROUPS, "noncommercial", "noderivatives", "unknown")
 _GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
 _BY_LOWER = {name.lower(): name for name in _GROUP_OF}
 
@@ -164,6 +167,15 @@ class LicenceConfig(BaseModel):
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     honour_opt_out: bool = True
+
+    @field_validator("allow", "deny")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in _ALL_GROUPS and normalise(name) != name:
+                hint = f'did you mean "{spdx}"?' if (spdx := normalise(name)) else suggest(name, _ALL_GROUPS)
+                raise ValueError(f"there is no licence or group {shown(name)}; {hint}")
+        return value
 
 
 def judge_licence(licence: str, config: LicenceConfig) -> tuple[str, str]:

@@ -27,10 +27,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
+from danlu.core.errors import shown, suggest
 from danlu.data.safety.numbers import Found, find_numbers, is_reserved, shape_of
 from danlu.data.safety.secrets import find_secrets
 
@@ -55,6 +56,14 @@ class PersonalConfig(BaseModel):
     addresses: bool = False  # postal addresses
     reserved: bool = False  # also what standards set aside: 192.168.0.1, 192.0.2.1, somebody@example.com
     skip: tuple[str, ...] = ()  # kinds that are not looked for
+
+    @field_validator("actions", "skip")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        for kind in value:
+            if kind not in KINDS:
+                raise ValueError(f"there is no kind of personal data {shown(kind)}; {suggest(kind, KINDS)}")
+        return value
 
 
 DEFAULT = PersonalConfig()

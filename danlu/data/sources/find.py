@@ -103,7 +103,10 @@ def _kind_of(spec: str) -> Kind:
 
 
 def _path_files(spec: str) -> Iterator[SourceFile]:
-    path = Path(spec).expanduser()
+    try:
+        path = Path(spec).expanduser()
+    except RuntimeError as error:
+        raise UserError(f'there is no file or folder "{spec}"', str(error)) from None
     if path.is_dir():
         found = False
         licences = _Licences(path)
