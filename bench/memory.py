@@ -29,7 +29,24 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 HAN = "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳云腾致雨露结为霜金生丽水玉出昆冈剑号巨阙珠称夜光"
-WORDS = ["river", "stone", "light", "winter", "garden", "letter", "bridge", "morning", "silver", "quiet", "distant", "harbour", "copper", "lantern", "meadow", "thunder"]
+WORDS = [
+    "river",
+    "stone",
+    "light",
+    "winter",
+    "garden",
+    "letter",
+    "bridge",
+    "morning",
+    "silver",
+    "quiet",
+    "distant",
+    "harbour",
+    "copper",
+    "lantern",
+    "meadow",
+    "thunder",
+]
 
 
 def write_rows(path: Path, megabytes: int, characters: int = 800, seed: int = 1) -> int:
