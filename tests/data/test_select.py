@@ -30,6 +30,7 @@ def _rows() -> list[dict[str, Any]]:
     rows.append({"text": BANNER})
     shared = _page(300, 200)
     rows += [{"text": _page(301 + i, 400) + shared + _page(311 + i, 400)} for i in range(2)]
+    rows.append({"text": _page(400) + "Half of this page is written in another language than the rest of it.\n" * 2})
     return rows
 
 
@@ -128,9 +129,9 @@ def test_licences(chosen: Any) -> None:
 
 
 def test_confidence_of_the_language(chosen: Any) -> None:
-    assert chosen(confidence="auto").kept
-    with pytest.raises(UserError, match="language:unsure"):
-        chosen(confidence={"zh": 1.01})
+    assert "language:unsure" not in chosen().reasons()
+    assert chosen(confidence={"zh": 0.95}).reasons()["language:unsure"] == ["rows.jsonl:41"]
+    assert chosen(confidence="auto").reasons()["language:unsure"] == ["rows.jsonl:41"]  # all others are sure
 
 
 @pytest.mark.parametrize(
