@@ -177,7 +177,8 @@ def spread(values: Data, form: str = ".2f") -> str:
 
 
 def note(data: Data, detail: str) -> str:
-    return f"\nMachine: {data['machine']}; {detail}. Medians of {data['rounds']} rounds in turns.\n"
+    rounds = f" Medians of {data['rounds']} rounds in turns." if "rounds" in data else ""
+    return f"\nMachine: {data['machine']}; {detail}.{rounds}\n"
 
 
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -186,6 +187,29 @@ def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 # name of a block -> (its result, the table); a result may have two tables
+def tokenizer_table(data: Data, words: Data) -> str:
+    trained = {row["name"]: row for row in data["train"]}
+    encoded = {row["name"]: row for row in data["encode"] if "lists" not in row["name"]}
+    rows = []
+    for name in dict.fromkeys([*trained, *encoded]):
+        train, encode = trained.get(name), encoded.get(name)
+        rows.append(
+            (
+                name,
+                f"{train['seconds']['median']:.1f}" if train else "–",
+                f"{train['peak_bytes']['median'] / 2**30:.2f}" if train else "–",
+                *(f"{encode[f'threads_{n}']['median']:.1f}" if encode else "–" for n in (1, 2)),
+            )
+        )
+    heads = ("", "training, s", "its memory, GiB", "encoding, MB/s", "on two threads")
+    texts = data["texts"]
+    return table(heads, rows) + note(
+        data,
+        f"{texts['bytes'] / 1e6:.0f} MB of {texts['what']}; vocabulary of 32,768; "
+        + ", ".join(f"{name} {version}" for name, version in data["peers"].items()),
+    )
+
+
 TABLES: dict[str, tuple[str, Callable[[Data, Data], str]]] = {
     "data_quality": ("data_quality", quality_table),
     "data_signatures": ("data_signatures", signatures_table),
@@ -197,4 +221,5 @@ TABLES: dict[str, tuple[str, Callable[[Data, Data], str]]] = {
     "data_chain_kept": ("data_chain", chain_kept_table),
     "data_shares": ("data_shares", shares_table),
     "data_kept": ("data_shares", kept_table),
+    "tokenizer": ("tokenizer", tokenizer_table),
 }
