@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_a_line_of_10_megabytes_costs_no_square(tmp_path: Path, walk: Walk) -> N
 def test_a_cut_is_where_a_word_ends_if_there_is_one(text: str, limit: int) -> None:
     parts = cut(text, limit)
     assert "".join(parts) == text and all(0 < len(part) <= limit for part in parts)
-    for before, after in zip(parts, parts[1:], strict=False):
+    for before, after in pairwise(parts):
         inside = before[-1].isalnum() and after[0].isalnum()
         assert not (inside and any(mark in before[limit // 2 :] for mark in " 。，\n"))
 
