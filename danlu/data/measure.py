@@ -85,7 +85,7 @@ def fingerprint(config: MeasureConfig) -> Any:
     return [of_source(spec) for spec in config.sources]
 
 
-@stage("data.measure", makes="corpus", version="1", fingerprint=fingerprint)
+@stage("data.measure", makes="corpus", version="2", fingerprint=fingerprint)
 def measure(config: MeasureConfig, run: StageRun) -> dict[str, Any]:
     """Read sources, clean and measure every text, decide nothing."""
     with run.graceful():

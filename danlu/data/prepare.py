@@ -16,7 +16,7 @@ class PrepareConfig(MeasureConfig, SelectConfig):
     """The keys of both stages. Only `source` is needed."""
 
 
-@stage("data.prepare", makes="corpus", version="2", fingerprint=fingerprint)
+@stage("data.prepare", makes="corpus", version="3", fingerprint=fingerprint)
 def prepare(config: PrepareConfig, run: StageRun) -> dict[str, Any]:
     """Read sources into a cleaned, deduplicated and split corpus."""
     from danlu.data.selection import run_selection
