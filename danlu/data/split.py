@@ -74,7 +74,8 @@ def joined(alike: NDArray[np.uint32], parts: NDArray[np.int32], origins: NDArray
         groups[cut_rows], return_inverse=True
     )  # ascending, so the smallest node is the first member
     _, origin = np.unique(origins[cut_rows], return_inverse=True)
-    pairs = np.unique(np.stack([node, len(nodes) + origin], axis=1), axis=0)
+    codes = np.unique(node.astype(np.int64) << 32 | origin)  # each pair once
+    pairs = np.stack([codes >> 32, len(nodes) + (codes & 0xFFFFFFFF)], axis=1)
     roots = clusters(len(nodes) + int(origin.max()) + 1, pairs)[: len(nodes)]
     touched = np.isin(groups, nodes)
     groups[touched] = nodes[roots[np.searchsorted(nodes, groups[touched])]]

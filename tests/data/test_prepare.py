@@ -224,6 +224,13 @@ def test_languages_can_be_chosen(tmp_path: Path, walk: Walk) -> None:
     assert walk(source, languages=["zh"]).reasons()["language:en"] == ["c.txt"]
 
 
+def test_a_text_of_two_languages_is_neither_for_sure(tmp_path: Path, walk: Walk) -> None:
+    english = "The stage writes what it drops beside what it keeps, and the reader can look at it there.\n"
+    source = _folder(tmp_path / "in", {"a.txt": _page(1), "mixed.txt": _page(2) + english * 2})
+    assert len(walk(source).kept) == 2
+    assert walk(source, confidence={"zh": 0.9}).reasons() == {"language:unsure": ["mixed.txt"]}
+
+
 def test_licence_and_field_of_the_text(tmp_path: Path, walk: Walk) -> None:
     rows = "\n".join(json.dumps({"正文": _page(i), "title": f"第{i}"}) for i in range(3))
     corpus = walk(_folder(tmp_path / "in", {"a.jsonl": rows}), text_field="正文", licence="CC0-1.0")

@@ -132,6 +132,8 @@ def test_confidence_of_the_language(chosen: Any) -> None:
     assert "language:unsure" not in chosen().reasons()
     assert chosen(confidence={"zh": 0.95}).reasons()["language:unsure"] == ["rows.jsonl:41"]
     assert chosen(confidence="auto").reasons()["language:unsure"] == ["rows.jsonl:41"]  # all others are sure
+    with pytest.raises(ValidationError):
+        chosen(confidence={"zh": 1.01})
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from danlu.core.store import Store
@@ -84,4 +86,30 @@ def test_a_disk_full_to_the_last_byte_still_says_so_and_can_be_freed(tmp_path: P
     done = danlu("stage", "tests.core.toys:source", "--store", str(small_disk / "s"))
     assert done.returncode == 1 and "is full" in done.stderr and "Traceback" not in done.stderr
     assert danlu("gc", "--store", str(small_disk / "s")).returncode == 0
+    assert Store(small_disk / "s").manifests() == []
+
+
+@pytest.mark.journey
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_corpus_that_does_not_fit(tmp_path: Path, small_disk: Path, workers: str) -> None:
+    """Whichever process meets the end of the disk: one sentence, and no piece that looks complete and is not."""
+    source = tmp_path / "in"
+    source.mkdir()
+    draw = random.Random(1)
+    for i in range(3):
+        rows = [{"text": "".join(chr(draw.randrange(0x4E00, 0x8000)) for _ in range(400))} for _ in range(1_000)]
+        (source / f"{i}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = "from danlu.data import measure; measure.PIECE_BYTES = 400_000; from danlu.cli.main import main; main()"
+    arguments = ["stage", "data.prepare", "--set", f"source={source}", "--store", str(small_disk / "s")]
+    environment = {**os.environ, "DANLU_WORKERS": workers}
+    for _ in range(2):  # what is left of the first try does not confuse the second
+        done = subprocess.run(
+            [sys.executable, "-c", command, *arguments], capture_output=True, text=True, timeout=120, env=environment
+        )
+        assert done.returncode == 1 and done.stderr.count("error: ") == 1, done.stderr
+        assert "is full" in done.stderr and "Traceback" not in done.stderr
+        for piece in (small_disk / "s").glob("work/*/pieces/0*"):
+            assert pq.read_table(piece / "measured.parquet").num_rows and json.loads(
+                (piece / "counts.json").read_text()
+            )
     assert Store(small_disk / "s").manifests() == []

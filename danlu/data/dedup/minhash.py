@@ -25,6 +25,7 @@ process (Python's own is salted), and documents are sorted by id first: any orde
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -192,7 +193,7 @@ def _bucket_pairs(keys: NDArray[np.uint64], rows: NDArray[np.int64], total: int)
 
 def clusters(n: int, pairs: NDArray[np.int64] | Sequence[tuple[int, int]]) -> NDArray[np.int64]:
     """Union-find: the smallest member of each element's cluster, int64 [n]. Independent of the order of `pairs`."""
-    parent = list(range(n))
+    parent = array("q", range(n))  # 8 bytes each; a list of numbers takes 40
 
     def find(i: int) -> int:
         while parent[i] != i:
@@ -200,11 +201,13 @@ def clusters(n: int, pairs: NDArray[np.int64] | Sequence[tuple[int, int]]) -> ND
             i = parent[i]
         return i
 
-    for i, j in pairs.tolist() if isinstance(pairs, np.ndarray) else pairs:
-        a, b = find(i), find(j)
-        if a != b:
-            parent[max(a, b)] = min(a, b)  # the smaller one is the root, so the root is the smallest of all
-    return np.array([find(i) for i in range(n)], dtype=np.int64)
+    for start in range(0, len(pairs), _VERIFY):
+        part = pairs[start : start + _VERIFY]
+        for i, j in part.tolist() if isinstance(part, np.ndarray) else part:
+            a, b = find(i), find(j)
+            if a != b:
+                parent[max(a, b)] = min(a, b)  # the smaller one is the root, so the root is the smallest of all
+    return np.fromiter((find(i) for i in range(n)), dtype=np.int64, count=n)
 
 
 def text_hash(text: str) -> bytes:

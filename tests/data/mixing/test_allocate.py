@@ -47,6 +47,7 @@ def test_amounts_always_add_up(groups: list[tuple[float, int]], budget: int) -> 
     if not weights.sum() > 0:
         return
     caps = np.array([c for _, c in groups], dtype=np.int64)
-    amounts = allocate(weights / weights.sum(), caps, budget)
-    assert (amounts >= 0).all() and (amounts <= caps).all() and not amounts[weights == 0].any()
-    assert int(amounts.sum()) == min(budget, int(caps[weights > 0].sum()))
+    shares = weights / weights.sum()  # the smallest of all weights may be none as a share
+    amounts = allocate(shares, caps, budget)
+    assert (amounts >= 0).all() and (amounts <= caps).all() and not amounts[shares == 0].any()
+    assert int(amounts.sum()) == min(budget, int(caps[shares > 0].sum()))
