@@ -12,7 +12,7 @@ RECIPE      ?= quickstart
 BIN       := $(VENV)/bin
 CONSTRAIN := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: demo test lint install install-dev browser clean
+.PHONY: demo test lint install install-dev browser cross clean
 
 demo: install
 	$(BIN)/danlu run $(RECIPE) $(if $(BUDGET),--budget "$(BUDGET)") $(if $(filter 0,$(SERVE)),--no-serve)
@@ -38,6 +38,11 @@ $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet $(CONSTRAIN) -e ".[all,dev]"
 	touch $@
+
+# A compiler for ARM, for the test that the sources build there (Debian and Ubuntu; needs root).
+cross:
+	command -v aarch64-linux-gnu-g++ >/dev/null || \
+	  (apt-get update -qq && apt-get install -y -qq --no-install-recommends g++-aarch64-linux-gnu >/dev/null)
 
 # Headless Chromium for the tests of the chat page (Debian and Ubuntu; needs root).
 browser:

@@ -1,4 +1,4 @@
-"""Put the measured tables into the READMEs and the decisions, between `<!-- bench:NAME -->` and `<!-- /bench -->`.
+"""Put the measured tables into the READMEs and docs/, between `<!-- bench:NAME -->` and `<!-- /bench -->`.
 
 python bench/render.py            rewrite the tables
 python bench/render.py --check    exit 1 when a table does not say what its JSON says (CI does this)
@@ -12,10 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import data_tables
+from data_tables import table
 from engine_table import engine_tables
 
 HERE = Path(__file__).resolve().parent
-DOCUMENTS = {"README.md": "en", "README.zh-CN.md": "zh"} | {
+DOCUMENTS = {"README.md": "en", "README.zh-CN.md": "zh", "docs/data.md": "en"} | {
     f"docs/decisions/{path.name}": "en" for path in sorted((HERE.parent / "docs" / "decisions").glob("*.md"))
 }
 BLOCK = re.compile(r"(<!-- bench:(\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
@@ -210,55 +212,6 @@ def speculative_table(data: dict[str, Any], words: dict[str, Any]) -> str:
     return table(columns, rows) + f"\n{what}\n"
 
 
-def dedup_minhash_table(data: dict[str, Any], words: dict[str, Any]) -> str:
-    def share(row: dict[str, Any], kind: str, language: str, low: float) -> str:
-        inside = row["recall"][f"{kind} {language} {low:.1f}"]
-        return f"{inside['found']} of {inside['pairs']}"
-
-    rows = [
-        (
-            row["name"],
-            f"{row['megabytes_per_second']['median']:.2f}",
-            f"{row['peak_bytes'] / 1e6:.0f} MB",
-            *(share(row, kind, language, low) for kind, language in _PAIRS for low in (0.7, 0.8, 0.9)),
-            *(share(row, "own", language, 0.5) for language in ("en", "zh")),
-            str(row["false_removals"]),
-        )
-        for row in data["rows"]
-        if "error" not in row
-    ]
-    heads = [f"{words_} {low}" for words_ in ("en", "zh", "zh, runs of 5,") for low in ("from 0.7", "0.8", "0.9")]
-    size = sum(one["bytes"] for one in data["size"].values()) / 1e6
-    what = f"{size:.1f} MB of documents, planted pairs found by their exact similarity. Machine: {data['machine']}."
-    low = ("en 0.5 to 0.6, not asked for", "zh 0.5 to 0.6, not asked for")
-    return table(("", "MB/s", "memory", *heads, *low, "false removals"), rows) + f"\n{what}\n"
-
-
-_PAIRS = (("own", "en"), ("own", "zh"), ("five", "zh"))
-
-
-def dedup_clusters_table(data: dict[str, Any], words: dict[str, Any]) -> str:
-    rate = "{median:,.0f} ({low:,.0f} – {high:,.0f})".format(**data["documents_per_second"])
-    row = (f"{data['documents']:,}", rate, f"{data['peak_bytes'] / 1e6:.0f} MB", f"{data['compared']:,}")
-    heads = ("signatures", "documents/s", "peak memory of the process", "pairs compared")
-    return table(heads, [row]) + f"\nOne core. Machine: {data['machine']}.\n"
-
-
-def dedup_substring_table(data: dict[str, Any], words: dict[str, Any]) -> str:
-    rows = [
-        (row["name"], f"{row['megabytes_per_second']['median']:.1f}", f"{row['peak_bytes'] / 1e6:.0f} MB")
-        for row in data["rows"]
-        if "error" not in row
-    ]
-    what = f"{data['bytes'] / 1e6:.1f} MB of English text, one core. Machine: {data['machine']}."
-    return table(("", "MB/s", "peak memory of the process"), rows) + f"\n{what}\n"
-
-
-def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [columns, tuple("---" for _ in columns), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
 def note(data: dict[str, Any], words: dict[str, Any], detail: str) -> str:
     return "\n" + words["machine"].format(machine=data["machine"], rounds=data["rounds"], detail=detail) + "\n"
 
@@ -273,16 +226,14 @@ TABLES = {
     "cache": cache_table,
     "start": start_table,
     "speculative": speculative_table,
-    "dedup_minhash": dedup_minhash_table,
-    "dedup_clusters": dedup_clusters_table,
-    "dedup_substring": dedup_substring_table,
 }
 
 
 def render(text: str, language: str) -> str:
     def fill(match: re.Match[str]) -> str:
-        data = json.loads((HERE / "results" / f"{match[2]}.json").read_text(encoding="utf-8"))
-        return match[1] + TABLES[match[2]](data, WORDS[language]) + match[3]
+        result, make = data_tables.TABLES.get(match[2]) or (match[2], TABLES[match[2]])
+        data = json.loads((HERE / "results" / f"{result}.json").read_text(encoding="utf-8"))
+        return match[1] + make(data, WORDS[language]) + match[3]
 
     return BLOCK.sub(fill, text)
 

@@ -1,12 +1,19 @@
-"""The contestants of `bench/data.py`, one file each: data.py has the table of stages and says who takes part.
+"""The contestants of `bench/data.py`.
 
-    python -m bench.data_peers.NAME          answers requests (contest.serve), in an environment of its own
+danlu.py, datatrove.py and juicer.py stay loaded and answer requests (contest.serve), in environments of their own:
+
+    python -m bench.data_peers.NAME
 
     {"stage": "quality", "file": "x.jsonl", "start": 0, "bytes": 1500000, "language": "zh"}
         --> {"seconds": 1.2, "bytes": 1500123, "documents": 512, "kept": 498}
+    {"stage": "html", "path": "pages.warc.gz"}
+        --> {"seconds": 4.8, "texts": {url: text}}
 
-Texts are in memory before the clock starts and results stay there: what is timed is the stage and not the reading. A
-contestant that is done in less than half a second goes on with the next texts of the file until it is not. One thread.
+For quality and signatures, texts are in memory before the clock starts and results stay there: what is timed is the
+stage and not the reading. A contestant that is done in less than half a second goes on with the next texts of the file
+until it is not. One thread.
+
+The others, STAGE_NAME.py, are started anew for each turn and print their JSON last.
 """
 
 from __future__ import annotations
@@ -24,10 +31,19 @@ LEAST_SECONDS = 0.5
 Stage = Callable[[list[str], str], int]
 
 
-def serve(stages: dict[str, Stage]) -> None:
+def serve(stages: dict[str, Stage], html: Callable[[str], dict[str, str]] | None = None) -> None:
+    """Answer requests; `html` turns the path of a WARC into texts by URL."""
     files: dict[str, list[str]] = {}
 
+    def pages(request: dict[str, Any]) -> dict[str, Any]:
+        assert html is not None
+        begin = time.perf_counter()
+        texts = html(request["path"])
+        return {"seconds": time.perf_counter() - begin, "texts": texts}
+
     def handle(request: dict[str, Any]) -> dict[str, Any]:
+        if request["stage"] == "html":
+            return pages(request)
         if request["file"] not in files:
             with open(request["file"], encoding="utf-8") as lines:
                 files[request["file"]] = [json.loads(line)["text"] for line in lines]

@@ -1,17 +1,23 @@
-"""datatrove: its filters in turn, a document that is dropped goes no further; its signatures of 112 hashes."""
+"""datatrove: its filters, its signatures of 112 hashes, its reader of WARC with trafilatura; all with their defaults.
+
+A document that one filter drops does not go through the next.
+"""
 
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 from datatrove.data import Document
 from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
+from datatrove.pipeline.extractors import Trafilatura
 from datatrove.pipeline.filters import (
     C4QualityFilter,
     FineWebQualityFilter,
     GopherQualityFilter,
     GopherRepetitionFilter,
 )
+from datatrove.pipeline.readers import WarcReader
 from datatrove.utils.hashing import HashConfig
 
 from bench.data_peers import serve
@@ -51,5 +57,10 @@ def signatures(texts: list[str], language: str) -> int:
     return signed
 
 
+def html(path: str) -> dict[str, str]:
+    pages = WarcReader(str(Path(path).parent), glob_pattern=Path(path).name)(None)
+    return {document.metadata["url"]: document.text for document in Trafilatura()(pages)}
+
+
 if __name__ == "__main__":
-    serve({"quality": quality, "signatures": signatures})
+    serve({"quality": quality, "signatures": signatures}, html)

@@ -230,7 +230,8 @@ def _show_why(corpus: Path, query: str, as_json: bool) -> dict[str, Any]:
         click.echo(document.sentence())
         if document.duplicate_of:
             click.echo(f"  kept instead: {document.duplicate_of}")
-        click.echo("  " + ", ".join(f"{name} {value:.4g}" for name, value in document.scores.items()))
+        telling = {n: v for n, v in document.scores.items() if v and not n.startswith(("top_", "duplicate_"))}
+        click.echo("  " + ", ".join(f"{name} {value:.3g}" for name, value in telling.items()))
         click.echo("  " + " ".join(document.text[:200].split()))
     if not found and not as_json:
         click.echo(f'nothing in this corpus matches "{query}"')

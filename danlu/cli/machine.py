@@ -100,12 +100,14 @@ def _kernels(build: bool) -> str:
 
 def _natives() -> list[Native]:
     """Everything of danlu that is compiled, in the order in which it takes long."""
+    from danlu.data.contamination.seeds import SEEDS
     from danlu.data.dedup.native import DUPLICATES
     from danlu.data.literals import LITERALS
     from danlu.data.scan import TEXT
     from danlu.kernels.build import ENGINE, TRAINING
+    from danlu.tokenizer.encoder import TOKENIZER
 
-    return [TRAINING, ENGINE, TEXT, DUPLICATES, LITERALS]
+    return [TRAINING, ENGINE, TEXT, TOKENIZER, DUPLICATES, SEEDS, LITERALS]
 
 
 def _installed(module: str) -> bool:

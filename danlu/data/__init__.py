@@ -1,36 +1,40 @@
-"""The data room: from files somebody has to documents one can train on.
+"""The data room: from the wild web and a folder of documents to texts one can train on.
 
-One door: `data.prepare` turns sources into a corpus, `data.instruct` turns a corpus (or a file of conversations)
-into a dataset of chat rows. A document is a row the whole way,
+A document is a row the whole way, and every step answers "keep" or a reason. What is dropped is written beside what is
+kept, with that reason; what is changed is counted and shown.
 
-    sources -> extract -> clean -> language -> quality -> dedup -> split
+    sources -> formats -> clean -> language -> safety -> quality -> dedup -> contamination -> split -> mixing
 
-and every filter answers "keep" or a reason. What is dropped is written beside what is kept, with that reason. More
-stages take a corpus and make another: `decontaminate`, `score`, `mix`, `augment`, `label`.
+| stage                                                  | makes of what                                              |
+|--------------------------------------------------------|------------------------------------------------------------|
+| `crawl`                                                | WARC files of pages that somebody named                    |
+| `measure`, `select`, `prepare`                         | numbers about every text, the corpus, or both in a row     |
+| `decontaminate`                                        | a corpus without the items of benchmarks                   |
+| `rate`, `train_classifier`, `train_perplexity`, `score` | quality by a model, learnt, and put beside the rows        |
+| `mix`                                                  | several corpora into one, by an exact plan                 |
+| `augment`, `label`                                     | more documents out of some; labels out of rules and people |
+| `instruct`                                             | chat rows out of a corpus                                  |
 
-| folder or file                  | what it answers                                                         |
-|---------------------------------|-------------------------------------------------------------------------|
-| `document`                      | what is a document, and how is it stored                                |
-| `sources/`                      | which files does "python:stdlib" or "npm:chinese-poetry" mean           |
-| `formats/`                      | what text is in this file (txt, md, html, jsonl, parquet, csv, gz, zst) |
-| `clean/`                        | what is noise: characters, markup, boilerplate, broken lines            |
-| `language/`                     | which language is it, in which script; code and mathematics too         |
-| `safety/`                       | personal data, toxic text, hidden instructions, licences                |
-| `literals/`                     | which of many fixed strings occur in a text                             |
-| `quality/`                      | is it worth learning from, and if not, why not                          |
-| `dedup/`                        | which documents say the same                                            |
-| `split`                         | which documents are held out, so that nothing held out was seen         |
-| `prepare`, `pipeline`, `ledger` | the walk through all of these (stage `data.prepare`)                    |
-| `benchmarks`                    | what is in HumanEval, MMLU, C-Eval: items, for measuring and for this:  |
-| `contamination/`                | which documents hold such items (stage `data.decontaminate`)            |
-| `remote`, `rate`                | what a model behind the OpenAI protocol thinks (stage `data.rate`)      |
-| `train_classifier`, `score`     | a classifier that learned it, and its score for every document          |
-| `train_perplexity`              | an n-gram model of clean text, for `score` as well                      |
-| `mix`, `mixing/`                | how much of which corpus, in which order (stage `data.mix`)             |
-| `augment`, `noise`              | documents said again, or mistyped (stage `data.augment`)                |
-| `label`, `labelling/`           | labels from rules and people (stage `data.label`)                       |
-| `dataset`                       | what is a chat row, and which formats of the wild are read into it      |
-| `instruct`, `docstrings`        | functions and their docstrings as chat rows (stage `data.instruct`)     |
+| folder or file                                         | what it answers                                            |
+|--------------------------------------------------------|------------------------------------------------------------|
+| `document`, `measured`                                 | what is a document, and how is it stored, with its numbers |
+| `sources/`, `formats/`                                 | which files does a name mean; what text is in a file       |
+| `clean/`, `literals`                                   | what is noise; hundreds of fixed strings in one pass       |
+| `language/`                                            | which language is it, and how sure is that                 |
+| `safety/`                                              | personal data, toxic text, orders to a model, licences     |
+| `scan`, `classes`, `cpp/`                              | one compiled pass: all measures, signature, hashes         |
+| `quality/`                                             | is it worth learning from: rules, classifiers, perplexity  |
+| `dedup/`, `topics`                                     | what says the same; what a corpus speaks of                |
+| `benchmarks`, `contamination/`                         | which exams there are; which documents hold their items    |
+| `piece`, `counts`                                      | what a worker does with one piece of the sources           |
+| `judge`, `selection`, `fate`, `meanings`, `trim`       | how `select` decides                                       |
+| `destinations`                                         | how it delivers                                            |
+| `tasks`                                                | the plan of a measuring, in a file                         |
+| `split`                                                | what is held out, so that nothing held out was seen        |
+| `report`, `page`, `card`, `why`                        | what happened; why was this document dropped               |
+| `mixing/`, `noise`, `labelling/`, `remote`             | shares and order; typos; label models; models elsewhere    |
+| `dataset`, `docstrings`                                | what is a chat row, and where rows come from               |
+| `export`                                               | jsonl, TFRecord, WebDataset, nanochat                      |
 
 Nothing here splits text on spaces: all counting is in the units of `danlu.core.text`.
 """

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from danlu.data.clean.document import Cleaned, diff_sample
+from danlu.data.contamination.index import Hit
 from danlu.data.safety.personal import PersonalConfig, treat
 
+_HITS = 1_000  # of benchmarks that the report names; rejected rows name more
 _LINES = 3  # samples of removed lines a reason
 
 
@@ -25,6 +27,8 @@ class Counts:
     lines: Counter[str] = field(default_factory=Counter)  # reason -> lines that a filter took out
     line_samples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     personal: Counter[str] = field(default_factory=Counter)  # kind -> finds
+    contamination: list[dict[str, Any]] = field(default_factory=list)  # hits of benchmarks, the first ones
+    contaminated: Counter[str] = field(default_factory=Counter)  # benchmark -> hits
 
     def take_in(self, source: str, size: int) -> None:
         """One text of `size` bytes came from `source`."""
@@ -49,6 +53,13 @@ class Counts:
             if len(self.line_samples[reason]) < _LINES:
                 self.line_samples[reason].append(_shown(line.strip(), personal)[:160])
 
+    def contaminate(self, document: str, hits: Sequence[Hit]) -> None:
+        """A document holds items of benchmarks."""
+        for hit in hits:
+            self.contaminated[hit.benchmark] += 1
+            if len(self.contamination) < _HITS:
+                self.contamination.append({"document": document, **asdict(hit)})
+
     def to_json(self) -> dict[str, Any]:
         return {
             "texts": self.texts,
@@ -59,6 +70,8 @@ class Counts:
             "lines": dict(sorted(self.lines.items())),
             "line_samples": dict(sorted(self.line_samples.items())),
             "personal": {kind: count for kind, count in sorted(self.personal.items()) if count},
+            "contaminated": dict(sorted(self.contaminated.items())),
+            "contamination": self.contamination,
         }
 
     @classmethod
@@ -71,6 +84,8 @@ class Counts:
             total.cleaned.update(part["cleaned"])
             total.lines.update(part["lines"])
             total.personal.update(part["personal"])
+            total.contaminated.update(part["contaminated"])
+            total.contamination = (total.contamination + part["contamination"])[:_HITS]
             for name, counts in part["by_source"].items():
                 total.by_source[name].update(counts)
             total.diffs = part["diffs"] | total.diffs
@@ -88,6 +103,7 @@ class Counts:
             "removed_lines": data["lines"],
             "removed_line_samples": data["line_samples"],
             "personal": data["personal"],
+            "contamination": {"hits": data["contaminated"], "listed": data["contamination"]},
         }
 
 

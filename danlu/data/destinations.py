@@ -94,6 +94,8 @@ def deliver(
     scores = [SCORE + name for name in score_names(measured)]
     scores_schema = pa.schema([("id", pa.string()), ("place", pa.string()), *((name, pa.float32()) for name in scores)])
     books, start = Books(), 0
+    # Documents that each one stands for, itself included.
+    copies = 1 + np.bincount(fate.kept_instead[fate.kept_instead >= 0], minlength=len(index))
     with ExitStack() as stack:
         splits = {
             place: stack.enter_context(ShardWriter(run.out, name, SCHEMA))
@@ -106,6 +108,7 @@ def deliver(
             rows = slice(start, start + len(batch))
             where = fate.where[rows]
             shorter = batch if trimmer is None else _trimmed(batch, where, start, trimmer)
+            shorter = _counted(shorter, copies[rows])
             places = np.full(len(batch), "", dtype=object)
             for place, writer in splits.items():
                 mine = where == place
@@ -141,6 +144,16 @@ def _trimmed(batch: pa.RecordBatch, where: NDArray[np.int8], start: int, trimmer
             where[i] = PARTS
     changed = batch.set_column(batch.schema.get_field_index("text"), "text", pa.array(texts, pa.string()))
     return changed.set_column(batch.schema.get_field_index("size"), "size", pa.array(sizes))
+
+
+def _counted(batch: pa.RecordBatch, copies: NDArray[np.int64]) -> pa.RecordBatch:
+    """The batch with `copies` in the meta of documents that stand for more than one: mixing may want to know."""
+    if not (copies > 1).any():
+        return batch
+    metas = batch["meta"].to_pylist()
+    for i in np.flatnonzero(copies > 1).tolist():
+        metas[i] = _with(metas[i], {"copies": int(copies[i])})
+    return batch.set_column(batch.schema.get_field_index("meta"), "meta", pa.array(metas, pa.string()))
 
 
 def _reasons(

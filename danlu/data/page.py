@@ -159,6 +159,17 @@ def _removed_lines(report: Report) -> str:
     )
 
 
+def _contamination(report: Report) -> str:
+    found = report.get("contamination", {"hits": {}, "listed": []})
+    rows = "".join(
+        f"<tr><td>{escape(hit['benchmark'])}</td><td>{escape(str(hit['item']))}</td><td>{escape(hit['part'])}, "
+        f'{escape(hit["kind"])}</td><td class="path">{escape(hit["document"])}</td></tr>'
+        for hit in found["listed"][:100]
+    )
+    counts = " · ".join(f"{escape(name)}: {count:,}" for name, count in found["hits"].items())
+    return f"<p>{counts}</p><details><summary>items · 题目</summary><table>{rows}</table></details>" if rows else ""
+
+
 def _trimmed(report: Report) -> str:
     names = {"lines": "repeated lines · 重复行", "passages": "repeated passages · 重复段落"}
     return "".join(
@@ -195,6 +206,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Report], str]], ...] = (
     ("Topics of a sample", "抽样主题", _topics),
     ("Duplicates", "重复", _duplicates),
     ("Taken out of documents", "从文档中删去", _trimmed),
+    ("Items of benchmarks", "评测题目", _contamination),
     ("Personal data and chat markers that were replaced", "替换的个人信息与对话标记", _personal),
     ("Texts changed by cleaning", "清洗改动的文本数", _cleaned),
     ("Before and after", "清洗前后", _cleaning_samples),

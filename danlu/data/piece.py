@@ -1,7 +1,7 @@
 """What one worker does with one piece of the sources: read, clean, measure.
 
-    items -> clean -> language -> line filter -> cut -> personal data -> scores, signature -> measured.parquet
-                                                                         and what was changed -> counts.json
+    items -> clean -> language -> line filter -> cut -> personal data -> benchmarks -> scores -> measured.parquet
+                                                                      and what was changed -> counts.json
 
 `measure_piece` is called by `danlu.core.workers`: in this process, in another or on another machine. What it writes
 depends on the piece and the config alone. A few megabytes of text are in memory at a time.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from danlu.core.artifact import write_json
 from danlu.data.clean.document import clean_document
+from danlu.data.contamination.index import Contamination
 from danlu.data.counts import Counts
 from danlu.data.document import Document, document_id
 from danlu.data.formats.item import Broken, Item
@@ -29,7 +31,7 @@ from danlu.data.measure import MeasureConfig
 from danlu.data.measured import OWN_SCORES, ROWS_PER_GROUP, SCORE, schema, scores
 from danlu.data.quality.lines import keep_lines
 from danlu.data.quality.measure import COLUMNS
-from danlu.data.safety.injection import find_injections, score_injection
+from danlu.data.safety.injection import score_injection
 from danlu.data.safety.licence import judge_robots
 from danlu.data.safety.personal import treat
 from danlu.data.safety.safe import make_safe
@@ -47,12 +49,19 @@ def measure_piece(task: dict[str, Any], folder: Path) -> None:
     """Read, clean and measure the texts of `task["pieces"]` under `task["config"]` into the empty `folder`."""
     config = MeasureConfig(**task["config"])
     counts = Counts()
-    with Writer(folder / "measured.parquet") as writer:
+    contamination = _benchmarks(tuple(config.benchmarks)) if config.benchmarks else None
+    with Writer(folder / "measured.parquet", counts, contamination) as writer:
         for piece in map(Piece.from_json, task["pieces"]):
             for item in _items(piece, config):
                 for row in _rows(config, piece.file, item, counts):
                     writer.add(row)
     write_json(folder / "counts.json", counts.to_json())
+
+
+@lru_cache(maxsize=1)
+def _benchmarks(specs: tuple[str, ...]) -> Contamination:
+    """The index of benchmarks, made once in a process."""
+    return Contamination.load(specs)
 
 
 def _items(piece: Piece, config: MeasureConfig) -> Iterator[Item | Broken]:
@@ -83,7 +92,7 @@ def _rows(config: MeasureConfig, file: SourceFile, item: Item | Broken, counts: 
     if config.line_filter and not language.startswith("code:"):
         text, removed = keep_lines(text)
         counts.remove_lines(removed, config.personal)
-    hidden = score_injection(item.text, find_injections(item.text))  # as it came: comments are gone after cleaning
+    hidden = score_injection(item.text) if cleaned.changes else 0.0  # as it came: cleaning takes comments away
     own = {"confidence": confidence, "traditional": float(script == "hant")}
     own["opt_out"] = float(bool(item.meta and judge_robots(item.meta)[0]))
     licence = _whole(config.licence or item.licence or file.licence)
@@ -142,7 +151,8 @@ def _row(
 class Writer:
     """Collects rows, measures them by the batch and appends them to a Parquet file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, counts: Counts, contamination: Contamination | None) -> None:
+        self._counts, self._contamination = counts, contamination
         self._schema = schema(scores())
         self._file = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._columns: dict[str, list[Any]] = {}
@@ -159,6 +169,8 @@ class Writer:
     def _flush(self) -> None:
         if not self._rows:
             return
+        if self._contamination is not None:
+            self._look_for_benchmarks(self._contamination)
         pairs = zip(self._columns["text"], self._columns["reason"], strict=True)
         scanned = scan(["" if reason else text for text, reason in pairs], self._columns["language"])
         arrays: dict[str, Any] = {
@@ -169,6 +181,15 @@ class Writer:
         }
         self._file.write_table(pa.table({name: arrays[name] for name in self._schema.names}, schema=self._schema))
         self._columns, self._rows, self._characters = {}, 0, 0
+
+    def _look_for_benchmarks(self, contamination: Contamination) -> None:
+        """Give documents that hold items of a benchmark their reason."""
+        reasons, details = self._columns["reason"], self._columns["detail"]
+        for i, hits in enumerate(contamination.check_many(self._columns["text"])):
+            if hits and not reasons[i]:
+                reasons[i] = f"contamination:{hits[0].benchmark}"
+                details[i] = "; ".join(hit.describe() for hit in hits[:3])
+                self._counts.contaminate(self._columns["id"][i], hits)
 
     def __enter__(self) -> Writer:
         return self

@@ -7,21 +7,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from danlu.core.artifact import Artifact
 from danlu.core.stage import StageRun, stage
 from danlu.data.measure import MeasureConfig, fingerprint, measure_sources
 from danlu.data.select import SelectConfig
 
 
 class PrepareConfig(MeasureConfig, SelectConfig):
-    """The keys of both stages. Only `source` is needed."""
+    """The keys of both stages. Only `source` is needed, or an input `pages`."""
 
 
-@stage("data.prepare", makes="corpus", version="3", fingerprint=fingerprint)
-def prepare(config: PrepareConfig, run: StageRun) -> dict[str, Any]:
+@stage("data.prepare", makes="corpus", takes={"pages?": "corpus"}, version="3", fingerprint=fingerprint)
+def prepare(config: PrepareConfig, run: StageRun, pages: Artifact | None = None) -> dict[str, Any]:
     """Read sources into a cleaned, deduplicated and split corpus."""
     from danlu.data.selection import run_selection
 
     with run.graceful():
         measured = run.work / "measured"
-        measure_sources(config, run, measured)
+        measure_sources(config, run, measured, pages)
         return run_selection(config, run, measured)

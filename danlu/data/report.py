@@ -92,7 +92,9 @@ def _warn(run: StageRun, report: dict[str, Any]) -> None:
         if count:
             first = report["dropped_samples"][reason][0]
             path = json.loads(first["meta"])["path"]
-            message = f"{count} x {reason}, kept aside in rejected-00000.parquet; first: {path}: {first['detail']}"
+            message = (
+                f"{count} x {reason}, kept aside in rejected-00000.parquet; first: {path}: {first['detail'][:200]}"
+            )
             run.events.emit("warning", message=message)
     if not report["splits"]["validation"]["documents"]:
         run.events.emit("warning", message="nothing is held out: the documents are too few or too alike to be split")

@@ -11,6 +11,7 @@ One door: `load_model(path)` gives a `Transformer`, `load(path_or_id)` gives it 
     families.py      GPT-2, Llama, Mistral, Qwen2, Qwen3 as tables of names and config keys
     hub.py           the Hugging Face directory layout, in and out
     presets.py       pico, nano, micro, small, base: shapes to train from scratch
+    vocabulary.py    rows for the tokens of an extended tokenizer
     adapter.py       LoRA adapters in PEFT's layout, and W + scale B A
     gguf.py, importing.py, quantized.py   GGUF files, the import stage, int8 modules
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from danlu.model.presets import resolve_model as resolve_model
     from danlu.model.transformer import Transformer as Transformer
 
-STAGES = ("importing",)
+STAGES = ("importing", "vocabulary")
 
 _EXPORTS = {
     "ModelConfig": "config",

@@ -4,10 +4,15 @@
     messages --chat--> text --encode--> ids             (a conversation becomes a prompt)
 
 Its one class is `Tokenizer` (encode, decode, render a chat); it reads and writes `tokenizer.json` and
-`tokenizer_config.json` as every Hugging Face tool does. `bpe` trains one, `reference` says in a page of plain
-Python what training means, `chat` renders messages and marks the assistant's tokens, `pack` turns a corpus into
-shards, `shards` reads them back by position and by document, and `report` says what a tokenizer costs in each
-language. `alphabet` is the table by which bytes stand in JSON, and `gguf` finds the tokenizer inside a GGUF file.
+`tokenizer_config.json` as every Hugging Face tool does.
+
+    bpe, algorithms      training: byte-level BPE; Unigram and WordPiece beside it; in one page: `reference`
+    train, extend        the stages: a tokenizer from a corpus, more tokens for one there is
+    encoder, trainer     the compiled code (cpp/) that does both fast; `characters` is its table of Unicode
+    chat, tools          messages to text and ids, the mask of the assistant's tokens, tools in a chat
+    pack, shards         a corpus becomes shards, which are read by position and by document
+    report, compare      what a tokenizer costs in each language; several on the same texts
+    alphabet, gguf       the table by which bytes stand in JSON; the tokenizer inside a GGUF file
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
     from danlu.tokenizer.shards import TokenShards
     from danlu.tokenizer.tokenizer import Tokenizer
 
-STAGES: tuple[str, ...] = ("train", "pack")
+STAGES: tuple[str, ...] = ("train", "pack", "extend", "compare")
 
 __all__ = ["STAGES", "TokenShards", "Tokenizer"]
 

@@ -14,6 +14,7 @@ The report counts bytes per token by language: the figure that turns a loss per 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,10 @@ def pack(config: PackConfig, run: StageRun, corpus: Artifact, tokenizer: Artifac
             tokens_per_shard=config.tokens_per_shard,
         ) as writer:
             for group in _groups(read_documents(corpus, split)):
-                encoded = encoder.encode_batch([document.text for document in group])
-                for document, ids in zip(group, encoded, strict=True):
-                    writer.add(document.id, np.array([*ids, separator], dtype=np.uint32))
-                    table.add(document.language, len(document.text.encode("utf-8", "replace")), len(ids) + 1)
+                ids, ends = encoder.encode_arrays([document.text for document in group])
+                for document, (start, end) in zip(group, pairwise(ends.tolist()), strict=True):
+                    writer.add(document.id, np.append(ids[start:end], np.uint32(separator)))
+                    table.add(document.language, len(document.text.encode("utf-8", "replace")), end - start + 1)
                 run.progress(writer.documents, None, "documents")
         if writer.documents:
             run.progress(writer.documents, writer.documents, "documents")
@@ -100,8 +101,8 @@ def pack(config: PackConfig, run: StageRun, corpus: Artifact, tokenizer: Artifac
 
 
 def _splits(directory: Path) -> list[str]:
-    """The splits of a corpus directory, training first; what was rejected is no split."""
-    names = {file.name.rsplit("-", 1)[0] for file in directory.glob("*-*.parquet")} - {"rejected"}
+    """The splits of a corpus directory, training first; what was rejected and what was measured are no splits."""
+    names = {file.name.rsplit("-", 1)[0] for file in directory.glob("*-*.parquet")} - {"rejected", "scores"}
     return sorted(names, key=lambda name: (name != "train", name))
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -58,11 +59,13 @@ def tokenizer_report(tokenizer: Tokenizer, documents: Iterable[Document], *, max
     used = np.zeros(tokenizer.vocab_size, dtype=bool)
     errors = 0
     for batch in _batches(documents, max_bytes):
-        for document, ids in zip(batch, tokenizer.encode_batch([d.text for d in batch]), strict=True):
+        flat, ends = tokenizer.encode_arrays([d.text for d in batch])
+        for document, (start, end) in zip(batch, pairwise(ends.tolist()), strict=True):
+            ids = flat[start:end]
             table.add(document.language, len(document.text.encode("utf-8", "replace")), len(ids))
             n_units[document.language] = n_units.get(document.language, 0) + len(units(document.text))
             used[ids] = True
-            errors += tokenizer.decode(ids) != document.text
+            errors += tokenizer.decode(ids.tolist()) != document.text
     languages = table.rows()
     for language, row in languages.items():
         row["units"] = n_units[language]

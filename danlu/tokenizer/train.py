@@ -1,4 +1,4 @@
-"""Train a tokenizer on a corpus (the algorithm and its reasons are in `bpe.py`).
+"""Train a tokenizer on a corpus (the algorithms and their reasons are in `bpe.py` and `algorithms.py`).
 
 A vocabulary is made of counts, and counts of a sample are as good as counts of everything: beyond a few hundred
 megabytes only the rarest merges change. So at most `max_training_bytes` of text are read, as a sample of whole
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,7 @@ from danlu.core.artifact import Artifact, Manifest, write_json
 from danlu.core.stage import Estimate, StageConfig, StageRun, stage
 from danlu.data.document import read_documents
 from danlu.tokenizer import bpe, chat
+from danlu.tokenizer.algorithms import SAMPLE_BYTES, train_unigram, train_wordpiece
 from danlu.tokenizer.report import tokenizer_report
 from danlu.tokenizer.tokenizer import Tokenizer, make_config
 
@@ -27,6 +28,7 @@ REPORT_BYTES = 5_000_000
 
 
 class TrainConfig(StageConfig):
+    algorithm: Literal["bpe", "unigram", "wordpiece"] = "bpe"  # see algorithms.py
     vocab_size: int = Field(default=4096, gt=0)
     eos_token: str = "<|endoftext|>"  # ends a document
     pad_token: str = "<|pad|>"  # a token of its own: a pad that is also EOS teaches no end
@@ -34,6 +36,9 @@ class TrainConfig(StageConfig):
     chat_template: str = chat.CHATML
     min_frequency: int = Field(default=2, ge=1)
     han_run: int = Field(default=bpe.HAN_RUN, ge=1, le=16)
+    max_memory: int = Field(
+        default=bpe.MAX_MEMORY, ge=1 << 20
+    )  # bytes; what does not fit goes to disk, then the rarest
     max_training_bytes: int = Field(default=100_000_000, gt=0)
     seed: int = 0
 
@@ -47,20 +52,16 @@ def estimate(config: TrainConfig, parents: Mapping[str, Manifest | None]) -> Est
 
 @stage("tokenizer.train", makes="tokenizer", takes={"corpus": "corpus"}, estimate=estimate)
 def train(config: TrainConfig, run: StageRun, corpus: Artifact) -> dict[str, Any]:
-    """Train a byte-level BPE tokenizer on the training documents of a corpus.
+    """Train a byte-level tokenizer (BPE, or as `algorithm` says) on the training documents of a corpus.
 
     Raises UserError when the corpus is empty, `vocab_size` too small or the chat template broken.
     """
     chat.check_template(config.chat_template)
     names = list(dict.fromkeys([config.eos_token, config.pad_token, *config.special_tokens]))
-    sample = _Sample(corpus, config.max_training_bytes, config.seed)
-    tokenizer_json = bpe.train_bpe(
-        sample.texts(run),
-        vocab_size=config.vocab_size,
-        special_tokens=names,
-        min_frequency=config.min_frequency,
-        han_run=config.han_run,
-    )
+    most = config.max_training_bytes if config.algorithm == "bpe" else min(config.max_training_bytes, SAMPLE_BYTES)
+    sample = Sample(corpus, most, config.seed)
+    counts: dict[str, int] = {}
+    tokenizer_json = _train(config, names, sample.texts(run), run, counts)
     tokenizer = Tokenizer(
         tokenizer_json,
         make_config(
@@ -80,6 +81,14 @@ def train(config: TrainConfig, run: StageRun, corpus: Artifact) -> dict[str, Any
     split = "validation" if held_out else "train"
     report = tokenizer_report(tokenizer, read_documents(corpus, split), max_bytes=REPORT_BYTES)
     report |= {"measured_on": split, "training_documents": sample.documents, "training_bytes": sample.bytes}
+    report |= {key: value for key, value in counts.items() if key.startswith("sample_")}
+    if counts.get("dropped_pieces"):
+        report["dropped"] = {"pieces": counts["dropped_pieces"], "occurrences": counts["dropped_occurrences"]}
+        run.events.emit(
+            "warning",
+            message=f"max_memory had room for {counts['pieces']} distinct pieces; the {counts['dropped_pieces']} "
+            f"rarest ({counts['dropped_occurrences']} occurrences) were not learned from",
+        )
     write_json(run.out / "report.json", report)
     return {
         "vocab_size": tokenizer.vocab_size,
@@ -89,7 +98,28 @@ def train(config: TrainConfig, run: StageRun, corpus: Artifact) -> dict[str, Any
     }
 
 
-class _Sample:
+def _train(config: TrainConfig, names: list[str], texts: Iterator[str], run: StageRun, counts: dict[str, int]) -> str:
+    """The text of tokenizer.json; what the trainer counted goes into `counts`."""
+    size, run_length, frequency = config.vocab_size, config.han_run, config.min_frequency
+    if config.algorithm == "unigram":
+        return train_unigram(texts, vocab_size=size, special_tokens=names, han_run=run_length, counts=counts)
+    if config.algorithm == "wordpiece":
+        return train_wordpiece(
+            texts, vocab_size=size, special_tokens=names, min_frequency=frequency, han_run=run_length, counts=counts
+        )
+    return bpe.train_bpe(
+        texts,
+        vocab_size=size,
+        special_tokens=names,
+        min_frequency=frequency,
+        han_run=run_length,
+        max_memory=config.max_memory,
+        folder=run.work,
+        counts=counts,
+    )
+
+
+class Sample:
     """The documents with the smallest hashes whose text fits `max_bytes`; at least one."""
 
     def __init__(self, corpus: Artifact, max_bytes: int, seed: int) -> None:

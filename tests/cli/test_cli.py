@@ -111,7 +111,7 @@ def test_recipes_are_listed(here: Path) -> None:
         (["run", "toy.yaml", "--budget", "soon"], "is no budget"),
         (["run", "toy.yaml", "--size", "nano"], "no stage of this recipe builds a model"),
         (["run", "quickstart", "--size", "nanno", "--only", "corpus"], "nanno"),
-        (["show", "nothing"], 'no model or corpus or tokens "nothing"'),
+        (["show", "nothing"], 'no artifact "nothing"'),
         (["generate", "nothing", "--prompt", "x"], 'no model "nothing"'),
         (["chat", "nothing"], 'no model "nothing"'),
         (["serve", "nothing"], 'no model "nothing"'),

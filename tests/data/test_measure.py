@@ -20,6 +20,8 @@ from danlu.core.stage import StageRun
 from danlu.core.workers import Workers
 from danlu.data import measure as measuring
 from danlu.data.measure import MeasureConfig, measure
+from danlu.data.sources.find import find_files
+from danlu.data.sources.pieces import pieces
 from tests.data.test_prepare import _folder, _page
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A folder that is cut into about ten pieces."""
     monkeypatch.setattr(measuring, "PIECE_BYTES", 4_000)
+    monkeypatch.setattr(measuring, "SMALL_PIECE_BYTES", 4_000)
     rows = "".join(json.dumps({"text": _page(100 + i)}, ensure_ascii=False) + "\n" for i in range(40))
     files: dict[str, str | bytes] = {f"p{i}.txt": _page(i, 700) for i in range(12)}
     return _folder(tmp_path / "in", {**files, "rows.jsonl": rows + "{broken\n", "torn.txt": bytes(range(256))})
@@ -45,6 +48,14 @@ def test_the_number_of_workers_changes_no_byte(tmp_path: Path, source: str) -> N
     one = _measured(tmp_path / "one", source, Workers(1))
     assert len(one) > 4
     assert _measured(tmp_path / "three", source, Workers(3)) == one
+
+
+def test_little_input_is_cut_finely_enough_for_workers_to_end_together(tmp_path: Path) -> None:
+    lines = json.dumps({"text": "x" * 1_000}) + "\n"
+    folder = _folder(tmp_path / "in", {"rows.jsonl": lines * 2_500, "small.txt": "a page"})
+    size = measuring.piece_bytes(find_files(folder))
+    assert size == measuring.SMALL_PIECE_BYTES
+    assert len([piece for file in find_files(folder) for piece in pieces(file, size)]) >= 5
 
 
 def test_every_text_is_there_with_its_numbers(tmp_path: Path, source: str) -> None:
@@ -72,7 +83,7 @@ from pathlib import Path
 from danlu.core.stage import StageRun
 from danlu.core.workers import Workers
 from danlu.data import measure
-measure.PIECE_BYTES = 20_000
+measure.PIECE_BYTES = measure.SMALL_PIECE_BYTES = 20_000
 run = StageRun.for_test(Path({str(tmp_path / "run")!r}))
 run.workers = Workers(2)
 measure.measure(measure.MeasureConfig(source={source!r}), run)

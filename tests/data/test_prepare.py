@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from danlu.core.artifact import sha256_file
+from danlu.core.artifact import Artifact, sha256_file
 from danlu.core.errors import Interrupted, UserError
 from danlu.core.events import read_events
 from danlu.core.stage import StageRun, get_stage
@@ -266,7 +266,7 @@ def test_an_empty_corpus_says_what_dropped_everything(
 @pytest.mark.parametrize(
     "config",
     [
-        {"source": []},
+        {"source": ["x", ""]},
         {"source": ""},
         {"source": "x", "validation_share": 0.9},
         {"source": "x", "split_similarity": 0.9},
@@ -275,6 +275,17 @@ def test_an_empty_corpus_says_what_dropped_everything(
 def test_impossible_configs_are_refused(config: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         PrepareConfig(**config)
+
+
+def test_nothing_to_read_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing to read"):
+        prepare(PrepareConfig(), StageRun.for_test(tmp_path))
+
+
+def test_pages_of_a_crawl_are_a_source(tmp_path: Path) -> None:
+    source = _folder(tmp_path / "crawled", {f"p{i}.txt": _page(i) for i in range(5)})
+    run = StageRun.for_test(tmp_path / "run")
+    assert prepare(PrepareConfig(), run, Artifact.from_path(Path(source), "corpus"))["documents"] == 5
 
 
 def test_an_interrupted_run_says_so_and_a_new_one_starts_anew(tmp_path: Path) -> None:

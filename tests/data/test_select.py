@@ -30,6 +30,7 @@ def _rows() -> list[dict[str, Any]]:
     rows.append({"text": BANNER})
     shared = _page(300, 200)
     rows += [{"text": _page(301 + i, 400) + shared + _page(311 + i, 400)} for i in range(2)]
+    rows.append({"text": _page(400) + "Half of this page is written in another language than the rest of it.\n" * 2})
     return rows
 
 
@@ -128,7 +129,9 @@ def test_licences(chosen: Any) -> None:
 
 
 def test_confidence_of_the_language(chosen: Any) -> None:
-    assert chosen(confidence="auto").kept
+    assert "language:unsure" not in chosen().reasons()
+    assert chosen(confidence={"zh": 0.95}).reasons()["language:unsure"] == ["rows.jsonl:41"]
+    assert chosen(confidence="auto").reasons()["language:unsure"] == ["rows.jsonl:41"]  # all others are sure
     with pytest.raises(ValidationError):
         chosen(confidence={"zh": 1.01})
 
@@ -152,3 +155,25 @@ def test_a_corpus_is_not_a_measured_one(chosen: Any, tmp_path: Path) -> None:
     done = chosen()
     with pytest.raises(UserError, match="not a measured corpus"):
         select(SelectConfig(), StageRun.for_test(tmp_path / "again"), Artifact.from_path(done.path, "corpus"))
+
+
+def test_a_document_knows_how_many_copies_it_stands_for(tmp_path: Path) -> None:
+    files = {f"p{i}.txt": _page(i) for i in range(6)} | {f"copy{i}.txt": _page(2) for i in range(3)}
+    run = StageRun.for_test(tmp_path / "run")
+    prepare(PrepareConfig(source=_folder(tmp_path / "in", files)), run)
+    copies = [d.meta.get("copies", 1) for d in Corpus(run.out, {}).kept]
+    assert sorted(copies) == [1, 1, 1, 1, 1, 4]
+
+
+def test_items_of_benchmarks_leave_the_corpus(tmp_path: Path) -> None:
+    items = [{"id": i, "question": _page(500 + i, 60), "answer": _page(600 + i, 30)} for i in range(3)]
+    exam = tmp_path / "exam.jsonl"
+    exam.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items), "utf-8")
+    planted = _page(1) + items[1]["question"] + items[1]["answer"] + _page(2)
+    source = _folder(tmp_path / "in", {**{f"p{i}.txt": _page(10 + i) for i in range(6)}, "leak.txt": planted})
+    run = StageRun.for_test(tmp_path / "run")
+    prepare(PrepareConfig(source=source, benchmarks=[f"exam={exam}"]), run)
+    corpus = Corpus(run.out, {})
+    assert corpus.reasons() == {"contamination:exam": ["leak.txt"]}
+    (hit, *_) = corpus.report["contamination"]["listed"]
+    assert hit["benchmark"] == "exam" and "1" in str(hit["item"])

@@ -25,4 +25,5 @@ def test_recipes_and_assets_travel_with_the_wheel(tmp_path: Path) -> None:
     assets = {p.relative_to(ROOT).as_posix() for p in (ROOT / "danlu" / "serve" / "assets").iterdir() if p.is_file()}
     assert assets and assets <= names
     assert {"danlu/py.typed", "danlu/kernels/cpu/step.cpp", "danlu/kernels/cpu/matrix.h"} <= names
+    assert {"danlu/tokenizer/cpp/tokenizer.cpp", "danlu/tokenizer/cpp/characters.h"} <= names
     assert not [name for name in names if name.startswith("tests/")]

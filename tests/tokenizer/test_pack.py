@@ -86,12 +86,13 @@ def test_special_strings_and_empty_documents_in_a_corpus(tmp_path: Path) -> None
     assert shards.document(1)[1:] == (len(TOKENIZER.encode(texts[0])) + 1, len(TOKENIZER.encode(texts[0])) + 2)
 
 
-def test_rejected_rows_are_not_packed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["rejected", "scores"])
+def test_what_lies_beside_the_splits_is_not_packed(tmp_path: Path, name: str) -> None:
     corpus = write_corpus(tmp_path / "corpus", documents())
-    (corpus.path / "rejected-00000.parquet").write_bytes((corpus.path / "train-00000.parquet").read_bytes())
+    (corpus.path / f"{name}-00000.parquet").write_bytes((corpus.path / "train-00000.parquet").read_bytes())
     metrics, out = run(tmp_path / "run", corpus, saved(tmp_path / "tok"))
-    assert not any("rejected" in key for key in metrics)
-    assert not list(out.glob("rejected*"))
+    assert not any(name in key for key in metrics)
+    assert not list(out.glob(f"{name}*"))
 
 
 def test_bos_separates_where_there_is_no_eos(tmp_path: Path) -> None:

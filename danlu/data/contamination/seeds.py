@@ -26,7 +26,7 @@ from danlu.data.contamination.units import FACTOR, GAP_HASH, MIXER, find_units, 
 WIDTH = 4  # units
 _BITS_PER_KEY = 32
 
-_NATIVE = native.Native("contamination", Path(__file__).parent, ("seeds.cpp",), "numpy looks for seeds, more slowly")
+SEEDS = native.Native("contamination", Path(__file__).parent, ("seeds.cpp",), "numpy looks for seeds, more slowly")
 
 
 class Hits(NamedTuple):
@@ -112,7 +112,7 @@ def _two_bits(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    library = native.load(_NATIVE)
+    library = native.load(SEEDS)
     if library is not None:
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         library.danlu_find_seeds.restype = number

@@ -48,6 +48,7 @@ class LiteralSet:
         self._bytes = [literal.encode().lower() for literal in self.literals]  # bytes.lower folds ASCII alone
         self._long = [i for i, data in enumerate(self._bytes) if len(data) >= _WINDOW]
         self._short = [i for i, data in enumerate(self._bytes) if len(data) < _WINDOW]
+        self._flags = ctypes.c_char * len(self._long)  # an array of zeros when called; making the type is slow
         self._handle: int | None = None
 
     def present(self, text: str) -> tuple[str, ...]:
@@ -59,10 +60,9 @@ class LiteralSet:
             return tuple(self.literals[i] for i, literal in enumerate(self._bytes) if literal in folded)
         found = []
         if self._long:
-            buffer = bytearray(len(self._long))
-            pointer = (ctypes.c_char * len(buffer)).from_buffer(buffer)
-            if library.literals_find(self._made(library), data, len(data), ctypes.addressof(pointer)):
-                found = [self._long[i] for i, flag in enumerate(buffer) if flag]
+            flags = self._flags()
+            if library.literals_find(self._handle or self._made(library), data, len(data), flags):
+                found = [self._long[i] for i, flag in enumerate(flags.raw) if flag != 0]
         if self._short:
             folded = data.lower()
             found += [i for i in self._short if self._bytes[i] in folded]

@@ -1,6 +1,6 @@
 """MinHash of datatrove over JSON lines, its four steps in one process. Prints seconds and the ids that were removed.
 
-python bench/dedup/run_datatrove.py IN_FOLDER OUT_FOLDER BANDS ROWS      files LANGUAGE.jsonl with {"id", "text"}
+python -m bench.data_peers.minhash_datatrove IN_FOLDER OUT_FOLDER BANDS ROWS   # files LANGUAGE.jsonl of {"id", "text"}
 
 Each language is signed with the tokenizer datatrove has for it (spaCy for English, jieba for Chinese). Needs nothing
 of danlu: it runs in an environment of its own.

@@ -1,6 +1,6 @@
 """MinHash of danlu over JSON lines: read, sign, cluster, write what stays. Prints seconds and removed ids.
 
-python bench/dedup/run_danlu.py IN_FOLDER OUT_FOLDER      files LANGUAGE.jsonl with {"id", "text"}
+python -m bench.data_peers.minhash_danlu IN_FOLDER OUT_FOLDER      files LANGUAGE.jsonl with {"id", "text"}
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from danlu.core.text import units
 from danlu.data.dedup.clusters import near_duplicates
-from danlu.data.dedup.minhash import DEFAULT_SHINGLE_UNITS, SHINGLE_UNITS, Signatures, UnitHashes
 from danlu.data.dedup.native import library
 from danlu.data.dedup.tables import id_keys
+from danlu.data.scan import scan
+
+BATCH_DOCUMENTS = 1_000
+
+
+def _signed(texts: list[str], language: str) -> np.ndarray:
+    return scan(texts, [language] * len(texts), measures=False).signatures
 
 
 def main() -> None:
@@ -26,19 +31,23 @@ def main() -> None:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     library()  # compiled before the clock starts
+    scan(["warm up"], ["en"])
     begin = time.perf_counter()
-    signatures, hashes, ids = Signatures(), UnitHashes(), []
+    tables, ids = [], []
     files = sorted(source.glob("*.jsonl"))
     for file in files:
-        n = SHINGLE_UNITS.get(file.stem, DEFAULT_SHINGLE_UNITS)
+        texts: list[str] = []
         for line in file.open(encoding="utf-8"):
             row = json.loads(line)
-            found = units(row["text"].lower())
-            signatures.add(np.fromiter(map(hashes.__getitem__, found), dtype=np.uint64, count=len(found)), n)
             ids.append(row["id"])
-    rows, _ = signatures.finish()
+            texts.append(row["text"])
+            if len(texts) >= BATCH_DOCUMENTS:
+                tables.append(_signed(texts, file.stem))
+                texts = []
+        if texts:
+            tables.append(_signed(texts, file.stem))
     signed = time.perf_counter()
-    found_clusters = near_duplicates([rows], id_keys(ids), target / "work")
+    found_clusters = near_duplicates(tables, id_keys(ids), target / "work")
     clustered = time.perf_counter()
     dropped = found_clusters.dropped
     number = 0

@@ -1,6 +1,6 @@
 """Suffix array of a file by libdivsufsort (pydivsufsort). Prints seconds and peak memory.
 
-python bench/dedup/run_suffix.py FILE
+python -m bench.data_peers.substring_suffix FILE
 """
 
 from __future__ import annotations

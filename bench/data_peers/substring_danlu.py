@@ -1,6 +1,6 @@
 """Repeated passages by danlu in a file of JSON lines. Prints seconds and peak memory.
 
-python bench/dedup/run_repeats.py FILE WORK KIND AT_LEAST MEMORY_BYTES
+python -m bench.data_peers.substring_danlu FILE WORK KIND AT_LEAST MEMORY_BYTES
 """
 
 from __future__ import annotations

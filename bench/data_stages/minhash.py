@@ -1,7 +1,4 @@
-"""Duplicates, danlu and its peers on the same files: how fast, in how much memory, and what is found.
-
-    python bench/data_dedup.py                  everything, into bench/results/dedup_*.json
-    python bench/data_dedup.py --only minhash   or clusters, substring
+"""minhash, clusters, substring: how fast duplicates are found, in how much memory, and which.
 
 minhash     The whole stage (read, sign, cluster, write) on English and Chinese documents with planted copies whose
             exact Jaccard similarity is known, one process each: danlu, datatrove with its defaults (14 bands of 8
@@ -19,26 +16,21 @@ characters, without near-duplicates before copies are planted. Contestants take 
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import contest
 import numpy as np
 
-STORE = contest.HERE / ".store" / "dedup"
-DEBIAN = contest.HERE / ".store" / "debian"
-PEERS = contest.HERE / "dedup"
-DATATROVE = ["datatrove[io]>=0.10", "spacy", "jieba", "xxhash<4", "regex", "orjson", "nltk", "tokenizers"]
-SUFFIX = ["pydivsufsort"]
+from bench import contest
+from bench.data_stages import DATATROVE, SUFFIX_ARRAY, files, once, python_of
+
+STORE = files.STORE / "dedup"
 BYTES = {"en": 4_000_000, "zh": 2_500_000}  # of base documents
-PACKAGES = {"en": "linux-doc-6.1", "zh": "manpages-zh"}
+PACKAGES = {"en": files.LINUX, "zh": files.MANUALS}
 PLANTED = 800  # copies a language
 BUCKETS = ((0.5, 0.6), (0.6, 0.7), (0.7, 0.8), (0.8, 0.9), (0.9, 1.01))
 
@@ -46,23 +38,11 @@ BUCKETS = ((0.5, 0.6), (0.6, 0.7), (0.7, 0.8), (0.8, 0.9), (0.9, 1.01))
 # ---- documents -----------------------------------------------------------------------------------------------------
 
 
-def debian(package: str) -> Path:
-    """The unpacked files of a Debian package, fetched once."""
-    folder = DEBIAN / package
-    if not folder.is_dir():
-        DEBIAN.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["apt-get", "download", package], cwd=DEBIAN, check=True, stdout=subprocess.DEVNULL)
-        archive = next(DEBIAN.glob(f"{package}_*.deb"))
-        subprocess.run(["dpkg", "-x", archive.name, package], cwd=DEBIAN, check=True)
-        archive.unlink()
-    return folder
-
-
 def base_texts(language: str) -> Iterator[str]:
     from danlu.data.split import cut
 
     pattern = "usr/share/man/zh_CN/man*/*.gz" if language == "zh" else "usr/share/doc/**/*.rst.gz"
-    for file in sorted(debian(PACKAGES[language]).glob(pattern)):
+    for file in sorted(files.debian(PACKAGES[language]).glob(pattern)):
         text = gzip.decompress(file.read_bytes()).decode("utf-8", "replace")
         if language == "zh":  # roff: requests and changes of font are no text
             text = re.sub(r"^[.'].{0,3}\s?|\\f.|\\-|\\&", "", text, flags=re.MULTILINE)
@@ -81,15 +61,9 @@ def without_duplicates(texts: list[str], language: str) -> list[str]:
 
 
 def signatures(texts: list[str], language: str) -> np.ndarray:
-    from danlu.core.text import units
-    from danlu.data.dedup.minhash import DEFAULT_SHINGLE_UNITS, SHINGLE_UNITS, Signatures, UnitHashes
+    from danlu.data.scan import scan
 
-    made, hashes = Signatures(), UnitHashes()
-    for text in texts:
-        found = units(text.lower())
-        numbers = np.fromiter(map(hashes.__getitem__, found), dtype=np.uint64, count=len(found))
-        made.add(numbers, SHINGLE_UNITS.get(language, DEFAULT_SHINGLE_UNITS))
-    return made.finish()[0]
+    return scan(texts, [language] * len(texts), measures=False).signatures
 
 
 def edited(text: str, share: float, block: bool, vocabulary: list[str], random: np.random.Generator) -> str:
@@ -155,15 +129,6 @@ def make_documents() -> dict[str, Any]:
 # ---- contests ------------------------------------------------------------------------------------------------------
 
 
-def run(command: list[str]) -> dict[str, Any]:
-    """The JSON that a contestant prints last. Raises Unavailable with its last words."""
-    done = subprocess.run(command, capture_output=True, text=True, cwd=contest.HERE.parent)
-    if done.returncode:
-        raise contest.Unavailable(contest.one_line(done.stderr.strip().rsplit("\n", 1)[-1]))
-    answer: dict[str, Any] = json.loads(done.stdout.strip().rsplit("\n", 1)[-1])
-    return answer
-
-
 def judged(removed: list[str], truth: dict[str, Any]) -> dict[str, Any]:
     gone, planted = set(removed), {name for pair in truth["pairs"] for name in pair["ids"]}
     recall: dict[str, Any] = {}
@@ -180,20 +145,19 @@ def minhash(rounds: int) -> dict[str, Any]:
     truth = make_documents()
     total = sum(one["bytes"] for one in truth["size"].values())
     source, target = str(STORE / "in"), str(STORE / "out")
-    entries: dict[str, Callable[[], list[str]]] = {
-        "danlu": lambda: [sys.executable, str(PEERS / "run_danlu.py"), source, target],
+    turns: dict[str, Callable[[], dict[str, Any]]] = {
+        "danlu": lambda: once(sys.executable, "minhash_danlu", source, target)
     }
     for name, bands, rows in (("datatrove 14 x 8", 14, 8), ("datatrove 32 x 4", 32, 4)):
-        entries[name] = lambda bands=bands, rows=rows: [
-            contest.environment("datatrove", DATATROVE), str(PEERS / "run_datatrove.py"), source, target,
-            str(bands), str(rows),
-        ]  # fmt: skip
-    seconds: dict[str, list[float]] = {name: [] for name in entries}
+        turns[name] = lambda bands=bands, rows=rows: once(
+            python_of("datatrove", DATATROVE), "minhash_datatrove", source, target, bands, rows
+        )
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
     rows_out: dict[str, dict[str, Any]] = {}
     for _ in range(rounds):
-        for name, command in entries.items():
+        for name, turn in turns.items():
             try:
-                answer = run(command())
+                answer = turn()
             except contest.Unavailable as error:
                 rows_out[name] = {"name": name, "error": str(error)}
                 continue
@@ -206,54 +170,33 @@ def minhash(rounds: int) -> dict[str, Any]:
                 **judged(answer["removed"], truth),
             }
             print(name, json.dumps({**rows_out[name], "recall": ""}), flush=True)
-    return {"size": truth["size"], "rows": list(rows_out.values())}
+    return {"what": "duplicates: the whole stage", "size": truth["size"], "rows": list(rows_out.values())}
 
 
 def clusters(rounds: int) -> dict[str, Any]:
-    command = [sys.executable, str(PEERS / "run_clusters.py"), str(STORE / "signatures"), "2000000", str(10**9)]
-    answers = [run(command) for _ in range(rounds)]
+    answers = [once(sys.executable, "clusters_danlu", STORE / "signatures", 2_000_000, 10**9) for _ in range(rounds)]
     rate = contest.spread([one["documents"] / one["seconds"] for one in answers])
     print(rate, answers[-1], flush=True)
-    return {"documents_per_second": rate, "memory_bytes": 10**9, **answers[-1]}
+    return {"what": "duplicates: clusters", "documents_per_second": rate, "memory_bytes": 10**9, **answers[-1]}
 
 
 def substring(rounds: int) -> dict[str, Any]:
     make_documents()
-    file, plain = STORE / "in" / "en.jsonl", STORE / "en.txt"
+    file, plain, work = STORE / "in" / "en.jsonl", STORE / "en.txt", STORE / "repeats"
     plain.write_text("\0".join(json.loads(line)["text"] for line in file.open(encoding="utf-8")), encoding="utf-8")
-    size = plain.stat().st_size
+    size, memory = plain.stat().st_size, 64 << 20
+    turns: dict[str, Callable[[], dict[str, Any]]] = {
+        "danlu, bytes": lambda: once(sys.executable, "substring_danlu", file, work, "bytes", 300, memory),
+        "danlu, units": lambda: once(sys.executable, "substring_danlu", file, work, "units", 100, memory),
+        "suffix array and LCP": lambda: once(python_of("suffix", SUFFIX_ARRAY), "substring_suffix", plain),
+    }
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in turns}
+    for _ in range(rounds):
+        for name, turn in turns.items():
+            runs[name].append(turn())
     rows = []
-    for name, command in {
-        "danlu, bytes": lambda: [sys.executable, str(PEERS / "run_repeats.py"), str(file), str(STORE / "repeats"),
-                                 "bytes", "300", str(64 << 20)],
-        "danlu, units": lambda: [sys.executable, str(PEERS / "run_repeats.py"), str(file), str(STORE / "repeats"),
-                                 "units", "100", str(64 << 20)],
-        "suffix array and LCP": lambda: [contest.environment("suffix", SUFFIX), str(PEERS / "run_suffix.py"),
-                                         str(plain)],
-    }.items():  # fmt: skip
-        try:
-            answers = [run(command()) for _ in range(rounds)]
-        except contest.Unavailable as error:
-            rows.append({"name": name, "error": str(error)})
-            continue
+    for name, answers in runs.items():
         rate = contest.spread([size / 1e6 / one["seconds"] for one in answers])
         rows.append({"name": name, "megabytes_per_second": rate, **answers[-1]})
         print(rows[-1], flush=True)
-    return {"bytes": size, "rows": rows}
-
-
-PARTS = {"minhash": minhash, "clusters": clusters, "substring": substring}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(PARTS))
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
-    for name in arguments.only.split(","):
-        result: dict[str, Any] = {"what": f"duplicates: {name}", "rounds": arguments.rounds}
-        print("wrote", contest.write_result(f"dedup_{name}", result | PARTS[name](arguments.rounds)))
-
-
-if __name__ == "__main__":
-    main()
+    return {"what": "duplicates: repeated passages", "bytes": size, "rows": rows}

@@ -1,6 +1,6 @@
 """The clusters part of danlu alone, on signatures made at random with planted copies. Prints seconds and peak memory.
 
-python bench/dedup/run_clusters.py FOLDER DOCUMENTS MEMORY_BYTES
+python -m bench.data_peers.clusters_danlu FOLDER DOCUMENTS MEMORY_BYTES
 """
 
 from __future__ import annotations
