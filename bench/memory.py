@@ -32,7 +32,24 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 HAN = "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳云腾致雨露结为霜金生丽水玉出昆冈剑号巨阙珠称夜光"
-WORDS = ["river", "stone", "light", "winter", "garden", "letter", "bridge", "morning", "silver", "quiet", "distant"]
+WORDS = [
+    "river",
+    "stone",
+    "light",
+    "winter",
+    "garden",
+    "letter",
+    "bridge",
+    "morning",
+    "silver",
+    "quiet",
+    "distant",
+    "harbour",
+    "copper",
+    "lantern",
+    "meadow",
+    "thunder",
+]
 SORTING_MB = 1_024 * 1.05  # `memory_mb` of `data.select` by default, in units of 10^6
 
 

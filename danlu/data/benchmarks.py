@@ -81,9 +81,7 @@ def load(spec: str) -> Benchmark:
 
     Raises UserError when there is none of that name, nothing at the path, or nothing in it that is an item.
     """
-    name, _, path = spec.partition("=")
-    if not path and name not in BENCHMARKS:
-        raise UserError(f'there is no benchmark "{name}"', suggest(name, BENCHMARKS) + "; or write NAME=PATH")
+    name, path = _parse(spec)
     origin = BENCHMARKS.get(name, Origin(_records))
     if path:
         version, files = "files", _user_files(Path(path), origin)
@@ -101,8 +99,8 @@ def load(spec: str) -> Benchmark:
 
 
 def fingerprint(spec: str) -> Any:
-    """JSON that changes when the files behind a spec do, without reading them as items."""
-    name, _, path = spec.partition("=")
+    """JSON that changes when the files behind a spec do, without reading them as items. Raises UserError as `load`."""
+    name, path = _parse(spec)
     if path:
         files = _user_files(Path(path), BENCHMARKS.get(name, Origin(_records)))
         return [spec, {file: hashlib.sha256(data).hexdigest() for file, data in sorted(files.items())}]
@@ -111,6 +109,14 @@ def fingerprint(spec: str) -> Any:
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def _parse(spec: str) -> tuple[str, str]:
+    """(name, path); an empty path is a benchmark of the table."""
+    name, _, path = spec.partition("=")
+    if not path and name not in BENCHMARKS:
+        raise UserError(f'there is no benchmark "{name}"', suggest(name, BENCHMARKS) + "; or write NAME=PATH")
+    return name, path
 
 
 def _package_files(origin: Origin) -> dict[str, bytes]:

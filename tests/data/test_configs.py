@@ -16,13 +16,14 @@ from danlu.data.prepare import PrepareConfig
 NAN = float("nan")
 # What each key refuses. A key that is new must be given its line here.
 WRONG: dict[str, list[Any]] = {
-    "source": ["", [], [""], 5, None, {"a": 1}, "nope:x", "/nowhere/x", "python:x", "a\0b", "\ud800", ["a", "a"], "~nobody9/x"],
+    "source": ["", [""], 5, None, {"a": 1}, "nope:x", "/nowhere/x", "python:x", "a\0b", "\ud800", ["a", "a"], "~nobody9/x"],
     "licence": [None, 5, ["MIT"], "\ud800"],
     "text_field": [5, ["text"], "\ud800"],
     "clean": [None, "x", {"nope": 1}, {"convert": "klingon"}, {"html": "maybe"}],
     "line_filter": [None, "x", 2, []],
     "personal": ["x", [], {"nope": 1}, {"action": "x"}, {"actions": {"mail": "drop"}}, {"actions": {"email": "x"}}, {"skip": ["x"]}, {"skip": "email"}],
     "neutralise_markers": [None, "x", 7],
+    "benchmarks": [None, "nope", ["nope"], [5], ["x=/nowhere"]],
     "max_document_chars": [None, 0, -1, 999, 1.5, "x", NAN],
     "languages": [[], "zh", ["ZH"], ["klingon"], [""], [5], ["code:\n"], ["\ud800"]],
     "confidence": [-0.1, 1.5, NAN, "sure", {"zh": 2}, {"zh": NAN}, {"zh": "x"}, []],

@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danlu.data.split import cut, draw, hold_out
+from danlu.data.dedup.minhash import clusters
+from danlu.data.split import cut, draw, hold_out, joined
 
 
 def _ids(n: int) -> list[str]:
@@ -53,3 +54,17 @@ def test_parts_are_short_enough_and_join_to_the_text(text: str, limit: int) -> N
     parts = cut(text, limit)
     assert "".join(parts) == text
     assert all(0 < len(part) <= limit for part in parts)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4), st.integers(0, 9)), min_size=1, max_size=40))
+def test_joined_groups_are_those_of_all_pairs(rows: list[tuple[int, int, int]]) -> None:
+    """(alike, part, origin) of each document; the oracle unites pair by pair."""
+    alike, parts, origins = (np.array(column) for column in zip(*rows, strict=True))
+    pairs = [
+        (i, j)
+        for i in range(len(rows))
+        for j in range(i + 1, len(rows))
+        if alike[i] == alike[j] or (parts[i] and parts[j] and origins[i] == origins[j])
+    ]
+    groups = joined(alike.astype(np.uint32), parts.astype(np.int32), origins.astype(np.uint64))
+    assert groups.tolist() == clusters(len(rows), pairs).tolist()
