@@ -18,11 +18,14 @@ import functools
 import os
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
+_HAS_BF16 = ("avx512_bf16", "amx_bf16", "bf16")  # processors that multiply bfloat16 themselves
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,20 @@ def probe(refresh: bool = False) -> Device:
     return _probe()
 
 
+def choose_dtype(rates: Mapping[str, float], has_instructions: bool) -> str:
+    """The dtype to multiply in: the faster one, in the same way in every run on this machine.
+
+    `rates` are FLOP/s as measured. On a busy machine a measurement may be off by a factor, and a run that changes its
+    mind about the dtype does not end in the same bits. So where there are instructions for bfloat16 it must lose by
+    far, and where there are none (products are emulated, a hundred times slower) it must win by far.
+
+    >>> choose_dtype({"float32": 200e9, "bfloat16": 150e9}, True)
+    'bfloat16'
+    """
+    needed = 0.25 if has_instructions else 1.5
+    return "bfloat16" if rates.get("bfloat16", 0.0) > needed * rates["float32"] else "float32"
+
+
 @functools.lru_cache(maxsize=1)
 def _probe() -> Device:
     import psutil
@@ -73,7 +90,6 @@ def _probe() -> Device:
     device, notes = _choose_device()
     rates = {name: _matmul_rate(device, getattr(torch, name)) for name in ("float32", "bfloat16")}
     rates = {name: rate for name, rate in rates.items() if rate > 0}
-    dtype = "bfloat16" if rates.get("bfloat16", 0) > rates["float32"] else "float32"
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         free, total = torch.cuda.mem_get_info(device)
@@ -83,6 +99,7 @@ def _probe() -> Device:
         memory = psutil.virtual_memory()
         free, total = memory.available, memory.total
         name, features = cpu_name(), _cpu_features()
+    dtype = choose_dtype(rates, device.type == "cuda" or any(f in _HAS_BF16 for f in features))
     return Device(
         kind=device.type,
         name=name,
@@ -187,7 +204,7 @@ def cpu_name() -> str:
 
 
 def _cpu_features() -> tuple[str, ...]:
-    """The vector instructions that matter here, as the system lists them: for display only, never for choosing."""
+    """The vector instructions that matter here, as the system lists them. What they are worth is measured."""
     wanted = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "asimd", "i8mm", "bf16")
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as handle:
