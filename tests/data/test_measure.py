@@ -89,7 +89,7 @@ run.workers = Workers(2)
 measure.measure(measure.MeasureConfig(source={source!r}), run)
 """
     first = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
-    pieces = tmp_path / "run/work/pieces"
+    pieces = tmp_path / "run" / "work" / "pieces"
     while len(list(pieces.glob("0*"))) < 3:
         assert first.poll() is None
         time.sleep(0.005)
