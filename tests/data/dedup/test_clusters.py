@@ -15,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.core.errors import UserError
-from danlu.core.text import shingles, units
+from danlu.core.text import shingles
 from danlu.data.dedup import clusters as module
-from danlu.data.dedup import minhash, walk
+from danlu.data.dedup import walk
 from danlu.data.dedup.bands import band_keys
 from danlu.data.dedup.clusters import agreements_for, near_duplicates
+from danlu.data.dedup.minhash import clusters
 from danlu.data.dedup.native import library
+from danlu.data.dedup.signature import signatures
 from danlu.data.dedup.tables import Tables
 from tests.data.dedup.signatures import planted, some_keys
 
@@ -39,7 +41,7 @@ def _brute_force(rows: np.ndarray, keys: np.ndarray, threshold: float, guarded: 
         and (rows[order[a]] == rows[order[b]]).sum() >= agreements_for(threshold)
         and not (order[a] < guarded and order[b] < guarded)
     ]
-    roots = minhash.clusters(len(rows), pairs)
+    roots = clusters(len(rows), pairs)
     out = np.empty(len(rows), dtype=np.int64)
     out[order] = np.array(order)[roots]
     return out
@@ -266,18 +268,15 @@ def test_recall_and_precision_against_exact_jaccard_and_datasketch(tmp_path: Pat
             texts += [joiner.join(page), joiner.join(copy)]
     sets = [set(shingles(text, 3)) for text in texts]
     exact = [len(sets[i] & sets[i + 1]) / len(sets[i] | sets[i + 1]) for i in range(0, len(texts), 2)]
-    signatures, hashes = minhash.Signatures(), minhash.UnitHashes()
     index = datasketch.MinHashLSH(threshold=0.7, num_perm=128)
     theirs = 0
     sketches = []
-    for number, (text, shingle_set) in enumerate(zip(texts, sets, strict=True)):
-        parts = units(text)
-        signatures.add(np.array([hashes[part] for part in parts], dtype=np.uint64), 3)
+    for number, shingle_set in enumerate(sets):
         sketch = datasketch.MinHash(num_perm=128)
         sketch.update_batch([shingle.encode() for shingle in shingle_set])
         index.insert(number, sketch)
         sketches.append(sketch)
-    rows, _ = signatures.finish()
+    rows = signatures(texts, ["zh"] * len(texts))  # shingles of 3 units, in both languages
     found = near_duplicates([rows], some_keys(len(texts)), tmp_path)
     ours = 0
     alike = [pair for pair, j in enumerate(exact) if j >= 0.7]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import datasketch
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from danlu.core.text import shingles, units
-from danlu.data.dedup.minhash import clusters, similar_pairs
+from danlu.data.dedup.clusters import near_duplicates
 from danlu.data.dedup.signature import (
     PERMUTATIONS,
     permutations,
@@ -95,12 +97,11 @@ def test_no_worse_than_datasketch() -> None:
     assert errors[0] < 1.2 * errors[1]
 
 
-def test_planted_near_duplicates_are_found_and_others_are_not() -> None:
+def test_planted_near_duplicates_are_found_and_others_are_not(tmp_path: Path) -> None:
     pairs = _pairs("zh", 150)
     flat = [text for pair in pairs for text in pair]
     found = scan(flat, ["zh"] * len(flat))
-    hits, _ = similar_pairs(found.signatures, found.empty, 0.7)
-    together = clusters(len(flat), hits)
+    together = near_duplicates([found.signatures], np.arange(len(flat), dtype=np.uint64), tmp_path).near
     for number, (a, b) in enumerate(pairs):
         if _jaccard(a, b, 3) >= 0.8:
             assert together[2 * number] == together[2 * number + 1]
