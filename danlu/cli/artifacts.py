@@ -172,7 +172,12 @@ def register(main: click.Group) -> None:
     @click.argument("artifact")
     @click.argument("directory", type=click.Path(path_type=Path))
     @click.option("--to", "target", help="Format; default: hf for a model, jsonl for a corpus, megatron for tokens.")
-    def export(store: Store, as_json: bool, artifact: str, directory: Path, target: str | None) -> dict[str, Any]:
+    @click.option(
+        "--type", "kind", help="Of a model: the numbers in the file (gguf: Q8_0, Q4_K, ...; onnx: int8, ...)."
+    )
+    def export(
+        store: Store, as_json: bool, artifact: str, directory: Path, target: str | None, kind: str | None
+    ) -> dict[str, Any]:
         """Write a model, a corpus or tokens to DIRECTORY for other tools."""
         from danlu.core.artifact import atomic_directory
         from danlu.core.store import explain_disk_errors
@@ -180,33 +185,30 @@ def register(main: click.Group) -> None:
         directory = directory.resolve()
         found = store.resolve(artifact, tuple(_EXPORTERS))
         default, write = _EXPORTERS[found.kind]
+        if kind and found.kind != "model":
+            raise UserError(f"--type is for models, and {found.id} is no model", "leave it out")
         if directory.exists() and any(directory.iterdir() if directory.is_dir() else [directory]):
             raise UserError(f"{directory} is there already and not empty", "choose another directory")
         with explain_disk_errors(directory), atomic_directory(directory) as temporary:
-            facts = write(found.path, temporary, target or default)
+            facts = write(found.path, temporary, target or default, kind)
         if not as_json:
             click.echo(f"wrote {directory}")
         return {"id": found.id, "path": str(directory), "format": target or default, **facts}
 
 
-def _export_model(path: Path, directory: Path, target: str) -> dict[str, Any]:
-    if target != "hf":
-        hint = "--to hf is read by transformers and vLLM"
-        raise UserError(f'this version exports models to hf only, not to "{target}"', hint)
-    from danlu.model.hub import load, save_model
+def _export_model(path: Path, directory: Path, target: str, kind: str | None) -> dict[str, Any]:
+    from danlu.compress.export import export_model
 
-    model, tokenizer = load(path)
-    save_model(model, directory, tokenizer)
-    return {}
+    return export_model(path, directory, target, kind)
 
 
-def _export_corpus(path: Path, directory: Path, target: str) -> dict[str, Any]:
+def _export_corpus(path: Path, directory: Path, target: str, _: str | None) -> dict[str, Any]:
     from danlu.data.export import export_corpus
 
     return {"documents": export_corpus(path, directory, target)}
 
 
-def _export_tokens(path: Path, directory: Path, target: str) -> dict[str, Any]:
+def _export_tokens(path: Path, directory: Path, target: str, _: str | None) -> dict[str, Any]:
     from danlu.tokenizer.export import export_tokens
 
     return {"tokens": export_tokens(path, directory, target)}

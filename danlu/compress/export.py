@@ -1,0 +1,49 @@
+"""A model for other programs.
+
+    danlu export MODEL DIRECTORY --to FORMAT [--type TYPE]
+
+A format is a row of `TARGETS`: who reads it, the types of numbers it can hold, and a function that writes it. What a
+function has written is opened again before it counts: a file that its reader refuses is removed, and the export fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from danlu.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Target:
+    """`write(model path, empty directory, type)` returns facts for the report; raises UserError where it cannot."""
+
+    readers: str
+    types: tuple[str, ...]  # the first is the default
+    write: Callable[[Path, Path, str], dict[str, Any]]
+
+
+def _write_hf(model: Path, directory: Path, kind: str) -> dict[str, Any]:
+    from danlu.model.hub import load, save_model
+
+    loaded, tokenizer = load(model)
+    save_model(loaded, directory, tokenizer)
+    return {}
+
+
+TARGETS: Mapping[str, Target] = {
+    "hf": Target("transformers, vLLM", ("as-is",), _write_hf),
+}
+
+
+def export_model(model: Path, directory: Path, target: str, kind: str | None = None) -> dict[str, Any]:
+    """Write `model` into the empty `directory`. Raises UserError that lists what there is for an unknown name."""
+    row = TARGETS.get(target)
+    if row is None:
+        raise UserError(f'there is no format "{target}" for models', "available: " + ", ".join(TARGETS))
+    kind = kind or row.types[0]
+    if kind not in row.types:
+        raise UserError(f'"{target}" has no type "{kind}"', "available: " + ", ".join(row.types))
+    return {"type": kind, **row.write(model, directory, kind)}
