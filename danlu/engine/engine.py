@@ -47,6 +47,7 @@ from danlu.engine.scheduler import Scheduler
 from danlu.engine.speculative import DraftModel, Lookup, Speculator
 from danlu.engine.structured import Grammars, Matcher
 from danlu.kernels.decoder import PAGE, Decoder
+from danlu.model.quantized import is_quantized
 
 if TYPE_CHECKING:
     from danlu.model.hub import Checkpoint
@@ -221,7 +222,7 @@ class Engine:
         """The model in the compiled kernels, or None where they cannot compute it."""
         if kv_dtype is None:
             weights = next(p for p in model.parameters() if p.is_floating_point())
-            quantised = getattr(model, "quantization_config", None) is not None
+            quantised = is_quantized(model)
             kv_dtype = torch.bfloat16 if quantised else weights.dtype
         if self._parallel is not None or self.device.type != "cpu" or block_size != PAGE or kv_dtype == torch.float16:
             return None
@@ -770,7 +771,7 @@ def _load(
         else:
             model, tokenizer = load(path)
         # A quantised model keeps the dtype of its scales: rounding them would change every weight.
-        if dtype is None and getattr(model, "quantization_config", None) is None:
+        if dtype is None and not is_quantized(model):
             dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     stays = keep_on_cpu or checkpoint is not None
     model = model.to(device=None if stays else device, dtype=dtype)

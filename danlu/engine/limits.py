@@ -23,6 +23,7 @@ import torch
 
 from danlu.core.device import probe
 from danlu.kernels.decoder import Decoder, KernelError, Shape
+from danlu.model.quantized import is_quantized
 
 if TYPE_CHECKING:
     from danlu.engine.engine import Engine
@@ -64,7 +65,7 @@ def prefill_flops(model: Transformer, tokens: int) -> int:
 
 def arithmetic_of(engine: Engine) -> str:
     """The dtype whose products an engine is held against (`Machine.peak`)."""
-    return "int8" if hasattr(engine.model, "quantization_config") else str(engine.dtype).removeprefix("torch.")
+    return "int8" if is_quantized(engine.model) else str(engine.dtype).removeprefix("torch.")
 
 
 def weight_bytes(model: Transformer) -> int:

@@ -34,6 +34,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
@@ -49,6 +50,7 @@ from danlu.engine.child import Child, ProcessLost
 from danlu.engine.kv_cache import KVCache
 from danlu.engine.runner import Runner
 from danlu.model.config import ModelConfig
+from danlu.model.quantized import Scheme, schemes_of, swap_
 from danlu.model.transformer import Transformer, fused_rows
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ class ParallelRunner:
     """
 
     def __init__(self, model: Transformer, size: int, device: torch.device) -> None:
-        quantization = getattr(model, "quantization_config", None)
+        schemes = schemes_of(model)
         check_division(model, size)
         _check_devices(size, device)
         self.size, self.device = size, _device_of(device, 0)
@@ -80,10 +82,10 @@ class ParallelRunner:
                 child.pipe.recv()  # it runs: from here on all go into the group together
             threads = max(1, self._threads // size)
             for rank, child in enumerate(self._children, 1):
-                child.pipe.send(_Part(rank, size, self._folder.name, device, threads, model.config, quantization))
+                child.pipe.send(_Part(rank, size, self._folder.name, device, threads, model.config, schemes))
             torch.set_num_threads(threads)
             self._group = Group(self._folder.name, 0, size, self.device)
-            self.model = assemble(self._hand_out(model), model.config, quantization, self._group)
+            self.model = assemble(self._hand_out(model), model.config, schemes, self._group)
         except BaseException as error:
             self._give_up(error)
 
@@ -228,7 +230,8 @@ def cut(name: str, tensor: Tensor, rank: int, size: int, config: ModelConfig) ->
     if module in ("embedding", "lm_head"):
         return tensor[_vocabulary(config, rank, size)]
     if module.endswith(("attention.qkv", "mlp.gate_up", "mlp.up")):
-        parts = tensor.split(fused_rows(config, module) or (len(tensor),))
+        rows = fused_rows(config, module) or (len(tensor),)
+        parts = tensor.split([own * len(tensor) // sum(rows) for own in rows])  # packed zero points have fewer
         return torch.cat([part.chunk(size)[rank] for part in parts])
     if module.endswith(("attention.out", "mlp.down")):
         if kind == "bias":
@@ -244,9 +247,7 @@ def _vocabulary(config: ModelConfig, rank: int, size: int) -> slice:
     return slice(rank * width, min((rank + 1) * width, config.vocab_size))
 
 
-def assemble(
-    state: dict[str, Tensor], config: ModelConfig, quantization: dict[str, Any] | None, group: Group
-) -> Transformer:
+def assemble(state: dict[str, Tensor], config: ModelConfig, schemes: Mapping[str, Scheme], group: Group) -> Transformer:
     """A rank's decoder from its slices. `config` is the whole model's.
 
     Its `config` has the rank's heads and inner numbers, and the whole vocabulary: that is what the engine asks for.
@@ -259,10 +260,7 @@ def assemble(
     }
     with torch.device("meta"):
         model = Transformer(config.model_copy(update=part | {"vocab_size": tokens.stop - tokens.start}))
-    if quantization:
-        from danlu.model.quantized import apply_quantization
-
-        apply_quantization(model, quantization)
+    swap_(model, schemes)
     model.load_state_dict(state, assign=True)
     blocks: Any = model.blocks
     for block in blocks:
@@ -306,7 +304,7 @@ class _Part:
     device: torch.device
     threads: int
     config: ModelConfig
-    quantization: dict[str, Any] | None
+    schemes: dict[str, Scheme]
 
 
 def work(pipe: Connection) -> None:
@@ -321,7 +319,7 @@ def work(pipe: Connection) -> None:
         while (coming := pipe.recv()) is not None:
             name, shape, dtype = coming
             state[name] = group.receive(torch.empty(shape, dtype=dtype, device=device))
-        model = assemble(state, part.config, part.quantization, group)
+        model = assemble(state, part.config, part.schemes, group)
         shape, n_blocks, block_size = pipe.recv()
         runner = Runner(model, KVCache(shape, n_blocks, block_size, device), device)
         while True:

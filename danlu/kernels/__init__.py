@@ -1,7 +1,7 @@
 """kernels: the hot loops, each beside a plain reference that says what it must compute.
 
-    int8.py      weights as signed bytes with one scale per output channel: linear layer and embedding table
-    int4.py      weights in four bits, in groups of 32
+    grid.py      weights as whole numbers times a scale, in 8 or 4 bits: what they mean, and how they are found
+    quantized.py linear layer and embedding table with such weights
     decoder.py   a whole decoder in compiled C++ (cpu/): one call a step
     rows.py, causal.py, linear.py, muon.py    what a training step on a CPU does, in passes as few as can be
     call.py      when these may be used, and how they are reached
@@ -21,8 +21,7 @@ from typing import Any
 STAGES: tuple[str, ...] = ()
 
 _EXPORTS = {
-    "int8_linear": "int8", "int8_embedding": "int8", "quantize_rows": "int8", "dequantize_rows": "int8",
-    "int4_linear": "int4", "int4_embedding": "int4", "quantize_groups": "int4", "dequantize_groups": "int4",
+    "Grid": "grid", "fit": "grid", "quantized_linear": "quantized", "quantized_embedding": "quantized",
     "Decoder": "decoder", "library": "build",
 }  # fmt: skip
 

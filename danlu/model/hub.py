@@ -170,13 +170,15 @@ def save_model(
     dtype None keeps the tensors' own. Files larger than `max_shard_size` bytes are split. Weight files of an earlier
     save in the same directory are replaced. Raises UserError when the family cannot express the config.
     """
+    from danlu.model.quantized import quantization_config
+
     path = Path(path)
     config = _with_ids(model.config, tokenizer)
     raw = config_to_hf(config)
     cast = _parse_dtype(dtype) if dtype is not None else None
     stored = cast or next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
     raw["torch_dtype"] = str(stored).removeprefix("torch.")
-    quantization = getattr(model, "quantization_config", None)
+    quantization = quantization_config(model)
     if quantization:
         raw["quantization_config"] = quantization
     path.mkdir(parents=True, exist_ok=True)
@@ -208,7 +210,10 @@ def hf_parts(config: ModelConfig, name: str) -> tuple[list[str], bool]:
 def _part_rows(config: ModelConfig, name: str, parts: int, rows: int) -> tuple[int, ...]:
     """How many rows of danlu's tensor each part takes."""
     fused = fused_rows(config, name.rpartition(".")[0])
-    return fused if parts > 1 and fused is not None else (rows,)
+    if parts == 1 or fused is None:
+        return (rows,)
+    whole = sum(fused)
+    return tuple(own * rows // whole for own in fused)  # packed zero points have fewer rows
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------

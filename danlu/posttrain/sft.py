@@ -72,6 +72,7 @@ def sft(config: SftConfig, run: StageRun, model: Artifact, dataset: Artifact) ->
     from danlu.core.device import probe, torch_device
     from danlu.data.dataset import read_rows
     from danlu.model.hub import load
+    from danlu.model.quantized import is_quantized
     from danlu.posttrain.packing import PackedSource, collate, pack
     from danlu.train.loop import mean_loss
 
@@ -82,7 +83,7 @@ def sft(config: SftConfig, run: StageRun, model: Artifact, dataset: Artifact) ->
         raise UserError(
             f"{model.path} has no chat template", "add one to its tokenizer_config.json, or train a tokenizer with one"
         )
-    if getattr(network, "quantization_config", None):
+    if is_quantized(network):
         raise UserError(f"{model.path} is quantised and cannot be trained", "fine-tune the model it was made from")
     network = network.to(device=device, dtype=torch.float32)  # trained in float32, whatever it was stored in
     context = _context(config, network)

@@ -8,7 +8,7 @@ import pytest
 
 from danlu.engine import Engine
 from danlu.engine.limits import Machine, arithmetic_of, measure_machine, prefill_flops, weight_bytes
-from danlu.model.quantized import quantize_
+from danlu.model.quantized import SCHEMES, plan_of, quantize_
 from tests.engine.models import make_model, model_of
 
 
@@ -37,7 +37,7 @@ def test_weight_bytes() -> None:
     assert weight_bytes(learned) == 4 * (learned.n_params - learned.position_embedding.weight.numel())
     model = make_model("gqa", hidden_size=64, intermediate_size=96)
     before = weight_bytes(model)
-    quantize_(model, {"Linear": 4, "Embedding": 4})
+    quantize_(model, plan_of(model, SCHEMES[4], SCHEMES[4]))
     assert before / weight_bytes(model) == pytest.approx(32 / 4.5, rel=0.1)
 
 

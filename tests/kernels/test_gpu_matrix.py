@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danlu.kernels.int4 import int4_linear, pack_nibbles, quantize_groups
-from danlu.kernels.int8 import int8_linear, int8_linear_reference, quantize_rows
+from danlu.kernels.grid import fit, pack
+from danlu.kernels.quantized import quantized_linear
 from tests.kernels.on_gpu import ATOL, DEVICE, FLOATS, kernels_on, matrix, random  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("kernels_on")
@@ -17,11 +17,10 @@ pytestmark = pytest.mark.usefixtures("kernels_on")
 def weights(bits: int, n: int, k: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """As model/quantized.py keeps them: int8 [N, K] and scale [N, 1], or int32 [N, K / 8] and half [N, K / 32]."""
     plain = random(n, k, seed=seed).cpu() * k**-0.5
+    found = fit(plain, bits, None if bits == 8 else 32)
     if bits == 8:
-        values, scale = quantize_rows(plain)
-        return values.to(DEVICE), scale[:, None].to(DEVICE)
-    values, scale = quantize_groups(plain)
-    return pack_nibbles(values).to(DEVICE), scale.half().to(DEVICE)
+        return found.values.to(DEVICE), found.scale.to(DEVICE)
+    return pack(found.values).to(DEVICE), found.scale.half().to(DEVICE)
 
 
 def check(bits: int, rows: int, n: int, k: int, dtype: torch.dtype = torch.float32, bias: bool = False) -> None:
@@ -82,15 +81,18 @@ def test_linear_layers_take_this_route_without_a_gradient(monkeypatch: pytest.Mo
     monkeypatch.setattr(matrix, "quantized_linear", lambda *args: calls.append(1) or real(*args))
     x = random(4, 64)
     weight, scale = weights(8, 24, 64)
-    torch.testing.assert_close(int8_linear(x, weight, scale[:, 0]), int8_linear_reference(x, weight, scale[:, 0]))
+    torch.testing.assert_close(quantized_linear(x, weight, scale), matrix.quantized_linear_reference(x, weight, scale))
     packed, group_scale = weights(4, 24, 64)
     wanted = matrix.quantized_linear_reference(x, packed, group_scale)
-    torch.testing.assert_close(int4_linear(x, packed, group_scale), wanted)
-    assert len(calls) == 2
+    torch.testing.assert_close(quantized_linear(x, packed, group_scale), wanted)
+    whole_rows = group_scale[:, :1].contiguous()  # a group of 64: its scale stands for two of the kernel's
+    wanted = matrix.quantized_linear_reference(x, packed, whole_rows)
+    torch.testing.assert_close(quantized_linear(x, packed, whole_rows), wanted)
+    assert len(calls) == 3
     x.requires_grad_()
-    for y in (int8_linear(x, weight, scale[:, 0]), int4_linear(x, packed, group_scale)):
+    for y in (quantized_linear(x, weight, scale), quantized_linear(x, packed, group_scale)):
         y.sum().backward()
-    assert len(calls) == 2 and x.grad is not None and x.grad.abs().sum() > 0
+    assert len(calls) == 3 and x.grad is not None and x.grad.abs().sum() > 0
 
 
 def test_wrong_input_is_named() -> None:

@@ -10,11 +10,23 @@ import torch
 from safetensors.torch import load_file
 
 from danlu.core.errors import UserError
-from danlu.kernels.int4 import dequantize_groups, unpack_nibbles
-from danlu.kernels.int8 import dequantize_rows
 from danlu.model.config import ModelConfig
 from danlu.model.hub import load_model, save_model
-from danlu.model.quantized import QuantizedEmbedding, QuantizedLinear, apply_quantization, quantize_, scheme_config
+from danlu.model.quantized import (
+    FLOAT8,
+    NF4,
+    SCHEMES,
+    Quantized,
+    QuantizedEmbedding,
+    QuantizedLinear,
+    Scheme,
+    apply_quantization,
+    matrices,
+    plan_of,
+    quantization_config,
+    quantize_,
+    schemes_of,
+)
 from danlu.model.transformer import Transformer
 
 SHAPE: dict[str, Any] = {
@@ -42,47 +54,48 @@ def model(request: pytest.FixtureRequest) -> Transformer:
     return model
 
 
+def written_out(model: Transformer, plain: Transformer) -> Transformer:
+    """`plain` with the numbers that the quantised `model` stands for."""
+    for name, module in matrices(plain).items():
+        twin = model.get_submodule(name)
+        assert isinstance(twin, Quantized)
+        module.weight.copy_(twin.widen())  # type: ignore[operator, union-attr]
+    return plain
+
+
+ALL = [
+    Scheme(8), Scheme(8, 32), Scheme(8, None, False), Scheme(4, 32), Scheme(4, 32, False), Scheme(4, None), FLOAT8, NF4,
+]  # fmt: skip
+
+
 @torch.no_grad()
-def test_int8_equals_the_dequantised_float_model(model: Transformer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ALL, ids=str)
+def test_a_quantised_model_equals_its_numbers_written_out(model: Transformer, scheme: Scheme, tmp_path: Path) -> None:
+    if scheme == NF4:
+        model = Transformer(model.config.model_copy(update={"intermediate_size": 128})).eval()
     save_model(model, tmp_path / "float")
     plain = load_model(tmp_path / "float")
     ids = torch.randint(0, 128, (2, 40))
     original = model(ids)
-    errors = quantize_(model)
-    assert 0 < errors["mean_error"] <= errors["max_error"] < 0.01
-    state = dict(model.state_dict())
-    for name in list(state):
-        if name.endswith("weight_scale"):
-            weight = name.removesuffix("_scale")
-            state[weight] = dequantize_rows(state[weight], state.pop(name)[:, 0])
-    plain.load_state_dict(state)
+    errors = quantize_(model, plan_of(model, scheme))
+    low, high = (0, 0.04) if scheme.bits == 8 else (0.02, 0.2)
+    assert low < errors["mean_error"] <= errors["max_error"] < high
+    written_out(model, plain)
     torch.testing.assert_close(model(ids), plain(ids), rtol=1e-4, atol=1e-4)
-    assert (model(ids) - original).norm() / original.norm() < 0.05
-    few = model(ids[:1, :3])  # few rows take the packed route: bfloat16 roundings, layer by layer
+    assert (model(ids) - original).norm() / original.norm() < (0.2 if scheme.bits == 8 else 0.6)
+    few = model(ids[:1, :3])  # few rows may take the packed route: bfloat16 roundings, layer by layer
     assert (few - plain(ids[:1, :3])).norm() / few.norm() < 0.03
 
-
-@torch.no_grad()
-def test_int4_equals_the_dequantised_float_model(model: Transformer, tmp_path: Path) -> None:
-    save_model(model, tmp_path / "float")
-    plain = load_model(tmp_path / "float")
-    ids = torch.randint(0, 128, (2, 40))
-    errors = quantize_(model, 4)
-    assert 0.02 < errors["mean_error"] <= errors["max_error"] < 0.12
-    state = dict(model.state_dict())
-    for name in list(state):
-        if name.endswith("weight_packed"):
-            stem = name.removesuffix("_packed")
-            state[stem] = dequantize_groups(unpack_nibbles(state.pop(name)), state.pop(f"{stem}_scale"))
-        elif name in ("embedding.weight", "lm_head.weight"):
-            state[name] = dequantize_rows(state[name], state.pop(f"{name}_scale")[:, 0])
-    plain.load_state_dict(state)
-    torch.testing.assert_close(model(ids), plain(ids), rtol=1e-4, atol=1e-4)
+    save_model(model, tmp_path / "small")
+    again = load_model(tmp_path / "small")
+    assert schemes_of(again) == schemes_of(model)
+    assert set(schemes_of(again).values()) == {scheme, SCHEMES[8]} if scheme.bits == 4 else {scheme}
+    assert torch.equal(again(ids), model(ids))
 
 
 @torch.no_grad()
 def test_int4_through_a_file(model: Transformer, tmp_path: Path) -> None:
-    quantize_(model, 4)
+    quantize_(model, plan_of(model, SCHEMES[4]))
     save_model(model, tmp_path)
     again = load_model(tmp_path)
     assert again.embedding.weight.dtype == torch.int8  # eight bits, and the head as well
@@ -100,30 +113,49 @@ def test_int4_through_a_file(model: Transformer, tmp_path: Path) -> None:
     assert shape == [tensors[packed].shape[0], 8 * tensors[packed].shape[1]]
 
 
-def test_four_bits_everywhere_are_still_read(tmp_path: Path) -> None:
+def config_of(scheme: Scheme, head: Scheme | None = None, **fields: Any) -> dict[str, Any]:
+    model = Transformer(ModelConfig(**SHAPE, **fields))
+    quantize_(model, plan_of(model, scheme, head))
+    config = quantization_config(model)
+    assert config is not None
+    return config
+
+
+def test_four_bits_everywhere() -> None:
+    config = config_of(SCHEMES[4], SCHEMES[4])
+    assert config["format"] == "pack-quantized"
+    assert config["config_groups"]["group_0"]["targets"] == ["Linear", "Embedding"]
     model = Transformer(ModelConfig(**SHAPE))
-    config = scheme_config(4)
-    config |= {"format": "pack-quantized", "config_groups": {"g": config["config_groups"]["group_0"]}}
-    config["config_groups"]["g"]["targets"] = ["Linear", "Embedding"]
     apply_quantization(model, config)
     assert model.embedding.weight_packed.shape == (128, 8)
 
 
-def test_int4_of_a_width_that_does_not_divide() -> None:
-    with pytest.raises(UserError, match="multiple of 32"):
-        quantize_(Transformer(ModelConfig(**SHAPE | {"intermediate_size": 100})), 4)
-
-
-@torch.no_grad()
-def test_a_saved_model_opens_as_it_was(model: Transformer, tmp_path: Path) -> None:
-    quantize_(model)
+def test_a_scheme_for_each_matrix_and_some_left_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(**SHAPE, family="llama")).eval()
+    plan = {
+        "blocks.0.attention.qkv": Scheme(4, 32, False), "blocks.0.mlp.down": Scheme(8),
+        "blocks.1.attention.qkv": Scheme(8), "blocks.1.mlp.gate_up": Scheme(8, 64), "blocks.1.mlp.down": Scheme(8),
+    }  # fmt: skip
+    quantize_(model, plan)
     save_model(model, tmp_path)
+    config = quantization_config(model)
+    assert config is not None and config["format"] == "mixed-precision"
+    assert "model.layers.0.self_attn.o_proj" in config["ignore"]
+    targets = [group["targets"] for group in config["config_groups"].values()]
+    assert ["Linear"] in targets and ["model.layers.1.mlp.gate_proj", "model.layers.1.mlp.up_proj"] in targets
     again = load_model(tmp_path)
-    assert isinstance(again.embedding, QuantizedEmbedding)
-    assert isinstance(again.blocks[0].attention.qkv, QuantizedLinear)
-    ids = torch.randint(0, 128, (1, 40))
-    assert torch.equal(again(ids), model(ids))
-    assert load_model(tmp_path, dtype="bfloat16")(ids).dtype == torch.bfloat16
+    assert schemes_of(again) == plan
+    ids = torch.randint(0, 128, (1, 20))
+    with torch.no_grad():
+        assert torch.equal(again(ids), model(ids))
+
+
+def test_a_width_that_does_not_divide() -> None:
+    model = Transformer(ModelConfig(**SHAPE | {"intermediate_size": 100}))
+    with pytest.raises(UserError, match="multiple of 32"):
+        quantize_(model, plan_of(model, SCHEMES[4]))
+    assert not schemes_of(model)
 
 
 @pytest.mark.parametrize(
@@ -132,28 +164,42 @@ def test_a_saved_model_opens_as_it_was(model: Transformer, tmp_path: Path) -> No
         ({"quant_method": "gptq"}, 'quantised with "gptq"'),
         ({"format": "float-quantized"}, "float-quantized"),
         ({"config_groups": {"g": {"targets": ["Linear"], "weights": {"num_bits": 4}}}}, "danlu reads"),
-        ({"ignore": ["model.layers.0.mlp.up_proj"]}, "can leave out only"),
-        ({"config_groups": {}}, "targets"),
+        ({"config_groups": {}}, "none of them is in the model"),
     ],
 )
 def test_other_schemes_are_refused_by_name(change: dict[str, Any], message: str) -> None:
-    model = Transformer(ModelConfig(**SHAPE))
-    with pytest.raises(UserError, match=message):
-        apply_quantization(model, scheme_config(8) | change)
+    with pytest.raises(UserError) as error:
+        apply_quantization(Transformer(ModelConfig(**SHAPE)), config_of(SCHEMES[8]) | change)
+    assert message in f"{error.value} {error.value.hint}"
+
+
+def test_columns_in_an_order_of_their_own_are_refused() -> None:
+    config = config_of(SCHEMES[4])
+    config["config_groups"]["group_0"]["weights"]["actorder"] = "group"
+    with pytest.raises(UserError, match="orders its columns"):
+        apply_quantization(Transformer(ModelConfig(**SHAPE)), config)
 
 
 def test_activation_quantisation_is_refused() -> None:
-    config = scheme_config(8)
+    config = config_of(SCHEMES[8])
     config["config_groups"]["group_0"]["input_activations"] = {"num_bits": 8}
     with pytest.raises(UserError, match="activations"):
         apply_quantization(Transformer(ModelConfig(**SHAPE)), config)
 
 
-def test_linear_only_and_a_head_left_out() -> None:
-    config = scheme_config(8) | {"ignore": ["lm_head"]}
+def test_parts_of_one_matrix_must_agree() -> None:
+    config = config_of(SCHEMES[8]) | {"ignore": ["model.layers.0.self_attn.k_proj"]}
+    with pytest.raises(UserError, match=r"parts of blocks\.0\.attention\.qkv"):
+        apply_quantization(Transformer(ModelConfig(**SHAPE)), config)
+
+
+def test_linear_only_and_modules_left_out_by_name_or_pattern() -> None:
+    config = config_of(SCHEMES[8], tie_embeddings=False) | {"ignore": ["lm_head", "re:.*layers.0.mlp.*"]}
     config["config_groups"]["group_0"]["targets"] = ["Linear"]
     with torch.device("meta"):
         model = Transformer(ModelConfig(**SHAPE, tie_embeddings=False))
     apply_quantization(model, config)
     assert not isinstance(model.embedding, QuantizedEmbedding) and not isinstance(model.lm_head, QuantizedLinear)
     assert isinstance(model.blocks[1].mlp.down, QuantizedLinear)
+    assert not isinstance(model.blocks[0].mlp.down, QuantizedLinear)
+    assert isinstance(model.blocks[0].attention.out, QuantizedLinear)
