@@ -1,18 +1,19 @@
-"""A model walked through block by block, with the inputs that its matrices see.
+"""A model walked through block by block, with what its matrices are fed.
 
 What a matrix may lose depends on what it is fed. Here text goes through the blocks one after another, and at every
-matrix the caller is shown the inputs and may change it; the next one sees what the changed one gives:
+matrix the caller is shown its inputs and may change it; the next one sees what the changed one gives:
 
     x --norm--> qkv --attention--> out --+--> norm --> gate_up --> down --+--> next block
          [visit]        [visit]          x        [visit]    [visit]      x
 
 One block is in memory in floats at a time, and the text as hidden states: that is what lets a model of several
-billion parameters through on a small machine (`memory`).
+billion parameters through on a small machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,8 +22,38 @@ from torch import Tensor, nn
 from danlu.model.attention import CausalContext
 from danlu.model.transformer import Transformer
 
-Visit = Callable[[str, nn.Module, Tensor], None]  # name in the block, the matrix, its inputs [rows, K]
 AT_ONCE = 4096  # tokens that go through a part of a block together
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What the methods want to know of the inputs x [K] of a matrix."""
+
+    hessian: Tensor  # sum of x x^T, [K, K]
+    mean_size: Tensor  # mean |x|, [K]
+    largest: Tensor  # max |x|, [K]
+    count: int  # inputs seen
+
+    @staticmethod
+    def of(inputs: list[Tensor]) -> Moments:
+        """inputs: a list of [..., K]."""
+        parts = [part.flatten(0, -2) for part in inputs]
+        width, count = parts[0].shape[1], sum(len(part) for part in parts)
+        hessian, total, largest = torch.zeros(width, width), torch.zeros(width), torch.zeros(width)
+        for part in parts:
+            hessian.addmm_(part.t(), part)
+            size = part.abs()
+            total += size.sum(dim=0)
+            torch.maximum(largest, size.amax(dim=0), out=largest)
+        return Moments(hessian, total / count, largest, count)
+
+    @property
+    def mean_square(self) -> Tensor:
+        """mean x^2, [K]."""
+        return self.hessian.diagonal() / self.count
+
+
+Visit = Callable[[str, Any, Moments], None]  # name in the block, the matrix, its inputs
 
 
 def matrix_names(block: Any) -> tuple[str, ...]:
@@ -31,13 +62,11 @@ def matrix_names(block: Any) -> tuple[str, ...]:
 
 
 class Walk:
-    """Hidden states of some text, on their way through a model's blocks.
+    """Hidden states of some text, on their way through a model's blocks."""
 
-    model: for its rotary tables and config; its embedding must have its numbers, its blocks need none.
-    """
-
+    @torch.no_grad()
     def __init__(self, model: Transformer, ids: Tensor) -> None:
-        """ids [n, T]."""
+        """ids [n, T]. Of `model` the embedding and positions must have their numbers; its blocks need none."""
         self.hidden = model.embedding(ids).float()  # [n, T, D]
         length = ids.shape[1]
         self._rotary = None
@@ -47,13 +76,14 @@ class Walk:
             self.hidden += model.position_embedding(torch.arange(length))
         self._context = CausalContext()
 
+    @torch.no_grad()
     def through(self, block: Any, visit: Visit | None = None) -> None:
         """Move on by one block, and show every matrix on the way."""
         up = matrix_names(block)[2]
 
         def show(name: str, inputs: list[Tensor]) -> None:
             if visit is not None:
-                visit(name, block.get_submodule(name), torch.cat([part.flatten(0, 1) for part in inputs]))
+                visit(name, block.get_submodule(name), Moments.of(inputs))
 
         def attend(x: Tensor) -> Tensor:
             return block.attention(block.attention_norm(x), self._rotary, self._context)
@@ -61,10 +91,20 @@ class Walk:
         def inner(x: Tensor) -> Tensor:
             return block.mlp(block.mlp_norm(x))
 
-        show("attention.qkv", [block.attention_norm(x) for x in self._parts()])
+        if visit is not None:
+            show("attention.qkv", [block.attention_norm(x) for x in self._parts()])
         self._add(block.attention, "out", attend, lambda inputs: show("attention.out", inputs))
-        show(up, [block.mlp_norm(x) for x in self._parts()])
+        if visit is not None:
+            show(up, [block.mlp_norm(x) for x in self._parts()])
         self._add(block.mlp, "down", inner, lambda inputs: show("mlp.down", inputs))
+
+    def moments(self, block: Any) -> dict[str, Moments]:
+        """What each matrix of `block` is fed, without moving on."""
+        found: dict[str, Moments] = {}
+        here = self.hidden.clone()
+        self.through(block, lambda name, _, moments: found.update({name: moments}))
+        self.hidden = here
+        return found
 
     def _add(
         self, part: nn.Module, last: str, run: Callable[[Tensor], Tensor], show: Callable[[list[Tensor]], None]
