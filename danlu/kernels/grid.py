@@ -55,21 +55,34 @@ def widen(values: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtype
     return (wide * scale.float()[..., None]).flatten(1).to(dtype)
 
 
-def fit(weight: Tensor, bits: int, group: int | None, symmetric: bool = True, importance: Tensor | None = None) -> Grid:
-    """Round `weight` [N, K], of any float dtype, to the nearest numbers of a grid. K % group must be 0."""
+def fit(
+    weight: Tensor,
+    bits: int,
+    group: int | None,
+    symmetric: bool = True,
+    importance: Tensor | None = None,
+    search: bool = True,
+) -> Grid:
+    """Round `weight` [N, K], of any float dtype, to the nearest numbers of a grid. K % group must be 0.
+
+    Without `search` the first scale that comes to mind is taken: the one that reaches the largest weight.
+    """
     rows = max(1, AT_ONCE // max(1, weight.shape[1]))
-    parts = [_fit(part, bits, group, symmetric, importance) for part in weight.detach().split(rows)]
+    parts = [_fit(part, bits, group, symmetric, importance, search) for part in weight.detach().split(rows)]
     values, scales, zeros = zip(*parts, strict=True)
     zero = None if symmetric else torch.cat([z for z in zeros if z is not None])
     return Grid(torch.cat(values), torch.cat(scales), zero)
 
 
-def _fit(weight: Tensor, bits: int, group: int | None, symmetric: bool, importance: Tensor | None) -> Grid:
+def _fit(
+    weight: Tensor, bits: int, group: int | None, symmetric: bool, importance: Tensor | None, search: bool
+) -> Grid:
     width = group or weight.shape[1]
     groups = weight.float().unflatten(1, (-1, width))  # [N, G, group]
     counts = None if importance is None else importance.float().view(1, -1, width)
     candidates: Sequence[tuple[Tensor, Tensor | None]]
     candidates = _symmetric_scales(groups, bits) if symmetric else _spans(groups, bits)
+    candidates = candidates if search else candidates[:1]
     if group is not None:  # as they will be stored
         candidates = [(scale.half().float(), zero) for scale, zero in candidates]
     best_scale: Tensor | None = None
