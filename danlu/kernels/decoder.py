@@ -6,6 +6,7 @@ exceptions. It knows shapes and numbers, no model files and no requests.
     decoder = Decoder(Shape(...))
     decoder.matrix(0, "qkv", weight)                          float32 or bfloat16 [N, K]
     decoder.matrix(0, "out", q, scale)                        int8 [N, K], scale [N] or, for 4 bits, [N, K / 32]
+    decoder.matrix(0, "down", q, scale, offset=m)             the same 4 bits, and an offset for every 32: s q + m
     results = decoder.step(ids, positions, spans, tables, cache, rows)
 
     lora = LoraWeights(decoder)                               for the sequences that have an adapter (cpu/lora.h)
@@ -121,12 +122,19 @@ class Decoder:
         return str(self._library.danlu_instructions().decode())
 
     def matrix(
-        self, layer: int, which: str, weight: Tensor, scale: Tensor | None = None, bias: Tensor | None = None
+        self,
+        layer: int,
+        which: str,
+        weight: Tensor,
+        scale: Tensor | None = None,
+        bias: Tensor | None = None,
+        offset: Tensor | None = None,
     ) -> None:
         """Copy a weight [N, K] into the library's layout.
 
         Floats stay what they are (bfloat16, else float32). int8 with scale [N] has 8 bits; with scale [N, K / 32] its
-        values are -8 to 7 and it is stored in 4 bits.
+        values are -8 to 7 and it is stored in 4 bits: w = scale * weight, or with `offset` [N, K / 32] scale * weight
+        + offset. Both are rounded to float16. bias is [N].
         """
         weight, kind = weight.detach(), "float32"
         if weight.dtype == torch.int8:
@@ -139,13 +147,16 @@ class Decoder:
         rows, columns = data.shape
         if scales is not None and scales.numel() != rows * (columns // GROUP if kind == "int4" else 1):
             raise KernelError(f"{tuple(scales.shape)} scales for a matrix {tuple(data.shape)}")
+        offsets = None if offset is None else offset.detach().float().contiguous()
+        if offsets is not None and (kind != "int4" or scales is None or offsets.shape != scales.shape):
+            raise KernelError(f"{tuple(offsets.shape)} offsets for a matrix {tuple(data.shape)} of {kind}")
         biases = None if bias is None else bias.detach().float().contiguous()
         if biases is not None and biases.numel() != rows:
             raise KernelError(f"a bias of {biases.numel()} for {rows} rows")
         self._check(
             self._library.danlu_matrix(
                 self._handle, layer, MATRICES[which], KINDS[kind], rows, columns, data.data_ptr(),
-                _pointer(scales), _pointer(biases),
+                _pointer(scales), _pointer(offsets), _pointer(biases),
             )
         )  # fmt: skip
 
@@ -280,7 +291,7 @@ def _declare(found: ctypes.CDLL) -> ctypes.CDLL:
     found.danlu_error.restype = found.danlu_instructions.restype = ctypes.c_char_p
     found.danlu_new.restype, found.danlu_new.argtypes = pointer, [pointer]
     found.danlu_free.restype, found.danlu_free.argtypes = None, [pointer]
-    found.danlu_matrix.argtypes = [pointer, *[number] * 5, pointer, pointer, pointer]
+    found.danlu_matrix.argtypes = [pointer, *[number] * 5, *[pointer] * 4]
     found.danlu_vector.argtypes = [pointer, number, number, ctypes.c_int64, pointer]
     found.danlu_window.argtypes = [pointer, number, number]
     found.danlu_adapter_new.restype, found.danlu_adapter_new.argtypes = pointer, [pointer]

@@ -71,7 +71,7 @@ def test_the_key_knows_flags_and_processor(monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_other_machines_and_sanitizers(flags: str) -> None:
-    """The whole of test_decoder.py again, on the library compiled otherwise."""
+    """All that is asked of the decoder again, on the library compiled otherwise."""
     environment = {**os.environ, "DANLU_CXXFLAGS": flags}
     if "sanitize" in flags:
         flags_without = flags.replace(" -static-libasan", "")
@@ -79,7 +79,8 @@ def test_other_machines_and_sanitizers(flags: str) -> None:
         if not Path(asan).is_file():
             pytest.skip("no libasan here")
         environment |= {"DANLU_CXXFLAGS": flags_without, "LD_PRELOAD": asan, "ASAN_OPTIONS": "detect_leaks=0"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/kernels/test_decoder.py"]
+    files = ["tests/kernels/test_decoder.py", "tests/kernels/test_offsets.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=900, cwd=Path(__file__).parents[2]
     )

@@ -4,6 +4,7 @@
 // of two groups is an exact integer, and only then are the scales multiplied:
 //
 //     y[m, n] = sum over groups g of  sw[n, g] sx[m, g] (sum over k in g of  qw[n, k] qx[m, k])
+//                                   + mw[n, g] sx[m, g] (sum over k in g of  qx[m, k])         if W has offsets mw
 //
 // Where a weight's byte holds q + zero, the sum begins at -zero times the sum of qx, which is known once x is rounded.
 //
@@ -24,16 +25,18 @@ namespace danlu {
 struct Rounded {
     int8_t* q;        // [M, K]
     float* scale;     // [M, K / 32]
+    float* total;     // [M, K / 32]: a group's scale times the sum of its q
     int32_t* begin;   // [M, K / 32]: minus the weights' zero times the sum of a group's q
     int columns, zero;
 
-    static size_t bytes(int m, int columns) { return size_t(m) * columns + size_t(m) * (columns / GROUP) * 8 + 64; }
+    static size_t bytes(int m, int columns) { return size_t(m) * columns + size_t(m) * (columns / GROUP) * 12 + 64; }
 
     static Rounded in(uint8_t* memory, int m, int columns, int zero) {
         Rounded r;
         r.columns = columns, r.zero = zero;
         r.scale = (float*)memory;
-        r.begin = (int32_t*)(r.scale + size_t(m) * (columns / GROUP));
+        r.total = r.scale + size_t(m) * (columns / GROUP);
+        r.begin = (int32_t*)(r.total + size_t(m) * (columns / GROUP));
         r.q = (int8_t*)(r.begin + size_t(m) * (columns / GROUP));
         return r;
     }
@@ -46,17 +49,18 @@ struct Rounded {
             float step = finite ? most / 127.0f : NAN, inverse = finite && most > 0 ? 127.0f / most : 0.0f;
             int8_t* to = q + size_t(m) * columns + g * GROUP;
             const Floats magic = all(12582912.0f);
-            Ints total = {};
+            Ints wholes = {};
             for (int i = 0; i < GROUP; i += LANES) {
                 // Adding 1.5 * 2^23 leaves the nearest whole number in the low bits.
                 Ints whole = (Ints)fma(load(from + i), all(inverse), magic) - (Ints)magic;
-                total += whole;
+                wholes += whole;
                 typedef int8_t Bytes __attribute__((vector_size(LANES)));
                 Bytes bytes = __builtin_convertvector(whole, Bytes);
                 std::memcpy(to + i, &bytes, LANES);
             }
-            scale[size_t(m) * (columns / GROUP) + g] = step;
-            begin[size_t(m) * (columns / GROUP) + g] = -zero * sum(total);
+            const size_t at = size_t(m) * (columns / GROUP) + g;
+            const int32_t all_q = sum(wholes);
+            scale[at] = step, total[at] = step * float(all_q), begin[at] = -zero * all_q;
         }
     }
 };
@@ -204,17 +208,20 @@ inline void ask_ahead(const uint8_t* w) {
     for (int i = 0; i < BYTES; i += 64) __builtin_prefetch(w + AHEAD + i, 0, 2);
 }
 
-template <int M, int B, bool NIBBLES>
+template <int M, int B, bool NIBBLES, bool OFFSETS>
 inline void tile_bytes(const Matrix& w, int block, const Rounded& x, int row, Floats (*y)[B]) {
     constexpr int group_bytes = NIBBLES ? INT4_GROUP : 8 * UNIT;
-    constexpr int read_bytes = B * (group_bytes + (NIBBLES ? LANES * 2 : 0));  // of one group of all blocks
+    constexpr int read_bytes = B * (group_bytes + (NIBBLES ? LANES * (OFFSETS ? 4 : 2) : 0));  // of one group of all blocks
     const size_t groups = x.columns / GROUP, stride = x.columns;
     const int8_t* q = x.q + row * stride;
-    const float* sx = x.scale + row * groups;
+    const float *sx = x.scale + row * groups, *tx = x.total + row * groups;
     const int32_t* begin = x.begin + row * groups;
     const uint8_t* at[B];
-    const uint16_t* sw[B];
-    for (int b = 0; b < B; b++) at[b] = w.block(block + b), sw[b] = (const uint16_t*)(at[b] + w.half_scales());
+    const uint16_t *sw[B], *mw[B];
+    for (int b = 0; b < B; b++) {
+        at[b] = w.block(block + b);
+        sw[b] = (const uint16_t*)(at[b] + w.half_scales()), mw[b] = (const uint16_t*)(at[b] + w.half_offsets());
+    }
     Floats total[M][B];  // local: bytes may alias anything, and y would be written and read again in every group
     for (int m = 0; m < M; m++)
         for (int b = 0; b < B; b++) total[m][b] = Floats{};
@@ -233,6 +240,10 @@ inline void tile_bytes(const Matrix& w, int block, const Rounded& x, int row, Fl
             for (int m = 0; m < M; m++) {
                 Floats d = to_floats(dot[m][b]);
                 total[m][b] = NIBBLES ? fma(d * sx[m * groups + g], s, total[m][b]) : fma(d, all(sx[m * groups + g]), total[m][b]);
+            }
+            if constexpr (OFFSETS) {
+                const Floats offset = load_half(mw[b] + g * LANES);
+                for (int m = 0; m < M; m++) total[m][b] = fma(offset, all(tx[m * groups + g]), total[m][b]);
             }
         }
     }
@@ -297,8 +308,9 @@ inline void tile_pairs(const Matrix& w, int block, const Rows& x, int row, Float
 template <bool BYTES, int M, int B>
 __attribute__((noinline)) void tile(const Matrix& w, int block, const Rows& x, int row, Floats (*y)[B]) {
     if constexpr (BYTES) {
-        if (w.kind == INT4) return tile_bytes<M, B, true>(w, block, x.bytes, row, y);
-        return tile_bytes<M, B, false>(w, block, x.bytes, row, y);
+        if (w.kind == INT8) return tile_bytes<M, B, false, false>(w, block, x.bytes, row, y);
+        if (w.offsets) return tile_bytes<M, B, true, true>(w, block, x.bytes, row, y);
+        return tile_bytes<M, B, true, false>(w, block, x.bytes, row, y);
     } else {
         if (w.kind == FLOAT32) return tile_floats<M, B, false>(w, block, x, row, y);
 #if defined(__AVX512BF16__) && DANLU_LANES == 16

@@ -126,8 +126,9 @@ void* danlu_new(const Shape* shape) {
 void danlu_free(void* model) { delete static_cast<Model*>(model); }
 
 // A weight matrix, row-major: float32 for kinds float32 and bfloat16, signed bytes for int8 (scale [rows]) and int4
-// (scale [rows, columns / 32]). Gate rows come before up rows. bias [rows] may be null.
-int danlu_matrix(void* handle, int layer, int which, int kind, int rows, int columns, const void* data, const float* scale, const float* bias) {
+// (scale [rows, columns / 32], and offset of the same shape or null). Gate rows come before up rows. bias [rows] may be null.
+int danlu_matrix(void* handle, int layer, int which, int kind, int rows, int columns, const void* data, const float* scale, const float* offset,
+                 const float* bias) {
     Model& model = *static_cast<Model*>(handle);
     Matrix* w = find(model, layer, which);
     int n, k;
@@ -136,23 +137,24 @@ int danlu_matrix(void* handle, int layer, int which, int kind, int rows, int col
     if (rows != n || columns != k) return fail("a matrix of another shape");
     bool bytes = kind == INT8 || kind == INT4;
     if (bytes && (columns % GROUP || !scale)) return fail("columns must be a multiple of 32, and scales are needed");
+    if (offset && kind != INT4) return fail("only four bits have offsets");
     const bool pairs = which == GATE_UP && model.shape.mlp == SWIGLU;
     const int part = pairs ? rows / 2 : rows, part_blocks = (part + LANES - 1) / LANES;
-    if (!w->shape(Kind(kind), pairs ? 2 * part_blocks * LANES : rows, columns, model.arena)) return fail("out of memory");
+    if (!w->shape(Kind(kind), pairs ? 2 * part_blocks * LANES : rows, columns, model.arena, offset != nullptr))
+        return fail("out of memory");
     w->bias.assign(bias ? size_t(w->blocks) * LANES : 0, 0.0f);
-    const int per_row = kind == INT4 ? columns / GROUP : 1;
     model.team.run([&](int worker) {
         for (int half = 0; half < (pairs ? 2 : 1); half++)
             for (int b = worker; b < part_blocks; b += model.team.size()) {
                 int from = half * part + b * LANES, count = std::min(LANES, part - b * LANES);
                 int to = (pairs ? 2 * b + half : b) * LANES;
-                size_t offset = size_t(from) * columns;
+                const size_t first = size_t(from) * columns, group = first / GROUP;
                 if (kind == INT8)
-                    w->pack_int8((const int8_t*)data + offset, scale + from, to, count);
+                    w->pack_int8((const int8_t*)data + first, scale + from, to, count);
                 else if (kind == INT4)
-                    w->pack_int4((const int8_t*)data + offset, scale + size_t(from) * per_row, to, count);
+                    w->pack_int4((const int8_t*)data + first, scale + group, offset ? offset + group : nullptr, to, count);
                 else
-                    w->pack_floats((const float*)data + offset, to, count);
+                    w->pack_floats((const float*)data + first, to, count);
                 if (bias) std::memcpy(&w->bias[to], bias + from, count * sizeof(float));
             }
     });
