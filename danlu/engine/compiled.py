@@ -144,12 +144,12 @@ def _fill(decoder: Decoder, model: Transformer, max_context: int, lend: Lend) ->
             decoder.matrix(layer, which, module.weight, bias=bias)
             return
         scheme, groups = module.scheme, module.weight_scale.shape[1]
-        if scheme.bits == 4 and scheme.symmetric and module.on_grid and module.columns % (groups * GROUP) == 0:
-            values, scale, _ = module.grid(out=scratch(module.rows, module.columns))
-            repeated = scale.repeat_interleave(
-                module.columns // GROUP // groups, dim=1
-            )  # the library's groups are small
-            decoder.matrix(layer, which, values, repeated, bias)
+        if scheme.bits == 4 and module.on_grid and module.columns % (groups * GROUP) == 0:
+            values, scale, zero = module.grid(out=scratch(module.rows, module.columns))
+            each = module.columns // GROUP // groups  # groups of the library, which are small, in one of the model's
+            scale = scale.repeat_interleave(each, dim=1)
+            offset = None if zero is None else -scale.float() * zero.repeat_interleave(each, dim=1)
+            decoder.matrix(layer, which, values, scale, bias, offset)
         elif scheme == ROWS:
             decoder.matrix(layer, which, module.stored, module.weight_scale[:, 0], bias)
         else:  # a way to store that the library has no product for

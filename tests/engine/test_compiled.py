@@ -15,7 +15,7 @@ from danlu.engine.compiled import CompiledRunner, compile_model
 from danlu.engine.limits import weight_bytes
 from danlu.kernels.build import library
 from danlu.model.hub import save_model
-from danlu.model.quantized import quantize_
+from danlu.model.quantized import FLOAT8, NF4, Scheme, quantize_
 from danlu.model.transformer import Transformer
 from tests.engine.models import greedy, make_model, random_prompt
 
@@ -87,9 +87,15 @@ def test_bits_do_not_depend_on_guesses(bits: int) -> None:
             assert a.token_ids == b.token_ids and a.logprobs == b.logprobs
 
 
-def test_quantised_answers_are_near_those_of_torch() -> None:
-    model = model_of("qk_norm")
-    quantize_(model)
+@pytest.mark.parametrize(
+    "scheme",
+    [Scheme(8), Scheme(4, 32), Scheme(4, 64, False), Scheme(4, None), Scheme(8, 32), Scheme(8, 64, False), FLOAT8, NF4],
+    ids=str,
+)
+def test_quantised_answers_are_near_those_of_torch(scheme: Scheme) -> None:
+    """Every way of storing, in the library's own products or written out for it."""
+    model = make_model("qk_norm", **SIZES | FAMILY_OF["qk_norm"] | {"hidden_size": 64, "intermediate_size": 128})
+    quantize_(model, scheme)
     ids = random_prompt(40)
     compiled = next(engine(model).generate(ids, Sampling(temperature=0, max_tokens=1, logprobs=101)))
     on_torch = next(
