@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from danlu.cli.common import command, drafter, engine_for, print_table
+from danlu.cli.common import command, drafter, engine_for, parse_settings, print_table
 from danlu.core.errors import UserError
 from danlu.serve import MAX_WAITING
 
@@ -180,18 +180,33 @@ def register(main: click.Group) -> None:
 
     @command(main)
     @click.argument("model")
-    @click.option("--method", required=True, help="How: rtn (round to nearest).")
-    @click.option("--bits", default=8, show_default=True)
+    @click.option("--method", required=True, help="rtn, hqq, gptq, awq, awq+gptq, smoothquant, fp8, nf4.")
+    @click.option("--bits", type=int, help="Default: the first that the method knows.")
+    @click.option("--calibration", metavar="CORPUS", help="Text that shows what the model is fed: gptq, awq, ....")
+    @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Any other setting of the stage.")
     @click.option("--name", required=True, help="Name of the smaller model in the store.")
-    def compress(store: Store, as_json: bool, model: str, method: str, bits: int, name: str) -> dict[str, Any]:
+    def compress(
+        store: Store,
+        as_json: bool,
+        model: str,
+        method: str,
+        bits: int | None,
+        calibration: str | None,
+        settings: tuple[str, ...],
+        name: str,
+    ) -> dict[str, Any]:
         """Make a model smaller."""
+        from danlu.compress.quantize import METHODS
         from danlu.core.progress import TerminalView
         from danlu.core.run import new_run_log, run_stage
 
         events = new_run_log(store, "compress")
         with TerminalView() as view:
             events.subscribe(view)
-            values = {"model": model, "method": method, "bits": bits}
+            if bits is None and method in METHODS:
+                bits = METHODS[method].bits[0]
+            values = parse_settings(settings) | {"model": model, "method": method}
+            values |= {k: v for k, v in (("bits", bits), ("calibration", calibration)) if v is not None}
             artifact = run_stage("compress.quantize", values, store, events, name)
         if not as_json:
             click.echo(f"{name} is {artifact.id}")

@@ -33,10 +33,11 @@ class Moments:
     mean_size: Tensor  # mean |x|, [K]
     largest: Tensor  # max |x|, [K]
     count: int  # inputs seen
+    cross: Tensor | None = None  # sum of y x^T, [K, K], y the input in the model before any change
 
     @staticmethod
-    def of(inputs: list[Tensor]) -> Moments:
-        """inputs: a list of [..., K]."""
+    def of(inputs: list[Tensor], unchanged: list[Tensor] | None = None) -> Moments:
+        """inputs: a list of [..., K]; unchanged: the same places of the text in the unchanged model."""
         parts = [part.flatten(0, -2) for part in inputs]
         width, count = parts[0].shape[1], sum(len(part) for part in parts)
         hessian, total, largest = torch.zeros(width, width), torch.zeros(width), torch.zeros(width)
@@ -45,7 +46,12 @@ class Moments:
             size = part.abs()
             total += size.sum(dim=0)
             torch.maximum(largest, size.amax(dim=0), out=largest)
-        return Moments(hessian, total / count, largest, count)
+        cross = None
+        if unchanged is not None:
+            cross = torch.zeros(width, width)
+            for part, before in zip(parts, unchanged, strict=True):
+                cross.addmm_(before.flatten(0, -2).t(), part)
+        return Moments(hessian, total / count, largest, count, cross)
 
     @property
     def mean_square(self) -> Tensor:
@@ -53,6 +59,7 @@ class Moments:
         return self.hessian.diagonal() / self.count
 
 
+Inputs = dict[str, list[Tensor]]  # of each matrix of a block, in parts [rows, T, K]
 Visit = Callable[[str, Any, Moments], None]  # name in the block, the matrix, its inputs
 
 
@@ -77,13 +84,35 @@ class Walk:
         self._context = CausalContext()
 
     @torch.no_grad()
-    def through(self, block: Any, visit: Visit | None = None) -> None:
-        """Move on by one block, and show every matrix on the way."""
-        up = matrix_names(block)[2]
+    def through(self, block: Any, visit: Visit | None = None, unchanged: Inputs | None = None) -> None:
+        """Move on by one block, and show every matrix on the way. `unchanged` is what `inputs` gave for that model."""
+        if visit is None:
+            self._through(block, None)
+            return
 
         def show(name: str, inputs: list[Tensor]) -> None:
-            if visit is not None:
-                visit(name, block.get_submodule(name), Moments.of(inputs))
+            visit(name, block.get_submodule(name), Moments.of(inputs, unchanged[name] if unchanged else None))
+
+        self._through(block, show)
+
+    @torch.no_grad()
+    def inputs(self, block: Any) -> Inputs:
+        """Move on by one block; the inputs of its matrices, in parts."""
+        found: Inputs = {}
+        self._through(block, lambda name, inputs: found.update({name: inputs}))
+        return found
+
+    @torch.no_grad()
+    def moments(self, block: Any) -> dict[str, Moments]:
+        """What each matrix of `block` is fed, without moving on."""
+        here = self.hidden.clone()
+        found: dict[str, Moments] = {}
+        self._through(block, lambda name, inputs: found.update({name: Moments.of(inputs)}))
+        self.hidden = here
+        return found
+
+    def _through(self, block: Any, show: Callable[[str, list[Tensor]], None] | None) -> None:
+        up = matrix_names(block)[2]
 
         def attend(x: Tensor) -> Tensor:
             return block.attention(block.attention_norm(x), self._rotary, self._context)
@@ -91,25 +120,21 @@ class Walk:
         def inner(x: Tensor) -> Tensor:
             return block.mlp(block.mlp_norm(x))
 
-        if visit is not None:
+        if show is not None:
             show("attention.qkv", [block.attention_norm(x) for x in self._parts()])
-        self._add(block.attention, "out", attend, lambda inputs: show("attention.out", inputs))
-        if visit is not None:
+        self._add(block.attention, "out", attend, show and (lambda inputs: show("attention.out", inputs)))
+        if show is not None:
             show(up, [block.mlp_norm(x) for x in self._parts()])
-        self._add(block.mlp, "down", inner, lambda inputs: show("mlp.down", inputs))
-
-    def moments(self, block: Any) -> dict[str, Moments]:
-        """What each matrix of `block` is fed, without moving on."""
-        found: dict[str, Moments] = {}
-        here = self.hidden.clone()
-        self.through(block, lambda name, _, moments: found.update({name: moments}))
-        self.hidden = here
-        return found
+        self._add(block.mlp, "down", inner, show and (lambda inputs: show("mlp.down", inputs)))
 
     def _add(
-        self, part: nn.Module, last: str, run: Callable[[Tensor], Tensor], show: Callable[[list[Tensor]], None]
+        self, part: nn.Module, last: str, run: Callable[[Tensor], Tensor], show: Callable[[list[Tensor]], None] | None
     ) -> None:
         """hidden += run(hidden), in two steps: up to the matrix `last` of `part`, and through it."""
+        if show is None:
+            for x in self._parts():
+                x += run(x)
+            return
         matrix = getattr(part, last)
         setattr(part, last, nn.Identity())
         inputs = [run(x) for x in self._parts()]

@@ -1,112 +1,296 @@
 """The stage `compress.quantize`: weights in fewer bits.
 
-    model  --->  model: config.json with quantization_config, model.safetensors, the tokenizer, report.json
+    model (, calibration: corpus)  --->  model: config.json with quantization_config, model.safetensors, the tokenizer,
+                                         report.json
 
-A method is a row of `METHODS`: its name, the number of bits, and a function that changes a loaded model in place and
-says how far the weights moved. `danlu compress MODEL --method M --bits B` chooses the row.
+A method is a row of `METHODS`: what it does to a block's floats before anything is rounded, and how it then rounds a
+matrix, perhaps with an eye on what the matrix is fed. `danlu compress MODEL --method M --bits B` chooses the row. The
+model goes through block by block (blockwise.py): what is in memory is the result, one block in floats, and the text.
 
-`rtn`, round to nearest: every matrix, embedding and head included. No data is needed. Norms and biases stay as they
-are: they are a thousandth of the bytes.
+    float32                  4 N K bytes
+    8 bits                   N K + 4 N bytes                     smaller by  3/4 - 1/K  (K = 256: 74.6 %)
+    4 bits, groups of 32     N K / 2 + 2 N K / 32 bytes          smaller by  85.9 %
+    with zero points         and N K / 64 bytes                  smaller by  85.5 %
 
-    float32   4 N K bytes
-    8 bits    N K + 4 N bytes                one scale per output row         smaller by  3/4 - 1/K  (K = 256: 74.6 %)
-    4 bits    N K / 2 + 2 N K / 32 bytes     one scale per 32 weights         smaller by  85.9 %
-
-With the small steps of 8 bits cleverer rounding (GPTQ, AWQ) has nothing left to win; it pays from 4 bits down.
+Below 8 bits the embedding and the head keep 8 (decision 10). Norms and biases stay floats: a thousandth of the bytes.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
+from danlu.compress.calibration import CalibrationConfig
 from danlu.core.artifact import Artifact, Manifest, write_json
 from danlu.core.errors import UserError
-from danlu.core.stage import Estimate, StageConfig, StageRun, stage
+from danlu.core.stage import Estimate, StageRun, stage
 
 if TYPE_CHECKING:
-    from danlu.model.transformer import Transformer
+    from torch import Tensor
+
+    from danlu.compress.layers import Moments
+    from danlu.kernels.grid import Grid
+    from danlu.model.quantized import Scheme
 
 
-class QuantizeConfig(StageConfig):
+class QuantizeConfig(CalibrationConfig):
     method: str = "rtn"
     bits: int = 8
+    group: Literal["row", 32, 64, 128] | None = None  # weights that share a scale; None: a row for 8 bits, 32 for 4
+    symmetric: bool | None = None  # None: as the method likes it best
+    head_bits: Literal[4, 8, 16] = 8  # of embedding and head below 8 bits; 16: left as they are
+    damp: float = Field(default=0.01, gt=0, lt=1)  # gptq: of the mean diagonal of the Hessian
+    trust: float = Field(default=0.5, ge=0, le=1)  # gptq: how far to make up for the errors of earlier matrices
+
+
+Round = Callable[["QuantizeConfig", "Scheme", "Tensor", "Moments | None"], "tuple[Grid, dict[str, int]]"]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to make a model smaller. `apply` changes the model and returns error measures."""
+    """A way to round. needs_text: it looks at what matrices are fed; smoothing: awq, smoothquant."""
 
-    bits: int
+    bits: tuple[int, ...]
     summary: str
-    apply: Callable[[Transformer], dict[str, float]]
+    round: Round | None = None  # None: to nearest, whatever the scheme
+    kind: str = "int"
+    needs_text: bool = False
+    smoothing: str = ""
+    symmetric: bool = True
 
 
-def _round_to_nearest(bits: int) -> Callable[[Transformer], dict[str, float]]:
-    def apply(model: Transformer) -> dict[str, float]:
-        from danlu.model.quantized import quantize_
+def _hqq(config: QuantizeConfig, scheme: Scheme, weight: Tensor, inputs: Moments | None) -> tuple[Grid, dict[str, int]]:
+    from danlu.compress.hqq import hqq
 
-        return quantize_(model, bits)
-
-    return apply
+    return hqq(weight, scheme), {}
 
 
-METHODS: Mapping[str, tuple[Method, ...]] = {
-    "rtn": (
-        Method(8, "round to nearest, one scale per output row", _round_to_nearest(8)),
-        Method(4, "round to nearest, one scale per 32 weights", _round_to_nearest(4)),
-    ),
+def _gptq(
+    config: QuantizeConfig, scheme: Scheme, weight: Tensor, inputs: Moments | None
+) -> tuple[Grid, dict[str, int]]:
+    from danlu.compress.gptq import for_new_inputs, gptq
+
+    assert inputs is not None
+    if inputs.cross is not None and config.trust:
+        weight = for_new_inputs(weight, inputs.hessian, inputs.cross, config.trust)
+    found, raised = gptq(weight, inputs.hessian, scheme, damp=config.damp)
+    return found, {"damped_again": raised}
+
+
+METHODS: Mapping[str, Method] = {
+    "rtn": Method((8, 4), "round to nearest; no text needed"),
+    "hqq": Method((4, 8), "scales for an error that ignores outliers; no text needed", _hqq, symmetric=False),
+    "gptq": Method((4, 8), "rounds so that outputs stay", _gptq, needs_text=True, symmetric=False),
+    "awq": Method((4,), "finer steps for columns with large inputs", None, "int", True, "awq", False),
+    "awq+gptq": Method((4,), "both", _gptq, "int", True, "awq", False),
+    "smoothquant": Method((8,), "outliers of the inputs moved into the weights", None, "int", True, "smoothquant"),
+    "fp8": Method((8,), "eight-bit floats, a scale a row", kind="float8"),
+    "nf4": Method((4,), "sixteen quantiles of a normal distribution: to store, not to multiply", kind="nf4"),
 }
 _ALIASES = {"int8": "rtn", "int4": "rtn"}
 
 
 def estimate(config: QuantizeConfig, parents: Mapping[str, Manifest | None]) -> Estimate:
-    """From the size of the model: it is held once whole and once in a quarter of the bytes."""
+    """From the size of the model: what results, and a block and the text while it is made (a guess at their share)."""
     model = parents.get("model")
-    return Estimate(memory_bytes=1.25 * model.size, disk_bytes=0.26 * model.size) if model else Estimate()
+    share = 0.3 if config.bits == 8 else 0.2
+    return Estimate(memory_bytes=(share + 0.3) * model.size, disk_bytes=2 * share * model.size) if model else Estimate()
 
 
-@stage("compress.quantize", version="2", makes="model", takes={"model": "model"}, estimate=estimate)
-def quantize(config: QuantizeConfig, run: StageRun, model: Artifact) -> dict[str, Any]:
+@stage(
+    "compress.quantize",
+    version="3",
+    makes="model",
+    takes={"model": "model", "calibration?": "corpus"},
+    estimate=estimate,
+)
+def quantize(
+    config: QuantizeConfig, run: StageRun, model: Artifact, calibration: Artifact | None = None
+) -> dict[str, Any]:
     """Write a model again with fewer bits per weight.
 
-    Raises UserError for an unknown method or number of bits, and for a model that is quantised already.
+    Raises UserError for an unknown method or number of bits, a model that is quantised already, a width that does not
+    divide into groups, and a method that needs text without any.
     """
-    from danlu.model.hub import load, save_model
-    from danlu.model.quantized import is_quantized
+    import torch
 
-    method = choose(config.method, config.bits)
-    loaded, tokenizer = load(model.path)
-    if is_quantized(loaded):
-        raise UserError(f"{model.id} is quantised already", "compress the model it was made from")
-    before = sum(tensor.numel() * tensor.element_size() for tensor in loaded.state_dict().values())
-    in_float32 = sum(4 * tensor.numel() for tensor in loaded.state_dict().values())
-    errors = method.apply(loaded)
-    save_model(loaded, run.out, tokenizer)
+    from danlu.compress.blockwise import Source, change_blocks
+    from danlu.compress.calibration import calibration_ids
+    from danlu.compress.layers import Walk
+    from danlu.model.hub import save_model
+    from danlu.model.quantized import plan_of, quantize_
+
+    method, scheme = choose(config), scheme_of(config)
+    if method.needs_text and calibration is None:
+        raise UserError(
+            f"{config.method} needs text that shows what the model is fed",
+            "--calibration CORPUS names one; rtn and hqq need none",
+        )
+    source = Source(model)
+    plan = plan_of(source.model, scheme)
+    for name, own in plan.items():
+        matrix = source.model.get_submodule(name)
+        assert isinstance(matrix.weight, torch.Tensor)
+        own.check(matrix.weight.shape[0], matrix.weight.shape[1], name)
+
+    walks: list[Walk] = []
+    if method.needs_text:
+        assert calibration is not None
+        if source.tokenizer is None:
+            raise UserError(f"{model.id} has no tokenizer to read the calibration text with", "use rtn or hqq")
+        longest = source.model.config.max_position
+        ids = calibration_ids(config, calibration, source.tokenizer, longest, run.events)
+        walks = [Walk(source.model, ids)]
+        if method.round is _gptq and not method.smoothing and config.trust:
+            walks.append(Walk(source.model, ids))  # the same text in the model as it was
+
+    block_maker = _Blocks(config, method, scheme, walks)
+    original = source.block if len(walks) > 1 else None
+    with torch.no_grad():
+        result, facts = change_blocks(
+            source,
+            run,
+            torch.float32,
+            block_maker.change,
+            finished=lambda index, block: block_maker.pass_by(block, original(index) if original else None),
+        )
+        outer = {n: s for n, s in plan.items() if n in ("embedding", "lm_head")}
+        if scheme.bits < 8 and config.head_bits != 8:
+            outer = {} if config.head_bits == 16 else dict.fromkeys(outer, scheme)
+        errors = [error for block in facts for error in block["errors"].values()]
+        if outer:
+            errors.append(quantize_(result.float(), outer)["max_error"])
+    save_model(result, run.out, source.tokenizer)
+    before, in_float32 = _sizes(model)
     after = sum(file.stat().st_size for file in run.out.glob("*.safetensors"))
-    facts = {
+    found = {
         "method": config.method,
         "bits": config.bits,
+        "group": scheme.group or "row",
+        "symmetric": scheme.symmetric,
         "bytes_before": before,
         "bytes_in_float32": in_float32,
         "bytes_after": after,
         "smaller": 1 - after / before,
         "smaller_than_float32": 1 - after / in_float32,
-        **errors,
+        "max_error": max(errors),
+        "mean_error": sum(errors) / len(errors),
     }
-    write_json(run.out / "report.json", facts | _context(model))
-    return facts
+    if method.needs_text:
+        found["calibration_tokens"] = walks[0].hidden.shape[0] * walks[0].hidden.shape[1]
+    raised = sum(block.get("damped_again", 0) for block in facts)
+    if raised:
+        run.events.emit("warning", message=f"{raised} times a Hessian was not positive definite and was damped more")
+    write_json(run.out / "report.json", found | {"blocks": facts} | _context(model))
+    run.clear_work()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of this process: not part of the payload
+    return found | {"peak_memory_bytes": peak}
 
 
-def choose(name: str, bits: int) -> Method:
+def choose(config: QuantizeConfig) -> Method:
     """The row of METHODS. Raises UserError that lists what there is."""
-    available = [f"{method} with {row.bits} bits" for method, rows in METHODS.items() for row in rows]
-    for row in METHODS.get(_ALIASES.get(name, name), ()):
-        if row.bits == bits:
-            return row
-    raise UserError(f'there is no method "{name}" with {bits} bits', "available: " + ", ".join(available))
+    row = METHODS.get(_ALIASES.get(config.method, config.method))
+    if row is None or config.bits not in row.bits:
+        known = [f"{name} with {' or '.join(map(str, one.bits))} bits" for name, one in METHODS.items()]
+        raise UserError(
+            f'there is no method "{config.method}" with {config.bits} bits', "available: " + ", ".join(known)
+        )
+    return row
+
+
+def scheme_of(config: QuantizeConfig) -> Scheme:
+    """How the matrices of the blocks will be stored. Raises UserError where the method leaves no choice."""
+    from danlu.model.quantized import FLOAT8, NF4, Scheme
+
+    method = choose(config)
+    if method.kind != "int":
+        own = FLOAT8 if method.kind == "float8" else NF4
+        if config.symmetric is False or config.group not in (None, own.group or "row"):
+            raise UserError(f"{config.method} has groups and zero points of its own", "leave group and symmetric out")
+        return own
+    group = (None if config.bits == 8 else 32) if config.group is None else config.group
+    symmetric = method.symmetric if config.symmetric is None else config.symmetric
+    if config.bits == 8 and config.symmetric is None:
+        symmetric = True  # zero points are worth nothing there, and the fast products have none
+    return Scheme(config.bits, None if group == "row" else group, symmetric)
+
+
+class _Blocks:
+    """What happens to a block."""
+
+    def __init__(self, config: QuantizeConfig, method: Method, scheme: Scheme, walks: list[Any]) -> None:
+        """walks: none, or the text in the model as it becomes, and perhaps the text in the model as it was."""
+        self.config, self.method, self.scheme = config, method, scheme
+        self.walk, self.before = (*walks, None, None)[:2]
+
+    def change(self, index: int, block: Any) -> dict[str, Any]:
+        """Quantise the matrices of `block`. {errors: relative error of each matrix, ...}"""
+        from danlu.compress.layers import matrix_names
+        from danlu.compress.smoothing import awq_scale, smooth, smoothquant_scale
+        from danlu.model.quantized import empty_twin
+
+        facts: dict[str, Any] = {"errors": {}}
+        unchanged = self.before.inputs(block) if self.before is not None else None
+        if self.method.smoothing:
+            scale_of = awq_scale(self.scheme) if self.method.smoothing == "awq" else smoothquant_scale
+            smooth(block, self.walk.moments(block), scale_of)
+
+        def visit(name: str, matrix: Any, inputs: Any) -> None:
+            twin = empty_twin(matrix, self.scheme, name)
+            if self.method.round is None:
+                error = twin.fill(matrix.weight)
+            else:
+                found, own = self.method.round(self.config, self.scheme, matrix.weight, inputs)
+                twin.put(self.scheme.store(found))
+                error = twin.error(matrix.weight)
+                for key, value in own.items():
+                    facts[key] = facts.get(key, 0) + value
+            facts["errors"][name] = error
+            block.set_submodule(name, twin)
+
+        if self.walk is None:
+            for name in matrix_names(block):
+                visit(name, block.get_submodule(name), None)
+        else:
+            self.walk.through(block, visit, unchanged)
+        return facts
+
+    def pass_by(self, block: Any, original: Any) -> None:
+        """The text goes through a block that an earlier try has changed."""
+        if self.before is not None:
+            self.before.through(original)
+        if self.walk is not None:
+            self.walk.through(block)
+
+
+def _sizes(model: Artifact) -> tuple[int, int]:
+    """Bytes of the weights as they are, and in float32."""
+    from safetensors import safe_open
+
+    if model.path.is_file():
+        from danlu.model.gguf import GGUFFile
+
+        with GGUFFile(model.path) as file:
+            numbers = sum(_product(tensor.shape) for tensor in file.tensors.values())
+        return model.path.stat().st_size, 4 * numbers
+    files = sorted(model.path.glob("*.safetensors"))
+    numbers = 0
+    for path in files:
+        with safe_open(path, framework="pt") as opened:
+            numbers += sum(_product(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
+    return sum(path.stat().st_size for path in files), 4 * numbers
+
+
+def _product(shape: Any) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
 
 
 def _context(model: Artifact) -> dict[str, Any]:

@@ -10,14 +10,14 @@ numbers meet the grid (`fold`):
     gate_up     mlp_norm                        norm weights (and bias) / s
     down        silu(gate) * up                 rows of up / s  (a GELU lies between in GPT-2: left alone)
 
-AWQ (arXiv:2306.00978): columns that meet large inputs deserve finer steps. s = mean|x|^a, and of twenty a from 0 to 1 the
-one is taken whose rounded weights change the output least, sum of |(Q(W s) / s - W) x|^2.
+AWQ (arXiv:2306.00978): columns that meet large inputs deserve finer steps. s = mean|x|^a, and of twenty a from 0 to 1
+the one is taken whose rounded weights change the output least, sum of |(Q(W s) / s - W) x|^2.
 
 SmoothQuant (arXiv:2211.10438): inputs that are rounded as well should have no outliers. s = max|x|^a / max|w|^(1 - a),
 a = 0.5: both get the square root of the trouble.
 
-Worked example of a fold, W = [[1, 2]], norm weights [1, 1], s = [2, 1]: the norm becomes [0.5, 1], W [[2, 2]], and for a
-normed input [3, 4] the output stays 1 * 3 + 2 * 4 = 2 * 1.5 + 2 * 4 = 11.
+Worked example of a fold, W = [[1, 2]], norm weights [1, 1], s = [2, 1]: the norm becomes [0.5, 1], W [[2, 2]], and for
+a normed input [3, 4] the output stays 1 * 3 + 2 * 4 = 2 * 1.5 + 2 * 4 = 11.
 """
 
 from __future__ import annotations

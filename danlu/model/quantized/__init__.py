@@ -31,6 +31,7 @@ __all__ = [
     "QuantizedLinear",
     "Scheme",
     "apply_quantization",
+    "empty_twin",
     "is_quantized",
     "matrices",
     "plan_of",
@@ -75,7 +76,7 @@ def apply_quantization(model: Transformer, config: Mapping[str, Any]) -> None:
     swap_(model, read_schemes(model.config, list(matrices(model)), config))
 
 
-def swap_(model: Transformer, plan: Mapping[str, Scheme]) -> None:
+def swap_(model: nn.Module, plan: Mapping[str, Scheme]) -> None:
     """Swap the matrices that `plan` names for ones in its schemes, uninitialised."""
     for name, scheme in plan.items():
         model.set_submodule(name, empty_twin(model.get_submodule(name), scheme, name))

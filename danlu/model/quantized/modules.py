@@ -68,8 +68,12 @@ class Quantized(nn.Module):
         return self.scheme.widen(self.stored, self.weight_scale, self.zero, dtype)
 
     def fill(self, weight: Tensor) -> float:
-        """Round `weight` [N, K] into this module; returns the relative error |w - w'| / |w| (Frobenius)."""
+        """Round `weight` [N, K] into this module; returns its error."""
         self.put(self.scheme.round(weight))
+        return self.error(weight)
+
+    def error(self, weight: Tensor) -> float:
+        """|w - w'| / |w| (Frobenius) for the `weight` that was to be kept."""
         lost = torch.linalg.vector_norm(self.widen() - weight.float())
         return float(lost / torch.linalg.vector_norm(weight.float()).clamp_min(1e-12))
 

@@ -1,0 +1,125 @@
+"""Changing a model block by block, within the memory of one block, and going on after a kill.
+
+    source files --one block, in floats--> change(block) --> work/block-00003.safetensors --> the model that is saved
+
+The files lend their tensors (model/hub.py), so the source is never whole in memory; what is finished is, in its final
+form. A try that was killed left the blocks that were done in `work`; the next one reads them instead of changing them
+again. Text that goes through them is computed anew, from the same numbers: the result is the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from danlu.core.artifact import Artifact
+from danlu.core.errors import Interrupted
+from danlu.core.stage import StageRun
+from danlu.model.quantized import Quantized, Scheme, is_quantized, swap_
+from danlu.model.transformer import Transformer
+
+if TYPE_CHECKING:
+    from danlu.tokenizer.tokenizer import Tokenizer
+
+Change = Callable[[int, Any], Mapping[str, Any]]  # number and block, changed in place -> facts
+
+
+class Source:
+    """A float model whose blocks are read one at a time. Raises UserError for a quantised one."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        from danlu.core.errors import UserError
+        from danlu.model.hub import Checkpoint, load, load_tokenizer
+
+        self._checkpoint: Checkpoint | None = None
+        self.tokenizer: Tokenizer | None
+        if artifact.path.is_dir():
+            self._checkpoint = Checkpoint(artifact.path)
+            self.model, self.tokenizer = self._checkpoint.model, load_tokenizer(artifact.path)
+        else:  # a GGUF file, which has to be unpacked anyway
+            self.model, self.tokenizer = load(artifact.path)
+        if is_quantized(self.model):
+            raise UserError(f"{artifact.id} is quantised already", "compress the model it was made from")
+        self.dtype = next(self.model.parameters()).dtype
+        for name in ("embedding", "position_embedding", "norm", "lm_head"):
+            if getattr(self.model, name) is not None:
+                with self._lent(name):
+                    setattr(self.model, name, copy.deepcopy(getattr(self.model, name)))
+
+    @property
+    def n_blocks(self) -> int:
+        return self.model.config.n_layers
+
+    def block(self, index: int) -> Any:
+        """A copy of a block in float32, to be changed at will."""
+        with self._lent(f"blocks.{index}"):
+            block = copy.deepcopy(self.model.get_submodule(f"blocks.{index}"))
+        return block.float().requires_grad_(False)
+
+    @contextmanager
+    def _lent(self, name: str) -> Iterator[None]:
+        if self._checkpoint is None:
+            yield
+            return
+        with self._checkpoint.lent(name):
+            yield
+
+
+def change_blocks(
+    source: Source,
+    run: StageRun,
+    dtype: torch.dtype,
+    change: Change,
+    finished: Callable[[int, Any], None] | None = None,
+) -> tuple[Transformer, list[dict[str, Any]]]:
+    """Change every block of `source`; the model that results, and the facts of each block.
+
+    `change` gets a block in float32 and leaves it as it is to be stored, matrices quantised or not; `finished` is told
+    of a block that an earlier try has changed. Floats are stored in `dtype`. Raises Interrupted on SIGINT, when
+    a block is done.
+    """
+    facts: list[dict[str, Any]] = []
+    with run.graceful():
+        for index in range(source.n_blocks):
+            if run.stop_requested:
+                raise Interrupted(f"{index} of {source.n_blocks} blocks are done")
+            file = run.work / f"block-{index:05d}.safetensors"
+            if file.exists():
+                block = source.block(index)
+                facts.append(_read(file, block))
+                if finished is not None:
+                    finished(index, block)
+            else:
+                block = source.block(index)
+                facts.append(dict(change(index, block)))
+                _write(file, block, facts[-1])
+            source.model.blocks[index] = block.to(dtype)
+            run.progress(index + 1, source.n_blocks, "blocks")
+    return source.model, facts
+
+
+def _write(file: Path, block: nn.Module, facts: Mapping[str, Any]) -> None:
+    schemes = {name: asdict(module.scheme) for name, module in block.named_modules() if isinstance(module, Quantized)}
+    header = {"schemes": json.dumps(schemes), "facts": json.dumps(facts)}
+    partial = file.with_suffix(".partial")
+    save_file({name: tensor.contiguous() for name, tensor in block.state_dict().items()}, partial, metadata=header)
+    partial.rename(file)
+
+
+def _read(file: Path, block: nn.Module) -> dict[str, Any]:
+    with safe_open(file, framework="pt") as opened:
+        header = opened.metadata()
+        swap_(block, {name: Scheme(**fields) for name, fields in json.loads(header["schemes"]).items()})
+        block.load_state_dict({name: opened.get_tensor(name) for name in opened.keys()}, assign=True)  # noqa: SIM118
+    facts: dict[str, Any] = json.loads(header["facts"])
+    return facts

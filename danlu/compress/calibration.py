@@ -1,0 +1,76 @@
+"""Text that shows a method what a model is fed.
+
+A corpus' training documents, in an order that only the seed decides, are cut into rows of equal length until there are
+enough. Whoever judges the compressed model must use other text: the held-out split of the same corpus is never read.
+
+What can be wrong with such text costs quality and nothing else, so it is a warning: too little of it, or a language
+that the model's tokenizer only knows byte by byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from danlu.core.artifact import Artifact
+from danlu.core.errors import UserError
+from danlu.core.events import Events
+from danlu.core.stage import StageConfig
+
+if TYPE_CHECKING:
+    from danlu.tokenizer.tokenizer import Tokenizer
+
+FOREIGN = 1.6  # bytes a token: below this a tokenizer spells the text out instead of reading it
+LITTLE = 4096  # tokens
+
+
+class CalibrationConfig(StageConfig):
+    rows: int = Field(default=32, ge=1)  # of calibration text
+    length: int = Field(default=512, ge=8)  # tokens in a row
+    seed: int = 0  # which documents
+
+
+def calibration_ids(
+    config: CalibrationConfig, corpus: Artifact, tokenizer: Tokenizer, longest: int, events: Events
+) -> Tensor:
+    """ids [n, T] with n <= rows and T <= length, `longest` at most.
+
+    Raises UserError for a corpus without text. Warns, with what it costs, where there is little or it is foreign.
+    """
+    from danlu.data.document import read_documents
+
+    length = min(config.length, longest)
+    end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    wanted, ids, n_bytes = config.rows * length, list[int](), 0
+    order = sorted((_draw(config.seed, document.id), document.text) for document in read_documents(corpus))
+    for _, text in order:
+        if len(ids) >= wanted:
+            break
+        if text.strip():
+            ids += tokenizer.encode(text) + end
+            n_bytes += len(text.encode("utf-8", "replace"))
+    if len(ids) < 2:
+        raise UserError(f"{corpus.id} has no text to calibrate with", "take a corpus with training documents")
+    length = min(length, len(ids))
+    rows = min(config.rows, len(ids) // length)
+    if rows * length < min(LITTLE, wanted):
+        events.emit(
+            "warning",
+            message=f"only {rows * length:,} tokens of calibration text, {wanted:,} were wanted: "
+            "the weights will fit it and little else",
+        )
+    if n_bytes / len(ids) < FOREIGN:
+        events.emit(
+            "warning",
+            message=f"{n_bytes / len(ids):.2f} bytes a token: the model hardly reads this text. Weights calibrated on a "
+            "foreign language lose about as much as without any calibration",
+        )
+    return torch.tensor(ids[: rows * length]).view(rows, length)
+
+
+def _draw(seed: int, document: str) -> bytes:
+    return hashlib.sha256(f"{seed}\0{document}".encode()).digest()
