@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from danlu.core.errors import UserError
-from danlu.model.config import ModelConfig
 from danlu.model.gguf.names import ROPE_FACTORS, gguf_parts, halves, is_interleaved
 from danlu.model.gguf.reader import GGUFFile
 from danlu.model.gguf.settings import model_config
@@ -40,13 +39,7 @@ def read_model(file: GGUFFile, dtype: torch.dtype | None = None) -> Transformer:
     """The model alone; the peak of memory is the model and one tensor. Raises as `load_gguf` does."""
     import torch
 
-    from danlu.model.transformer import Transformer
-
-    config = model_config(file)
-    file.require_supported_types()
-    with torch.device("meta"):
-        model = Transformer(config)
-    plan = _plan(file, config, model)
+    model, plan = open_model(file)
     state: dict[str, torch.Tensor] = {}
     for name, empty in model.state_dict().items():
         tensor = torch.empty(empty.shape, dtype=dtype or torch.float32)
@@ -54,18 +47,26 @@ def read_model(file: GGUFFile, dtype: torch.dtype | None = None) -> Transformer:
         for part, target in zip(plan[name], targets, strict=True):
             file.read_into(part, target)
             if is_interleaved(file.architecture, part):
-                target.copy_(halves(target, config.head_dim))
+                target.copy_(halves(target, model.config.head_dim))
         state[name] = tensor
     model.load_state_dict(state, assign=True)
     return model.eval()
 
 
-def _plan(file: GGUFFile, config: ModelConfig, model: Transformer) -> dict[str, list[str]]:
-    """danlu's tensor name -> the tensors of the file whose rows make it up.
+def open_model(file: GGUFFile) -> tuple[Transformer, dict[str, list[str]]]:
+    """The model without numbers, and for each of its tensors those of the file whose rows make it up.
 
     Raises UserError unless all are there with their shapes and none is left over: a bias dropped in silence would be
     a model that answers wrongly.
     """
+    import torch
+
+    from danlu.model.transformer import Transformer
+
+    config = model_config(file)
+    file.require_supported_types()
+    with torch.device("meta"):
+        model = Transformer(config)
     plan = {name: gguf_parts(file.architecture, name) for name in model.state_dict()}
     used = {part for parts in plan.values() for part in parts} | {ROPE_FACTORS}
     if config.tie_embeddings:
@@ -83,4 +84,4 @@ def _plan(file: GGUFFile, config: ModelConfig, model: Transformer) -> dict[str, 
     for part, info in file.tensors.items():
         if is_interleaved(file.architecture, part) and info.shape[0] % config.head_dim:
             raise UserError(f"{file.path}: {part} has {info.shape[0]} rows for heads of {config.head_dim}", hint)
-    return plan
+    return model, plan

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from danlu.core.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -25,10 +27,11 @@ if TYPE_CHECKING:
 class Architecture:
     """One row of `ARCHITECTURES`: what llama.cpp calls an architecture, in danlu's terms."""
 
-    family: str
+    families: tuple[str, ...]  # the first is what a file of it becomes
     weights: Mapping[str, tuple[str, ...]]  # module of danlu -> modules in the file; {} is the number of the layer
     fields: Mapping[str, Any] = field(default_factory=dict)  # of ModelConfig, implied by the architecture
     epsilon: str = "attention.layer_norm_rms_epsilon"
+    biases: tuple[str, ...] = ("qkv_bias",)  # of ModelConfig: those that llama.cpp reads
     interleaved: tuple[str, ...] = ()  # modules in the file whose rows are reordered for rotary pairs of neighbours
 
 
@@ -68,15 +71,31 @@ _GPT2_FIELDS = {
     "mlp_bias": True,
 }
 
+_BIASES = ("qkv_bias", "output_bias", "mlp_bias")
 ROPE_FACTORS = "rope_freqs.weight"  # no weights, but a setting: by what each rotary frequency is divided
 
 ARCHITECTURES: dict[str, Architecture] = {
     # also Mistral and SmolLM2, which llama.cpp counts as llama
-    "llama": Architecture("llama", _LLAMA_WEIGHTS, interleaved=("blk.{}.attn_q", "blk.{}.attn_k")),
-    "qwen2": Architecture("qwen2", _LLAMA_WEIGHTS),
-    "qwen3": Architecture("qwen3", _LLAMA_WEIGHTS, fields={"qk_norm": True}),
-    "gpt2": Architecture("gpt2", _GPT2_WEIGHTS, fields=_GPT2_FIELDS, epsilon="attention.layer_norm_epsilon"),
+    "llama": Architecture(
+        ("llama", "mistral"), _LLAMA_WEIGHTS, biases=_BIASES, interleaved=("blk.{}.attn_q", "blk.{}.attn_k")
+    ),
+    "qwen2": Architecture(("qwen2",), _LLAMA_WEIGHTS),
+    "qwen3": Architecture(("qwen3",), _LLAMA_WEIGHTS, fields={"qk_norm": True}),
+    "gpt2": Architecture(
+        ("gpt2",), _GPT2_WEIGHTS, fields=_GPT2_FIELDS, epsilon="attention.layer_norm_epsilon", biases=_BIASES
+    ),
 }
+
+
+def architecture_of(family: str) -> str:
+    """The name of the architecture that a family of danlu has in llama.cpp. UserError when the table has none."""
+    for name, row in ARCHITECTURES.items():
+        if family in row.families:
+            return name
+    raise UserError(
+        f'what llama.cpp calls the family "{family}" is not known',
+        "a row is missing in danlu/model/gguf/names.py: the names of its tensors and the order of their rows",
+    )
 
 
 def gguf_parts(name: str, tensor: str) -> list[str]:
@@ -105,3 +124,8 @@ def halves(rows: torch.Tensor, head_dim: int) -> torch.Tensor:
     """Rows `[H * hd, ...]` from pairs of neighbours to pairs of halves: row 2 i + j of a head goes to j * hd/2 + i."""
     heads = rows.unflatten(0, (-1, head_dim // 2, 2))  # [H, hd/2, 2, ...]
     return heads.transpose(1, 2).reshape(rows.shape)
+
+
+def neighbours(rows: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """The way back of `halves`: row j * hd/2 + i of a head goes to 2 i + j."""
+    return rows.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).reshape(rows.shape)

@@ -1,4 +1,4 @@
-"""The shape of a model in GGUF's keys.
+"""The shape of a model in GGUF's keys, both ways.
 
 | GGUF key ("ARCH." before each)           | ModelConfig                                                      |
 |------------------------------------------|------------------------------------------------------------------|
@@ -18,14 +18,18 @@ Source: the GGUF specification.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from danlu.core.errors import UserError
 from danlu.model.config import ModelConfig, RopeScaling
-from danlu.model.gguf.names import ARCHITECTURES, ROPE_FACTORS, Architecture
+from danlu.model.gguf.names import ARCHITECTURES, ROPE_FACTORS, Architecture, architecture_of
 from danlu.model.gguf.reader import GGUFFile
+from danlu.model.rope import frequencies
+
+if TYPE_CHECKING:
+    import torch
 
 # Keys of mathematics that danlu does not have: any value but 0 (or absent) is refused.
 REFUSED = (
@@ -60,7 +64,7 @@ def model_config(file: GGUFFile) -> ModelConfig:
     stops = [file.metadata.get(f"tokenizer.ggml.{key}") for key in stop_keys]
     values = {
         # llama.cpp does not tell Mistral from Llama; only Mistral's config.json can say that attention slides
-        "family": "mistral" if arch.family == "llama" and window else arch.family,
+        "family": "mistral" if file.architecture == "llama" and window else arch.families[0],
         "vocab_size": file.tensors["token_embd.weight"].shape[0],
         "hidden_size": hidden,
         "n_layers": keys.number("block_count"),
@@ -174,3 +178,78 @@ class _Keys:
             raise UserError(f"{self.file.path} has {value!r} as {self.file.architecture}.{name}", "expected a number")
         # Stored as float32: 1e-05 comes back as 9.999999747378752e-06. The shortest decimal is what was meant.
         return float(str(np.float32(value)))
+
+
+# ---- the way back ------------------------------------------------------------------------------------------------
+
+
+def settings(config: ModelConfig) -> dict[str, Any]:
+    """The keys that say `config`, "general.architecture" first. UserError for what llama.cpp has no words for."""
+    name = architecture_of(config.family)
+    row = ARCHITECTURES[name]
+    for bias in ("qkv_bias", "output_bias", "mlp_bias"):
+        if getattr(config, bias) and bias not in row.biases:
+            raise UserError(f"llama.cpp's {name} has no {bias}", "it would leave it out and answer wrongly")
+    keys: dict[str, Any] = {
+        "vocab_size": config.vocab_size,
+        "block_count": config.n_layers,
+        "context_length": config.max_position,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.n_heads,
+        "attention.head_count_kv": config.n_kv_heads,
+        row.epsilon: config.norm_eps,
+    }
+    if config.positions == "rope":
+        keys |= {"attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
+        keys |= {"rope.dimension_count": config.head_dim, "rope.freq_base": config.rope_theta}
+        keys |= _scaling_keys(config)
+    if any(config.window(layer) for layer in range(config.n_layers)):
+        keys["attention.sliding_window"] = config.sliding_window
+    return {"general.architecture": name} | {f"{name}.{key}": value for key, value in keys.items()}
+
+
+def _scaling_keys(config: ModelConfig) -> dict[str, Any]:
+    """Llama 3's settings are no keys but a tensor: `rope_factors`."""
+    scaling = config.rope_scaling
+    if scaling is None or scaling.type == "llama3":
+        return {}
+    if scaling.type == "dynamic":
+        raise UserError(
+            "llama.cpp has no rotary positions that stretch with the length of the text (rope type dynamic)",
+            "set rope_scaling to linear, llama3 or yarn in config.json, or to null for the trained length",
+        )
+    keys: dict[str, Any] = {"type": scaling.type, "factor": scaling.factor}
+    if scaling.type == "yarn":
+        amplitude = frequencies(config)[1] / (0.1 * math.log(scaling.factor) + 1.0)
+        keys["original_context_length"] = scaling.original_max_position or config.max_position
+        keys |= {} if math.isclose(amplitude, 1.0) else {"attn_factor": amplitude}
+    return {f"rope.scaling.{key}": value for key, value in keys.items()}
+
+
+def rope_factors(config: ModelConfig) -> torch.Tensor | None:
+    """By what each rotary frequency is divided, [hd / 2]: the tensor that says Llama 3's settings; else None."""
+    if config.rope_scaling is None or config.rope_scaling.type != "llama3":
+        return None
+    plain, _ = frequencies(config.model_copy(update={"rope_scaling": None}))
+    return plain / frequencies(config)[0]
+
+
+def what_differs(one: ModelConfig, other: ModelConfig) -> str | None:
+    """The first field in which two models would compute differently; ids of special tokens are no part of it."""
+    for name in ModelConfig.model_fields:
+        same = getattr(one, name) == getattr(other, name)
+        if name in ("sliding_window", "sliding_layers"):
+            same = all(one.window(layer) == other.window(layer) for layer in range(one.n_layers))
+        elif name in ("rope_theta", "rope_scaling"):
+            same = one.positions == "learned" or _turns_alike(one, other)
+        elif name == "gelu_tanh":
+            same |= one.mlp != "gelu"
+        if not same and name not in ("family", "bos_id", "eos_ids", "pad_id"):
+            return name
+    return None
+
+
+def _turns_alike(one: ModelConfig, other: ModelConfig) -> bool:
+    (a, loud), (b, other_loud) = frequencies(one), frequencies(other)
+    return bool((a - b).abs().le(1e-5 * a.abs()).all()) and math.isclose(loud, other_loud, rel_tol=1e-6)
