@@ -9,6 +9,7 @@ Float16 scales are rounded first and whole numbers chosen for the rounded ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -17,13 +18,26 @@ from torch import Tensor
 from danlu.model.gguf.blocks import BLOCK_TYPES, Bytes
 from danlu.model.gguf.fit import TINY, affine, divided, importance, stored, symmetric
 
+PIECE = 1 << 15
 _LOW, _FOUR, _SIX = np.uint8(15), np.uint8(4), np.uint8(6)  # numpy's typing makes bytes and Python's ints integers
 
 
 def quantize(weights: Tensor, type_name: str) -> Bytes:
-    """Finite weights of any shape, a whole number of blocks -> uint8 `[n_blocks * size]`; KeyError for others than `QUANTIZERS`."""
-    blocks = weights.detach().reshape(-1, BLOCK_TYPES[type_name].values).float()
-    return np.ascontiguousarray(QUANTIZERS[type_name](blocks)).reshape(-1)
+    """Finite weights of any shape, a whole number of blocks -> uint8 `[n_blocks * size]`.
+
+    Works on `PIECE` values at a time, which torch leaves to one thread, on two threads of its own: a machine that has
+    other work would make torch's threads wait for each other at every single operation. KeyError: see `QUANTIZERS`.
+    """
+    block = BLOCK_TYPES[type_name].values
+    pieces = weights.detach().reshape(-1, block).split(PIECE // block)
+
+    def convert(piece: Tensor) -> Bytes:
+        return np.ascontiguousarray(QUANTIZERS[type_name](piece.float())).reshape(-1)
+
+    if len(pieces) < 2:
+        return np.concatenate([convert(piece) for piece in pieces])
+    with ThreadPoolExecutor(2) as pool:
+        return np.concatenate(list(pool.map(convert, pieces)))
 
 
 def q8_0(d: Tensor, q: Tensor) -> Bytes:

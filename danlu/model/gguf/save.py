@@ -56,16 +56,16 @@ if TYPE_CHECKING:
     from danlu.tokenizer.tokenizer import Tokenizer
 
 AS_IS = "as-is"
-PIECE = 1 << 18  # weights quantised at a time: intermediate arrays stay in the cache
+PIECE = 1 << 20  # weights at a time
 _FLOATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 def save_gguf(model: Path, directory: Path, kind: str, name: str) -> dict[str, Any]:
     """Write a model (a Hugging Face directory or a .gguf file) as one file in `directory`; facts about it.
 
-    `kind` is `as-is` or a type of `mixture.FILE_TYPES`, `name` the model's in the file. Raises UserError, and leaves no file, for a family, a
-    setting or a tokenizer that GGUF cannot express, for weights that do not fit the type, and for a file that its
-    readers refuse.
+    `kind` is `as-is` or a type of `mixture.FILE_TYPES`, `name` the model's in the file. Raises UserError, and leaves
+    no file, for a family, a setting or a tokenizer that GGUF cannot express, for weights that do not fit the type, and
+    for a file that its readers refuse.
     """
     source = _Source(model, kind)
     written = tokenizer_metadata(source.tokenizer, source.config.vocab_size) if source.tokenizer else None
@@ -79,7 +79,7 @@ def save_gguf(model: Path, directory: Path, kind: str, name: str) -> dict[str, A
     target = directory / f"{name}-{main}.gguf"
     loss = Loss()
     try:
-        first = [] if factors is None else [factors.numpy().tobytes()]
+        first = [] if factors is None else [factors.numpy().view(np.uint8)]
         write_gguf(
             target, metadata, tensors, (piece for group in (first, source.pieces(parts, loss)) for piece in group)
         )

@@ -38,9 +38,7 @@ class NewTensor:
         return math.prod(self.shape) // block.values * block.size
 
 
-def write_gguf(
-    path: Path, metadata: Mapping[str, Any], tensors: Sequence[NewTensor], pieces: Iterable[Bytes | bytes]
-) -> None:
+def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Sequence[NewTensor], pieces: Iterable[Bytes]) -> None:
     """`pieces` are the bytes of the tensors in the order of the table; one piece never spans two tensors.
 
     Whole numbers become uint32 (uint64 where too large, int32 where negative), in lists int32; floats float32.
@@ -61,7 +59,7 @@ def write_gguf(
         for tensor in tensors:
             left = tensor.size
             while left > 0:
-                left -= file.write(next(stream))
+                left -= file.write(next(stream).data)
             assert left == 0, f"{tensor.name} got {-left} bytes too many"
             file.write(bytes(_aligned(tensor.size) - tensor.size))
 
