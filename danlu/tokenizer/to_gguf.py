@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from danlu.core.errors import UserError
@@ -55,14 +55,14 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 @dataclass(frozen=True)
 class Written:
-    """`metadata` for the file; `alike` of `len(SAMPLES)` texts get from it the ids that the tokenizer gives."""
+    """`metadata` for the file; `alike` of `len(SAMPLES)` texts get from its tables the ids that the tokenizer gives.
+
+    `exact`: all do, and are cut in the same places, so that other texts do too.
+    """
 
     metadata: dict[str, Any]
     alike: int
-
-    @property
-    def exact(self) -> bool:
-        return self.alike == len(SAMPLES)
+    exact: bool
 
 
 def tokenizer_metadata(tokenizer: Tokenizer, rows: int) -> Written:
@@ -89,8 +89,11 @@ def tokenizer_metadata(tokenizer: Tokenizer, rows: int) -> Written:
     if kind == "gpt2":
         written = _with_cuts(tokenizer, metadata, source)
     else:
-        written = Written(metadata, _alike(tokenizer, metadata)[0])
-    return written if written.exact else Written(written.metadata | {HUGGING_FACE: tokenizer.to_json()}, written.alike)
+        alike, _ = _alike(tokenizer, metadata)
+        written = Written(metadata, alike, alike == len(SAMPLES))
+    return (
+        written if written.exact else replace(written, metadata=written.metadata | {HUGGING_FACE: tokenizer.to_json()})
+    )
 
 
 def _kind(tokenizer: Tokenizer, model: dict[str, Any]) -> str:
@@ -165,8 +168,8 @@ def _with_cuts(tokenizer: Tokenizer, metadata: dict[str, Any], source: dict[str,
         best = max(best, (score, name), key=lambda item: item[0])
         if min(score) == len(SAMPLES):
             break
-    (alike, _), name = best
-    return Written(metadata | {PRE: name}, alike)
+    score, name = best
+    return Written(metadata | {PRE: name}, score[0], min(score) == len(SAMPLES))
 
 
 def _alike(tokenizer: Tokenizer, metadata: dict[str, Any]) -> tuple[int, int]:

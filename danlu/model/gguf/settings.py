@@ -241,8 +241,10 @@ def what_differs(one: ModelConfig, other: ModelConfig) -> str | None:
         same = getattr(one, name) == getattr(other, name)
         if name in ("sliding_window", "sliding_layers"):
             same = all(one.window(layer) == other.window(layer) for layer in range(one.n_layers))
-        elif name in ("rope_theta", "rope_scaling"):
+        elif name == "rope_scaling":
             same = one.positions == "learned" or _turns_alike(one, other)
+        elif name == "rope_theta":
+            same |= one.positions == "learned"
         elif name == "gelu_tanh":
             same |= one.mlp != "gelu"
         if not same and name not in ("family", "bos_id", "eos_ids", "pad_id"):
