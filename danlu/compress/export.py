@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from danlu.core.artifact import MANIFEST, read_json
 from danlu.core.errors import UserError
 
 
@@ -33,8 +34,24 @@ def _write_hf(model: Path, directory: Path, kind: str) -> dict[str, Any]:
     return {}
 
 
+def _write_gguf(model: Path, directory: Path, kind: str) -> dict[str, Any]:
+    from danlu.model.gguf.save import save_gguf
+
+    return save_gguf(model, directory, kind, _name(model))
+
+
+def _name(model: Path) -> str:
+    """What the model was called when it was made, else how its path is called."""
+    file = model / MANIFEST
+    name = read_json(file, "make the model again").get("name") if file.is_file() else ""
+    return str(name or model.stem)
+
+
 TARGETS: Mapping[str, Target] = {
     "hf": Target("transformers, vLLM", ("as-is",), _write_hf),
+    "gguf": Target(
+        "llama.cpp, Ollama", ("as-is", "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"), _write_gguf
+    ),
 }
 
 

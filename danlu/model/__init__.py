@@ -13,7 +13,8 @@ One door: `load_model(path)` gives a `Transformer`, `load(path_or_id)` gives it 
     presets.py       pico, nano, micro, small, base: shapes to train from scratch
     vocabulary.py    rows for the tokens of an extended tokenizer
     adapter.py       LoRA adapters in PEFT's layout, and W + scale B A
-    gguf.py, importing.py, quantized.py   GGUF files, the import stage, int8 modules
+    gguf/            llama.cpp's files
+    importing.py, quantized.py   the import stage, int8 modules
 
 The room knows nothing about training, serving or caches: those hand a *context* to the forward pass
 (see attention.py) and the same layers serve all of them.

@@ -55,7 +55,7 @@ def load(path_or_id: str | Path) -> tuple[Transformer, Tokenizer | None]:
     """
     path = find_model(path_or_id)
     if path.is_file():
-        from danlu.model.gguf_model import load_gguf
+        from danlu.model.gguf.load import load_gguf
 
         return load_gguf(path, dtype=None)
     return load_model(path), load_tokenizer(path)

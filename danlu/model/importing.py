@@ -103,7 +103,7 @@ def _locate(source: str, run: StageRun) -> tuple[Path, str]:
 def _read(path: Path, dtype: torch.dtype | None) -> tuple[Transformer, Tokenizer | None]:
     """A directory as `hub` reads it; a file if it says that it is GGUF, whatever it is called."""
     from danlu.model import hub
-    from danlu.model.gguf_model import load_gguf
+    from danlu.model.gguf.load import load_gguf
 
     if path.is_dir():
         if not (path / "config.json").exists() and (inside := sorted(path.glob("*.gguf"))):

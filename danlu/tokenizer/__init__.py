@@ -12,7 +12,8 @@ Its one class is `Tokenizer` (encode, decode, render a chat); it reads and write
     chat, tools          messages to text and ids, the mask of the assistant's tokens, tools in a chat
     pack, shards         a corpus becomes shards, which are read by position and by document
     report, compare      what a tokenizer costs in each language; several on the same texts
-    alphabet, gguf       the table by which bytes stand in JSON; the tokenizer inside a GGUF file
+    alphabet             the table by which bytes stand in JSON
+    gguf, to_gguf        the tokenizer inside a GGUF file, read and written
 """
 
 from __future__ import annotations

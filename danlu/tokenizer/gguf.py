@@ -13,6 +13,7 @@ files that path reads, `tokenizer.json` and `tokenizer_config.json`:
 | ggml.add_bos_token, add_eos_token         | what the file puts around every text (the post-processor)              |
 | ggml.add_space_prefix (llama)             | whether a text gets one blank in front                                 |
 | chat_template, chat_template.NAME         | chat_template                                                          |
+| huggingface.json                          | tokenizer.json itself: the tables above it are then for llama.cpp      |
 
 The ids are those that llama.cpp gives for the same file (tested against it). One consequence: the original Qwen2
 tokenizer puts text into Unicode form NFC first, GGUF cannot say so and llama.cpp does not, and so neither does this:
@@ -30,6 +31,8 @@ from typing import Any
 
 from danlu.core.errors import UserError, suggest
 from danlu.tokenizer.tokenizer import END_OF_TURN, Tokenizer
+
+HUGGING_FACE = "tokenizer.huggingface.json"  # the text of a tokenizer.json, for what the other keys cannot say
 
 # Values of ggml.token_type.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -77,6 +80,8 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], where: str = "the GGUF file
     if metadata.get("tokenizer.ggml.model", "none") == "none":
         return None
     vocabulary = _Vocabulary(metadata, where)
+    if isinstance(whole := metadata.get(HUGGING_FACE), str):
+        return Tokenizer(whole, _tokenizer_config(vocabulary))
     return Tokenizer(json.dumps(_tokenizer_json(vocabulary), ensure_ascii=False), _tokenizer_config(vocabulary))
 
 

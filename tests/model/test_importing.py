@@ -16,8 +16,8 @@ from danlu.core.stage import StageRun, get_stage
 from danlu.model import hub
 from danlu.model.importing import ImportConfig, importing
 from danlu.model.pip_package import PipSource, choose
-from tests.model.gguf_writer import gguf_bytes
-from tests.model.test_gguf_model import CONFIGS, as_gguf, random_model
+from tests.model.gguf.files import gguf_bytes
+from tests.model.gguf.test_load import CONFIGS, as_gguf, random_model
 
 IDS = torch.arange(12)[None]
 

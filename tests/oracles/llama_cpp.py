@@ -1,4 +1,4 @@
-"""What llama.cpp says about two real GGUF files: the oracle behind tests/model/test_gguf_real.py.
+"""What llama.cpp says about two real GGUF files: the oracle behind tests/model/gguf/test_real.py.
 
 Run it in an environment of its own (llama-cpp-python compiles llama.cpp, which takes a while):
 

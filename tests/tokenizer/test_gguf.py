@@ -128,7 +128,7 @@ def test_sentencepiece_gives_the_ids_of_llama_cpp() -> None:
 @pytest.mark.parametrize("name", ORACLE["pre_tokenizers"])
 def test_pre_tokenizers_give_the_ids_of_llama_cpp(name: str) -> None:
     """The vocabulary of SmolLM2, declared to have each of the pre-tokenizers."""
-    from danlu.model.gguf import open_gguf
+    from danlu.model.gguf.reader import open_gguf
 
     try:
         path = fetch("smollm2")

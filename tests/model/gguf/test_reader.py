@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.core.errors import UserError
-from danlu.model import gguf
-from danlu.model.gguf import GGUFFile, open_gguf
-from tests.model.gguf_writer import gguf_bytes, write_gguf
+from danlu.model.gguf import reader
+from danlu.model.gguf.reader import GGUFFile, open_gguf
+from tests.model.gguf.files import gguf_bytes, write_gguf
 
 METADATA = {
     "general.architecture": "llama",
@@ -51,7 +51,7 @@ def test_chunks_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path = write_gguf(tmp_path / "m.gguf", {}, {"q": ("Q8_0", (100, 320), raw.tobytes())})
     with open_gguf(path) as file:
         whole = file.tensor("q")
-        monkeypatch.setattr(gguf, "CHUNK_VALUES", 96)
+        monkeypatch.setattr(reader, "CHUNK_VALUES", 96)
         assert torch.equal(file.tensor("q"), whole)
         assert torch.equal(file.tensor("q", torch.bfloat16), whole.bfloat16())
 

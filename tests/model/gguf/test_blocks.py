@@ -5,8 +5,8 @@ import doctest
 import numpy as np
 import pytest
 
-from danlu.model import dequantize as module
-from danlu.model.dequantize import BLOCK_TYPES, dequantize
+from danlu.model.gguf import blocks as module
+from danlu.model.gguf.blocks import BLOCK_TYPES, dequantize
 
 
 def test_docstring_example() -> None:

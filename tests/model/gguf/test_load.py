@@ -12,9 +12,9 @@ import torch
 
 from danlu.core.errors import UserError
 from danlu.model.config import ModelConfig, RopeScaling
-from danlu.model.gguf_model import load_gguf
+from danlu.model.gguf.load import load_gguf
 from danlu.model.transformer import Transformer
-from tests.model.gguf_writer import write_gguf
+from tests.model.gguf.files import write_gguf
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 40, "hidden_size": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "head_dim": 8,

@@ -16,7 +16,7 @@ integers are little-endian. `dims` counts from the fastest index, so a matrix th
 The file is memory-mapped: opening reads only the metadata and the table, and a tensor's bytes are read when it is
 asked for. Every length is checked against the size of the file before it is used, so a truncated or damaged file is
 one clear `UserError` and never a crash or a giant allocation. What the tensors *mean* (names, shapes, permutations) is
-in `gguf_model.py`; how blocks become floats is in `dequantize.py`.
+in `names.py`; how blocks become floats is in `blocks.py`.
 
 Source: the GGUF specification (ggml, docs/gguf.md).
 """
@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from danlu.core.errors import UserError
-from danlu.model.dequantize import BLOCK_TYPES, dequantize
+from danlu.model.gguf.blocks import BLOCK_TYPES, dequantize
 
 if TYPE_CHECKING:
     import torch

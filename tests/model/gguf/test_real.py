@@ -16,15 +16,15 @@ import torch
 
 from danlu.core.stage import StageRun
 from danlu.model import hub
-from danlu.model.gguf import open_gguf
-from danlu.model.gguf_model import load_gguf
+from danlu.model.gguf.load import load_gguf
+from danlu.model.gguf.reader import open_gguf
 from danlu.model.importing import ImportConfig, importing
 from danlu.model.transformer import Transformer
 from danlu.tokenizer.tokenizer import Tokenizer
 from tests.assets import ASSETS, AssetUnavailable, fetch
 
 pytestmark = pytest.mark.real
-ORACLE = json.loads((Path(__file__).parents[1] / "oracles" / "llama_cpp.json").read_text())
+ORACLE = json.loads((Path(__file__).parents[2] / "oracles" / "llama_cpp.json").read_text())
 
 
 def path_of(name: str) -> Path:
