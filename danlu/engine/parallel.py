@@ -91,7 +91,7 @@ class ParallelRunner:
 
     def use(self, cache: KVCache) -> None:
         """Compute into `cache`, which has rank 0's heads; the other ranks make the same for theirs."""
-        self._runner = Runner(self.model, cache, self.device)
+        self._runner = Runner(self.model, cache, self.device, alone=False)
         for child in self._children:
             child.pipe.send((cache.shape, cache.n_blocks, cache.block_size))
 
@@ -321,7 +321,7 @@ def work(pipe: Connection) -> None:
             state[name] = group.receive(torch.empty(shape, dtype=dtype, device=device))
         model = assemble(state, part.config, part.schemes, group)
         shape, n_blocks, block_size = pipe.recv()
-        runner = Runner(model, KVCache(shape, n_blocks, block_size, device), device)
+        runner = Runner(model, KVCache(shape, n_blocks, block_size, device), device, alone=False)
         while True:
             logits, _ = runner.run(pipe.recv())
             group.join(logits.full, part.config.vocab_size)
