@@ -14,7 +14,8 @@ A request walks: prompt -> tokenizer -> scheduler -> runner -> sampler -> detoke
 * ``sampling``    logits -> the next token of each sequence, each with its own seed
 * ``detokenize``  tokens -> text that never splits a character and never shows part of a stop string
 * ``engine``      the loop around them, and the counters
-* ``parallel``    one model over several processes, cut by ``cutting``; ``replicas``: several engines as one; ``child``: a process
+* ``parallel``    one model over several processes, as ``cutting`` cuts it; ``replicas``: several engines as one;
+  ``child``: a process
 
 The room's door is ``Engine``: ``Engine("path").generate(["def quicksort("], Sampling(max_tokens=64))``.
 """
