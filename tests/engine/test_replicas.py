@@ -153,7 +153,7 @@ def test_adapters_answer_as_in_one_engine_and_outlive_a_replica(
     assert ask(replicas, names, prompt) == wanted
     victim = replicas._replicas[0]
     os.kill(victim.child.process.pid, signal.SIGKILL)
-    until(lambda: replicas.step() == [] and victim not in replicas._replicas and len(alive(replicas)) == 2)
+    until(lambda: replicas.step() == [] and victim not in replicas._replicas and len(alive(replicas)) == 2, seconds=180)
     assert ask(replicas, names, prompt) == wanted, "the new one was told of them"
     replicas.unload_adapter("lawyer")
     with pytest.raises(UserError, match='no adapter "lawyer"'):
