@@ -7,13 +7,15 @@ A request walks: prompt -> tokenizer -> scheduler -> runner -> sampler -> detoke
 * ``scheduler``   a step is {sequence: number of tokens} under one budget; no prefill phase, no decode phase
 * ``cost``        what steps take, measured, and from that how many tokens of prompts join those that decode
 * ``batch``       that step as flat rows
-* ``runner``      those rows through the model on torch, attention reading the blocks; ``compiled``: through kernels
+* ``runner``      those rows through the model on torch, attention reading the blocks; ``compiled``: through kernels;
+  ``fused``: through those of a GPU; ``graphs``: recorded and played back
 * ``adapters``    LoRA adapters by name, and the prefix cache's beginning of each; ``lora`` computes them on torch
 * ``pooling``     hidden states -> the vector of a text
 * ``sampling``    logits -> the next token of each sequence, each with its own seed
 * ``detokenize``  tokens -> text that never splits a character and never shows part of a stop string
 * ``engine``      the loop around them, and the counters
-* ``parallel``    one model cut over several processes; ``replicas``: several engines as one; ``child``: a process
+* ``parallel``    one model over several processes, as ``cutting`` cuts it; ``replicas``: several engines as one;
+  ``child``: a process
 
 The room's door is ``Engine``: ``Engine("path").generate(["def quicksort("], Sampling(max_tokens=64))``.
 """

@@ -166,7 +166,7 @@ class Engine:
         self.model = self._parallel.model if self._parallel is not None else model
         weights = next(p for p in self.model.parameters() if p.is_floating_point())
         self.device, self.dtype = place if checkpoint is not None else weights.device, weights.dtype
-        config = self.model.config
+        self.config, config = model.config, self.model.config  # of the whole model, and of what this process has of it
         self.max_context = min(max_context or config.max_position, config.max_position)
         self.max_sequences = max_sequences
         self.stop_ids = frozenset(config.eos_ids) | (self.tokenizer.stop_ids if self.tokenizer else frozenset())
@@ -201,7 +201,7 @@ class Engine:
         self.runner = self._parallel or _runner(decoder, self.model, self.cache, self.device, checkpoint)
         if decoder is not None and not isinstance(source, tuple):
             self.model.to("meta")  # the kernels have a copy of their own; what the caller gave stays as it is
-        self.adapters = Adapters(config, self.runner)
+        self.adapters = Adapters(self.config, self.runner)
         for adapter, path in (adapters or {}).items():
             self.load_adapter(adapter, path)
         self.speculator = self._make_speculator(speculate) if speculate is not None else None

@@ -9,7 +9,7 @@ other part is one kernel of kernels/gpu. `delta` is what the part before adds to
 next norm, which reads the stream anyway. LayerNorm and GELU stay with torch.
 
 What the kernels need to know of the step goes to the GPU in two small copies: three numbers for every token (id,
-position, slot) and a line for every sequence (`PagedBatch`).
+position, slot) and a line for every sequence (`PagedBatch`). Decoding steps are recorded and played back (graphs.py).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from danlu.engine.graphs import DecodeGraphs, Inputs, cuda_recorder
 from danlu.kernels import gpu
 from danlu.model.layers import RMSNorm, SwiGLU
 
@@ -29,10 +30,16 @@ if TYPE_CHECKING:
 
 
 class FusedForward:
-    """A model's forward pass over the cache, for a `Runner`. Make one where it `fits`."""
+    """A model's forward pass over the cache, for a `Runner`. Make one where it `fits`.
 
-    def __init__(self, model: Transformer, cache: KVCache, device: torch.device) -> None:
+    `alone`: nothing but this process takes part in a pass, so that it may be recorded.
+    """
+
+    def __init__(self, model: Transformer, cache: KVCache, device: torch.device, alone: bool = True) -> None:
         self.model, self.cache, self.device = model, cache, device
+        dynamic = model.rotary is not None and model.rotary.dynamic  # its frequencies are numbers of the step
+        record = cuda_recorder(device) if alone and not dynamic else None
+        self._graphs = DecodeGraphs(self._forward, cache.block_size, device, record) if record is not None else None
 
     @staticmethod
     def fits(model: Transformer, device: torch.device) -> bool:
@@ -41,13 +48,18 @@ class FusedForward:
         return head_dim % 2 == 0 and head_dim <= gpu.MAX_HEAD_DIM and gpu.enabled(device)
 
     def hidden(self, batch: Batch) -> Tensor:
-        """The last hidden state of every row, [T, D]; fills the cache."""
-        model, cache, n_rows = self.model, self.cache, len(batch.ids)
-        per_token = torch.tensor([batch.ids, batch.positions, batch.slots(cache.block_size)])
-        ids, positions, slots = per_token.to(self.device)  # each [T]
+        """The last hidden state of every row, [T, D], until the next call; fills the cache."""
+        if self._graphs is not None and (hidden := self._graphs.run(batch)) is not None:
+            return hidden
+        per_token = torch.tensor([batch.ids, batch.positions, batch.slots(self.cache.block_size)])
         spans = [(span.row, span.n, span.length, span.table) for span in batch.spans]
-        paged = gpu.PagedBatch.of(spans, self.device)
+        ids, positions, slots = per_token.to(self.device)
+        return self._forward(Inputs(ids, positions, slots, gpu.PagedBatch.of(spans, self.device)))
 
+    def _forward(self, inputs: Inputs) -> Tensor:
+        """Decides nothing by what is in the tensors of `inputs`, only by their shapes."""
+        ids, positions, slots, paged = inputs
+        model, cache, n_rows = self.model, self.cache, len(ids)
         x = model.embedding(ids[None]).to(cache.shape.dtype)  # [1, T, D]
         rotary = None
         if model.rotary is not None:

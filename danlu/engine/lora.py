@@ -4,6 +4,7 @@
 
 The model knows nothing of it. A forward hook on every matrix of its blocks adds what the step under way asks for; rows
 that ask for nothing are not touched. Requests with the same adapter are computed together, whatever lies between them.
+The hook is the first of its matrix: where the matrix is a slice, the ranks add up what there is by then (parallel.py).
 
 The plan of a step belongs to the thread that runs it: a model may be shared by two engines, or be used beside one.
 """
@@ -45,7 +46,7 @@ class AdapterHooks:
     def __init__(self, model: Transformer) -> None:
         self._now = threading.local()
         handles = [
-            module.register_forward_hook(_hook(name, self._now))
+            module.register_forward_hook(_hook(name, self._now), prepend=True)
             for name, module in model.named_modules()
             if name.startswith("blocks.") and isinstance(module, nn.Linear | QuantizedLinear)
         ]

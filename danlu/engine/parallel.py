@@ -1,7 +1,7 @@
 """Tensor parallel: one model over several processes, each with a slice of every matrix.
 
-The cut is Megatron's (Shoeybi et al., arXiv:1909.08053, section 3). A matrix that reads the whole hidden vector is cut
-by rows, the one behind it by columns; between the two nothing needs to be exchanged:
+The cut is Megatron's (Shoeybi et al., arXiv:1909.08053, section 3), and cutting.py makes it. A matrix that reads the
+whole hidden vector is cut by rows, the one behind it by columns; between the two nothing needs to be exchanged:
 
     embedding   by rows      a rank finds the ids it has, the sum over all ranks has them all     all-reduce
     qkv         by rows      whole KV heads, and the query heads that read them
@@ -15,11 +15,17 @@ heads, Hkv / N KV heads, F / N inner numbers) with sums in a few places; its KV 
 and its runner the ordinary torch runner. The compiled kernels take no part: a step of theirs is one call, with no place
 to meet in.
 
+Adapters are cut like the matrices they change, so that their part is in the same sums: what a rank adds to its slice of
+an output, or to its share of one, is there before the ranks add up.
+
 Rank 0 is the engine's own process: requests, scheduler and sampler are there and know nothing of this file. The others
 wait for a batch, compute, and wait for the next. Block numbers mean the same in every cache: rank 0's tables serve all.
 
     rank 0   schedule ── batch (batch.py) ─┐  run ◀─ all-reduce ─▶  logits ─▶ sample
     rank r                                 └▶ run ◀─ all-reduce ─▶  its part of them
+
+    to a rank    ("adapter", LoadedAdapter, its part)         beside a step, from any thread: it lies there until read
+                 ("run", batch, numbers of adapters that nobody has any more)
 
 The groups are gloo's on CPUs (over loopback) and NCCL's on GPUs, one GPU a rank. They are objects of this engine and
 not torch's global group: a process may have several engines, or train.
@@ -33,9 +39,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
+import weakref
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -47,11 +56,12 @@ from torch import Tensor, nn
 from danlu.core.errors import UserError
 from danlu.engine.batch import Batch, Logits
 from danlu.engine.child import Child, ProcessLost
+from danlu.engine.cutting import check_division, cut, cut_adapter, packed, unpacked, vocabulary
 from danlu.engine.kv_cache import KVCache
 from danlu.engine.runner import Runner
 from danlu.model.config import ModelConfig
 from danlu.model.quantized import Scheme, schemes_of, swap_
-from danlu.model.transformer import Transformer, fused_rows
+from danlu.model.transformer import Transformer
 
 if TYPE_CHECKING:
     from danlu.engine.adapters import LoadedAdapter
@@ -72,8 +82,10 @@ class ParallelRunner:
         schemes = schemes_of(model)
         check_division(model, size)
         _check_devices(size, device)
-        self.size, self.device = size, _device_of(device, 0)
+        self.size, self.device, self._config = size, _device_of(device, 0), model.config
         self._failure: str | None = None
+        self._sending = threading.Lock()  # a message goes to all ranks before the next one does
+        self._unused: deque[int] = deque()  # numbers of adapters that are to be forgotten
         self._threads = torch.get_num_threads()
         self._children = [Child("danlu.engine.parallel", "work") for _ in range(1, size)]
         self._folder = tempfile.TemporaryDirectory(prefix="danlu-")  # where the ranks meet
@@ -91,22 +103,37 @@ class ParallelRunner:
 
     def use(self, cache: KVCache) -> None:
         """Compute into `cache`, which has rank 0's heads; the other ranks make the same for theirs."""
-        self._runner = Runner(self.model, cache, self.device)
+        self._runner = Runner(self.model, cache, self.device, alone=False)
         for child in self._children:
             child.pipe.send((cache.shape, cache.n_blocks, cache.block_size))
 
     def add_adapter(self, loaded: LoadedAdapter, adapter: Adapter) -> None:
-        raise UserError("a tensor-parallel engine takes no adapters", "merge the adapter into the model")
+        """As `Runner.add_adapter`, on every rank. Raises ProcessLost when a rank is gone."""
+        self._runner.add_adapter(loaded, cut_adapter(adapter, 0, self.size, self._config))
+        self._tell(*(
+            ("adapter", loaded, packed(cut_adapter(adapter, rank, self.size, self._config)))
+            for rank in range(1, self.size)
+        ))  # fmt: skip
+        weakref.finalize(loaded, self._unused.append, loaded.number)  # may be called in any thread, at any time
 
     def run(self, batch: Batch) -> tuple[Logits, Tensor]:
         """As `Runner.run`. Raises ProcessLost when a rank is gone."""
+        unused = [self._unused.popleft() for _ in range(len(self._unused))]
+        self._tell(*[("run", batch, unused)] * (self.size - 1))
+        try:
+            logits, hidden = self._runner.run(batch)  # hidden states are whole on every rank
+            return Logits.of(self._group.join(logits.full, self.model.config.vocab_size)), hidden
+        except BaseException as error:
+            self._give_up(error)
+
+    def _tell(self, *messages: tuple[Any, ...]) -> None:
+        """Send each of the other ranks its message."""
         if self._failure is not None:
             raise ProcessLost(self._failure, "make a new engine")
         try:
-            for child in self._children:
-                child.pipe.send(batch)
-            logits, hidden = self._runner.run(batch)  # hidden states are whole on every rank
-            return Logits.of(self._group.join(logits.full, self.model.config.vocab_size)), hidden
+            with self._sending:
+                for child, message in zip(self._children, messages, strict=True):
+                    child.pipe.send(message)
         except BaseException as error:
             self._give_up(error)
 
@@ -193,66 +220,12 @@ class Group:
         return x
 
 
-# --- cutting ----------------------------------------------------------------------------------------------------------
-
-
-def check_division(model: Transformer, size: int) -> None:
-    """Raises UserError, with the numbers, when `model` cannot be cut into `size` equal parts."""
-    problem = _division_problem(model, size)
-    if problem:
-        config = model.config
-        possible = [n for n in range(1, config.n_kv_heads + 1) if not _division_problem(model, n)]
-        raise UserError(f"tensor_parallel is {size}, but {problem}", "possible: " + ", ".join(map(str, possible)))
-
-
-def _division_problem(model: Transformer, size: int) -> str:
-    config = model.config
-    if config.n_kv_heads % size:
-        return f"the model's {config.n_kv_heads} KV heads cannot be shared by {size}"
-    if config.intermediate_size % size:
-        return f"the MLP's width of {config.intermediate_size} is not a multiple of {size}"
-    out: Any = model.blocks[0].attention.out  # type: ignore[union-attr]
-    group = getattr(getattr(out, "scheme", None), "group", None)
-    for name, width in (
-        ("attention's output", config.n_heads * config.head_dim), ("MLP's width", config.intermediate_size)
-    ):  # fmt: skip
-        if group and size > 1 and width // size % group:
-            return f"{width // size} of the {name} of {width} are not whole groups of {group} quantised weights"
-    return ""
-
-
-def cut(name: str, tensor: Tensor, rank: int, size: int, config: ModelConfig) -> Tensor:
-    """What `rank` keeps of the tensor `name` of a whole model: a view or a small copy.
-
-    Quantised matrices have their output rows first too, and their scales are cut as they are.
-    """
-    module, _, kind = name.rpartition(".")
-    if module in ("embedding", "lm_head"):
-        return tensor[_vocabulary(config, rank, size)]
-    if module.endswith(("attention.qkv", "mlp.gate_up", "mlp.up")):
-        rows = fused_rows(config, module) or (len(tensor),)
-        parts = tensor.split([own * len(tensor) // sum(rows) for own in rows])  # packed zero points have fewer
-        return torch.cat([part.chunk(size)[rank] for part in parts])
-    if module.endswith(("attention.out", "mlp.down")):
-        if kind == "bias":
-            return tensor if rank == 0 else torch.zeros_like(tensor)  # a sum over ranks must have it once
-        one_scale_a_row = kind == "weight_scale" and tensor.shape[1] == 1
-        return tensor if one_scale_a_row else tensor.chunk(size, dim=1)[rank]
-    return tensor
-
-
-def _vocabulary(config: ModelConfig, rank: int, size: int) -> slice:
-    """The tokens of a rank. The last rank has fewer when they do not divide."""
-    width = -(-config.vocab_size // size)
-    return slice(rank * width, min((rank + 1) * width, config.vocab_size))
-
-
 def assemble(state: dict[str, Tensor], config: ModelConfig, schemes: Mapping[str, Scheme], group: Group) -> Transformer:
     """A rank's decoder from its slices. `config` is the whole model's.
 
     Its `config` has the rank's heads and inner numbers, and the whole vocabulary: that is what the engine asks for.
     """
-    tokens = _vocabulary(config, group.rank, group.size)
+    tokens = vocabulary(config, group.rank, group.size)
     part = {
         "n_heads": config.n_heads // group.size,
         "n_kv_heads": config.n_kv_heads // group.size,
@@ -321,14 +294,30 @@ def work(pipe: Connection) -> None:
             state[name] = group.receive(torch.empty(shape, dtype=dtype, device=device))
         model = assemble(state, part.config, part.schemes, group)
         shape, n_blocks, block_size = pipe.recv()
-        runner = Runner(model, KVCache(shape, n_blocks, block_size, device), device)
+        runner = Runner(model, KVCache(shape, n_blocks, block_size, device), device, alone=False)
+        adapters: dict[int, LoadedAdapter] = {}
         while True:
-            logits, _ = runner.run(pipe.recv())
-            group.join(logits.full, part.config.vocab_size)
+            match pipe.recv():
+                case ("adapter", loaded, data):
+                    adapters[loaded.number] = loaded
+                    runner.add_adapter(loaded, unpacked(data))
+                case ("run", batch, unused):
+                    for number in unused:
+                        del adapters[number]
+                    logits, _ = runner.run(_with_own(batch, adapters))
+                    group.join(logits.full, part.config.vocab_size)
     except EOFError:
         return
     except Exception as error:
         pipe.send(f"{type(error).__name__}: {error}")  # for `_last_words`
+
+
+def _with_own(batch: Batch, adapters: dict[int, LoadedAdapter]) -> Batch:
+    """A batch that came through a pipe, with the adapters of this rank: its own are copies of rank 0's."""
+    spans = [
+        span if span.adapter is None else replace(span, adapter=adapters[span.adapter.number]) for span in batch.spans
+    ]
+    return replace(batch, spans=spans)
 
 
 def _last_words(child: Child) -> str:

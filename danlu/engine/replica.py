@@ -2,8 +2,9 @@
 
     Order ──▶ Engine(...)                                   in the new process
           ◀── Facts, or the exception that it raised
-    ("submit", name, prompt ids, sampling, priority) ──▶ submit       as requests come and go
+    ("submit", name, prompt ids, sampling, priority, adapter) ──▶ submit       as requests come and go
     ("cancel", name) ──▶ cancel
+    ("load", adapter, source), ("unload", adapter) ──▶ load_adapter, unload_adapter
           ◀── ([Delta, ...], Stats)                         after each step; deltas bear the name given in "submit"
 
 An exception in a step ends the process. Whoever holds the other end finds it closed, and starts another.
@@ -56,7 +57,7 @@ class Facts:
     max_sequences: int
 
     def desk(self) -> Engine:
-        """An engine of this shape without weights: it refuses what the replica would refuse."""
+        """An engine of this shape without weights: it refuses what the replica would refuse, adapters among it."""
         from danlu.model.transformer import Transformer
         from danlu.tokenizer.tokenizer import Tokenizer
 
@@ -84,7 +85,7 @@ def work(pipe: Connection) -> None:
     tokenizer = engine.tokenizer
     pipe.send(
         Facts(
-            engine.model.config,
+            engine.config,
             (tokenizer.to_json(), tokenizer.config) if tokenizer is not None else None,
             engine.artifact_id,
             engine.cache.n_blocks,
@@ -113,14 +114,23 @@ def _read(pipe: Connection, engine: Engine, made: deque[Delta], wake: threading.
         for name in [name for name, request in requests.items() if request.finished]:
             del requests[name]
         match message:
-            case ("submit", name, prompt_ids, sampling, priority):
+            case ("submit", name, prompt_ids, sampling, priority, adapter):
                 try:
-                    requests[name] = engine.submit(prompt_ids, sampling, _renamed(name, made), priority=priority)
+                    requests[name] = engine.submit(
+                        prompt_ids, sampling, _renamed(name, made), priority=priority, adapter=adapter
+                    )
                 except UserError as error:  # the front desk asks first: it can only be a matter of time or memory
                     log.warning("%s was refused by its replica: %s", name, error)
                     made.extend(Delta(name, index, "", (), finish_reason="lost") for index in range(sampling.n))
             case ("cancel", name) if name in requests:
                 engine.cancel(requests[name].id)
+            case ("load", adapter, source):
+                try:
+                    engine.load_adapter(adapter, source)
+                except UserError as error:  # it was whole when the front desk read it
+                    log.warning("a replica cannot load what the others have: %s", error)
+            case ("unload", adapter) if adapter in engine.adapters.names:
+                engine.unload_adapter(adapter)
         wake.set()
 
 

@@ -20,6 +20,10 @@ conversation stays with the replica that has read it, and a system prompt of 1,0
 replica until that one has some 16 more to do than another; from then on both know it. (64 is not tuned.) What a replica
 should have is what it was sent, as hashes of block after block, the latest of as many blocks as its cache has.
 
+Adapters are loaded by all replicas, and by the front desk, which reads and checks them first and keeps no weights. What
+is said to a replica arrives in order, so a request never comes before its adapter; a replica that is started again is
+told of those that there are then.
+
 A replica that ends, for whatever reason, takes its answers with it: each gets a last Delta with finish_reason "lost".
 The others go on, and it is started again. Requests are not repeated by themselves: one of them may be the reason.
 """
@@ -71,12 +75,13 @@ class Replicas:
     def __init__(self, source: str | Path, n: int, **options: Any) -> None:
         if not isinstance(n, int) or n < 1:
             raise UserError(f"replicas is {n!r}", "it must be a whole number of at least 1")
-        if options.get("adapters"):
-            raise UserError("replicas serve no adapters", "serve them with one engine, or merge them into models")
+        adapters = options.pop("adapters", None) or {}
         self._orders = _orders(str(source), n, options)
         self._lock = threading.Lock()  # guards all below, and the sending on pipes
         self._replicas: list[_Replica] = []  # those that take requests, or still owe an answer
         self._starting: list[Child] = []
+        self._adapters: dict[str, str | Path] = {}  # name -> source, of those that every replica was told of
+        self._changing = threading.Lock()  # held while an adapter comes or goes, and taken before the other
         self._past = total([])  # what replicas that ended had counted
         self._closed = threading.Event()
         first: list[Future[Facts]] = [Future() for _ in range(n)]
@@ -85,11 +90,13 @@ class Replicas:
         try:
             facts = min((ready.result() for ready in first), key=lambda one: one.n_blocks)
             self._desk = facts.desk()
+            for adapter, path in adapters.items():
+                self.load_adapter(adapter, path)
         except BaseException:
             self.close()
             raise
         self.tokenizer: Tokenizer | None = self._desk.tokenizer
-        self.adapters = self._desk.adapters  # none
+        self.adapters = self._desk.adapters
         self.stop_ids = self._desk.stop_ids
         self.max_context = self._desk.max_context
         self.max_sequences = n * self._desk.max_sequences
@@ -109,16 +116,19 @@ class Replicas:
     def submit(
         self, prompt_ids: ListLike[int], sampling: Sampling, priority: int = 0, adapter: str | None = None
     ) -> Request:
-        """As `Engine.submit`; no adapters. Raises ProcessLost when no replica is running.
+        """As `Engine.submit`. Raises ProcessLost when no replica is running.
 
         What an answer brings is in the deltas: the request itself stays as it is.
         """
         request = self._desk._request(list(prompt_ids), sampling, None, adapter)
-        blocks = list(_chain(request.prompt_ids, self._desk.cache.block_size))
+        root = request.adapter.number if request.adapter is not None else 0
+        blocks = list(_chain(request.prompt_ids, self._desk.cache.block_size, root))
         with self._lock:
+            if adapter is not None and adapter not in self._adapters:
+                raise UserError(f'the adapter "{adapter}" is being loaded or was just unloaded', "try again shortly")
             while candidates := [replica for replica in self._replicas if replica.alive]:
                 chosen = min(candidates, key=lambda replica: replica.cost(blocks))
-                if chosen.send(("submit", request.id, request.prompt_ids, sampling, priority)):
+                if chosen.send(("submit", request.id, request.prompt_ids, sampling, priority, adapter)):
                     chosen.take(request, blocks)
                     return request
         raise ProcessLost("no replica of the model is running", "one is being started; try again shortly")
@@ -129,6 +139,23 @@ class Replicas:
             for replica in self._replicas:
                 if replica.open.pop(request_id, None) is not None:
                     replica.send(("cancel", request_id))
+
+    def load_adapter(self, name: str, source: str | Path) -> None:
+        """As `Engine.load_adapter`, on every replica."""
+        with self._changing:
+            self._desk.load_adapter(name, source)
+            with self._lock:
+                self._adapters[name] = source
+                for replica in self._replicas:
+                    replica.send(("load", name, source))
+
+    def unload_adapter(self, name: str) -> None:
+        """As `Engine.unload_adapter`, on every replica."""
+        with self._changing, self._lock:
+            self._desk.unload_adapter(name)
+            del self._adapters[name]
+            for replica in self._replicas:
+                replica.send(("unload", name))
 
     @property
     def has_work(self) -> bool:
@@ -219,6 +246,8 @@ class Replicas:
                 child.end()
                 raise answer if isinstance(answer, Exception) else ProcessLost("the engine was closed")
             replica = _Replica(child, answer.n_blocks, answer.block_size)
+            for name, source in self._adapters.items():
+                replica.send(("load", name, source))
             self._replicas.append(replica)
         if not ready.done():
             ready.set_result(answer)
@@ -295,9 +324,10 @@ class _Replica:
         return replace(self.stats, running=running, waiting=answers - running, tokens_per_second=speed)
 
 
-def _chain(tokens: list[int], size: int) -> Iterator[int]:
-    """A number for each full block of `tokens`, which stands for it and all before it. As good as unique."""
-    number = 0
+def _chain(tokens: list[int], size: int, root: int = 0) -> Iterator[int]:
+    """A number for each full block of `tokens`, which stands for it and all before it, and for the adapter (0: none)
+    under which it was read. As good as unique."""
+    number = root
     for start in range(0, len(tokens) - size + 1, size):
         number = hash((number, *tokens[start : start + size]))
         yield number

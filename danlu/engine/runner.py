@@ -39,11 +39,14 @@ if TYPE_CHECKING:
 
 
 class Runner:
-    """Runs steps of a model over a cache: on a GPU through the fused kernels, else on torch's operators."""
+    """Runs steps of a model over a cache: on a GPU through the fused kernels, else on torch's operators.
 
-    def __init__(self, model: Transformer, cache: KVCache, device: torch.device) -> None:
+    `alone`: the model is whole, and its pass waits for no other process.
+    """
+
+    def __init__(self, model: Transformer, cache: KVCache, device: torch.device, alone: bool = True) -> None:
         self.model, self.cache, self.device = model, cache, device
-        self._fused = FusedForward(model, cache, device) if FusedForward.fits(model, device) else None
+        self._fused = FusedForward(model, cache, device, alone) if FusedForward.fits(model, device) else None
         self._adapters: WeakKeyDictionary[LoadedAdapter, Weights] = WeakKeyDictionary()
         self._hooks: AdapterHooks | None = None  # with the first adapter
 

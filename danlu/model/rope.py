@@ -40,6 +40,7 @@ class Rotary:
         self.dynamic = config.rope_scaling is not None and config.rope_scaling.type == "dynamic"
         self.inverse_frequencies, self.amplitude = frequencies(config)  # [hd / 2]
         self._cache: dict[torch.device, tuple[Tensor, Tensor]] = {}  # rows 0..n-1 on each device used so far
+        self._inverses: dict[torch.device, Tensor] = {}
 
     def tables(self, positions: Tensor | None, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """cos and sin, float32, shaped to broadcast over heads: [T, 1, hd/2], or [B, T, 1, hd/2] for [B, T] positions.
@@ -51,17 +52,24 @@ class Rotary:
             return self._cached(length, device)
         if positions is None:
             positions = torch.arange(length, device=device)
-        inverse = self.inverse_frequencies
-        if self.dynamic:
-            inverse, _ = frequencies(self.config, int(positions.max()) + 1)
+        if not self.dynamic:
+            return self._compute(positions, self._inverse(device))
+        inverse, _ = frequencies(self.config, int(positions.max()) + 1)
         return self._compute(positions, inverse.to(device))
+
+    def _inverse(self, device: torch.device) -> Tensor:
+        """The frequencies on `device`; copied once, for a copy cannot be part of a recorded step (engine/graphs.py)."""
+        if device not in self._inverses:
+            with torch.inference_mode(False):
+                self._inverses[device] = self.inverse_frequencies.to(device)
+        return self._inverses[device]
 
     def _cached(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         found = self._cache.get(device)
         if found is None or found[0].shape[0] < length:
             rows = max(256, 1 << (length - 1).bit_length())  # powers of two: a growing prompt rebuilds it rarely
             with torch.inference_mode(False):  # a table born in inference mode could not enter autograd later
-                found = self._compute(torch.arange(rows, device=device), self.inverse_frequencies.to(device))
+                found = self._compute(torch.arange(rows, device=device), self._inverse(device))
             self._cache[device] = found
         return found[0][:length], found[1][:length]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -12,8 +13,12 @@ import torch
 from danlu.core.errors import UserError
 from danlu.engine import Engine, Output, Sampling, parallel
 from danlu.engine.child import ProcessLost
+from danlu.engine.cutting import cut, cut_adapter, packed, unpacked
+from danlu.model.adapter import merge, write_adapter
 from danlu.model.hub import save_model
 from danlu.model.quantized import quantize_
+from danlu.model.transformer import Transformer
+from tests.adapters import make_adapter
 from tests.engine.models import VOCABULARY, greedy, make_model, model_of, random_prompt
 from tests.engine.processes import ThreadChild, children_after_kill, is_gone, until
 
@@ -141,11 +146,81 @@ def test_slices_add_up_to_the_model() -> None:
     """By hand: q rows of head pairs, k and v rows of one head; columns of `out` for the same heads."""
     model = make_model("gqa")  # hidden 32, heads of 8: q 32 rows, k 16, v 16
     qkv, out = (dict(model.named_parameters())[f"blocks.0.attention.{name}.weight"] for name in ("qkv", "out"))
-    second = parallel.cut("blocks.0.attention.qkv.weight", qkv, 1, 2, model.config)
+    second = cut("blocks.0.attention.qkv.weight", qkv, 1, 2, model.config)
     assert torch.equal(second, torch.cat([qkv[16:32], qkv[40:48], qkv[56:64]]))
-    assert torch.equal(parallel.cut("blocks.0.attention.out.weight", out, 1, 2, model.config), out[:, 16:])
-    rows = [parallel.cut("embedding.weight", model.embedding.weight, r, 2, model.config) for r in (0, 1)]
+    assert torch.equal(cut("blocks.0.attention.out.weight", out, 1, 2, model.config), out[:, 16:])
+    rows = [cut("embedding.weight", model.embedding.weight, r, 2, model.config) for r in (0, 1)]
     assert [len(part) for part in rows] == [51, 50] and torch.equal(torch.cat(rows), model.embedding.weight)
+
+
+# --- adapters ---------------------------------------------------------------------------------------------------------
+
+
+def written(model: Transformer, folder: Path) -> dict[str, Path]:
+    """Adapters of different ranks for different matrices, on disk."""
+    some = ("v_proj", "down_proj", "c_attn", "mlp.c_proj")
+    for name, adapter in (
+        ("small", make_adapter(model.config, seed=1, rank=1)),
+        ("some", make_adapter(model.config, seed=2, rank=5, ends=some, scale=0.5)),
+    ):
+        write_adapter(adapter, folder / name, model.config)
+    return {name: folder / name for name in ("small", "some")}
+
+
+@pytest.mark.parametrize(("shape", "size"), [("gqa", 2), ("mha", 2), ("qk_norm", 2), ("learned", 4)])
+def test_slices_of_an_adapter_are_slices_of_the_merged_model(shape: str, size: int) -> None:
+    """W + B A, cut, is W, cut, and B A of the cut adapter: for columns so that the ranks' sums agree."""
+    model = make_model(shape, family="gpt2" if shape == "learned" else "llama")
+    adapter = make_adapter(model.config, rank=3)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    merge(model, adapter)
+    for rank in range(size):
+        own = unpacked(packed(cut_adapter(adapter, rank, size, model.config)))
+        changes: dict[str, torch.Tensor] = {}
+        for part in own.parts:
+            name = f"{part.module}.weight"
+            here = changes.setdefault(name, torch.zeros_like(cut(name, before[name], rank, size, model.config)))
+            here[part.first : part.first + len(part.b)] += part.product()
+        for name, change in changes.items():
+            old, new = (cut(name, x[name], rank, size, model.config) for x in (before, model.state_dict()))
+            torch.testing.assert_close(old + change, new, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", ["gqa", "mha", "learned"])
+def test_adapters_in_one_batch_answer_as_with_one_rank(threads: None, shape: str, tmp_path: Path) -> None:
+    model = make_model(shape, family="gpt2" if shape == "learned" else "llama")
+    adapters = written(model, tmp_path)
+    sampling = Sampling(temperature=0, max_tokens=10, logprobs=VOCABULARY)
+    names = ["some", None, "small", "small", None, "some"]
+    alone = list(Engine((model, None), block_size=8, adapters=adapters).generate(PROMPTS, sampling, names))
+    with Engine((model, None), tensor_parallel=2, max_batch_tokens=11, block_size=8, adapters=adapters) as engine:
+        together = list(engine.generate(PROMPTS, sampling, names))
+    plain = list(Engine((model, None), block_size=8).generate(PROMPTS, sampling))
+    assert all(close(a, b, 1e-3) for a, b in zip(alone, together, strict=True))
+    assert [close(a, b, 0.1) for a, b in zip(plain, together, strict=True)] == [name is None for name in names]
+
+
+def test_ranks_forget_an_adapter_with_its_last_request(threads: None, tmp_path: Path) -> None:
+    model = make_model("gqa", family="llama")
+    adapters = written(model, tmp_path)
+    sampling = Sampling(temperature=0, max_tokens=6)
+    with Engine((model, None), tensor_parallel=2, adapters={"a": adapters["some"]}) as engine:
+        assert isinstance(engine.runner, parallel.ParallelRunner)
+        first = next(engine.generate([1, 2, 3], sampling, "a")).token_ids
+        request = engine.submit([1, 2, 3], sampling, adapter="a")
+        engine.step()
+        engine.unload_adapter("a")
+        engine.load_adapter("a", adapters["small"])
+        second = next(engine.generate([1, 2, 3], sampling, "a")).token_ids
+        assert request.outputs()[0].token_ids == first != second, "begun with the old one, finished with the old one"
+        assert not engine.runner._unused
+        del request
+        gc.collect()
+        assert list(engine.runner._unused) == [1]
+        assert next(engine.generate([1, 2, 3], sampling, "a")).token_ids == second
+        assert not engine.runner._unused
+        with pytest.raises(UserError, match="does not fit"):
+            engine.load_adapter("b", written(make_model("gqa", hidden_size=64, family="llama"), tmp_path)["some"])
 
 
 # --- processes --------------------------------------------------------------------------------------------------------
@@ -164,10 +239,19 @@ def rank_of(engine: Engine) -> parallel.Child:
     return child
 
 
-def test_two_processes_answer_as_one_until_one_is_killed(model_path: Path) -> None:
+def test_two_processes_answer_as_one_until_one_is_killed(model_path: Path, tmp_path: Path) -> None:
     engine = Engine(model_path, tensor_parallel=2)
-    got = [list(o.token_ids) for o in engine.generate(PROMPTS, Sampling(temperature=0, max_tokens=8))]
+    sampling = Sampling(temperature=0, max_tokens=8)
+    got = [list(o.token_ids) for o in engine.generate(PROMPTS, sampling)]
     assert got == [greedy(model_of("gqa"), p, 8) for p in PROMPTS]
+    adapted = make_model("gqa", family="llama")
+    adapter = make_adapter(adapted.config, rank=3)
+    write_adapter(adapter, tmp_path, adapted.config)
+    engine.load_adapter("own", tmp_path)
+    merge(adapted, adapter)
+    got = [list(o.token_ids) for o in engine.generate(PROMPTS, sampling, ["own"] * 3 + [None] * 3)]
+    models = [adapted] * 3 + [model_of("gqa")] * 3
+    assert got == [greedy(model, p, 8) for model, p in zip(models, PROMPTS, strict=True)]
     stream = engine.stream([1, 2, 3], Sampling(max_tokens=60, ignore_eos=True))
     next(stream)
     os.kill(rank_of(engine).process.pid, signal.SIGKILL)

@@ -16,8 +16,10 @@ from danlu.core.errors import UserError
 from danlu.engine import Delta, Engine, Sampling
 from danlu.engine.child import ProcessLost
 from danlu.engine.replicas import ANSWER, Replicas, _chain, _Replica, total
+from danlu.model.adapter import write_adapter
 from danlu.model.hub import save_model
 from danlu.tokenizer.tokenizer import Tokenizer
+from tests.adapters import make_adapter
 from tests.engine.models import make_model, random_prompt
 from tests.engine.processes import children_after_kill, is_gone, until
 
@@ -119,6 +121,74 @@ def test_a_cancelled_request_stops(replicas: Replicas) -> None:
     assert not replicas.has_work
     until(lambda: replicas.step() == [] and replicas.stats.kv_blocks_used == 0)
     assert replicas.stats.finished.get("cancelled") == 1
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> dict[str, Path]:
+    """Adapters of the model."""
+    config = make_model("gqa", family="llama", vocab_size=tokenizer.vocab_size, max_position=1024).config
+    folder = tmp_path_factory.mktemp("adapters")
+    for seed, name in enumerate(("poet", "lawyer")):
+        write_adapter(make_adapter(config, seed=seed), folder / name, config)
+    return {name: folder / name for name in ("poet", "lawyer")}
+
+
+def ask(engines: Replicas, names: list[str | None], prompt: list[int]) -> list[tuple[int, ...]]:
+    """The tokens of a greedy answer for each adapter."""
+    requests = [engines.submit(prompt, Sampling(temperature=0, max_tokens=9), adapter=name) for name in names]
+    made = drain(engines)
+    return [tuple(token for delta in made[request.id] for token in delta.token_ids) for request in requests]
+
+
+def test_adapters_answer_as_in_one_engine_and_outlive_a_replica(
+    replicas: Replicas, model_path: Path, sources: dict[str, Path]
+) -> None:
+    for name, source in sources.items():
+        replicas.load_adapter(name, source)
+    names = [None, "poet", "lawyer"] * 3
+    prompt = random_prompt(40, seed=3)
+    with Engine(model_path, adapters=sources) as engine:
+        wanted = [out.token_ids for out in engine.generate([prompt] * 9, Sampling(temperature=0, max_tokens=9), names)]
+    assert len(set(wanted)) == 3
+    assert ask(replicas, names, prompt) == wanted
+    victim = replicas._replicas[0]
+    os.kill(victim.child.process.pid, signal.SIGKILL)
+    until(lambda: replicas.step() == [] and victim not in replicas._replicas and len(alive(replicas)) == 2, seconds=180)
+    assert ask(replicas, names, prompt) == wanted, "the new one was told of them"
+    replicas.unload_adapter("lawyer")
+    with pytest.raises(UserError, match='no adapter "lawyer"'):
+        replicas.submit(prompt, LONG, adapter="lawyer")
+    replicas.load_adapter("lawyer", sources["poet"])
+    assert ask(replicas, ["lawyer", None], prompt) == [wanted[1], wanted[0]]
+    for name in sources:
+        replicas.unload_adapter(name)
+    assert replicas.adapters.names == ()
+
+
+def test_an_adapter_that_does_not_fit_is_refused_and_told_to_nobody(replicas: Replicas, tmp_path: Path) -> None:
+    config = make_model("gqa", family="llama", hidden_size=64).config
+    write_adapter(make_adapter(config), tmp_path, config)
+    with pytest.raises(UserError, match="does not fit"):
+        replicas.load_adapter("foreign", tmp_path)
+    assert replicas.adapters.names == () and replicas._adapters == {}
+    with pytest.raises(UserError, match='no adapter "foreign"'):
+        replicas.submit([1], LONG, adapter="foreign")
+
+
+def test_replicas_of_two_ranks_with_an_adapter(model_path: Path, sources: dict[str, Path]) -> None:
+    """Data parallel, tensor parallel and adapters at once; named from the start."""
+    prompt = random_prompt(12)
+    with Engine(model_path, block_size=8, adapters=sources) as engine:
+        sampling = Sampling(temperature=0, max_tokens=9)
+        wanted = [out.token_ids for out in engine.generate([prompt] * 2, sampling, ["poet", None])]
+    with Replicas(model_path, 1, tensor_parallel=2, adapters=sources, kv_bytes=1 << 24) as engines:
+        assert engines.adapters.names == ("poet", "lawyer")
+        assert ask(engines, ["poet", None], prompt) == wanted
+
+
+def test_a_beginning_under_an_adapter_is_another() -> None:
+    plain, one, two = (set(_chain(list(range(64)), 16, root)) for root in (0, 1, 2))
+    assert not plain & one and not one & two and len(plain) == 4
 
 
 def test_stats_are_added_up() -> None:

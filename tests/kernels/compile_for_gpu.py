@@ -22,6 +22,7 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from danlu.kernels.gpu import activation, attention, matrix, norm, rotary
+from danlu.kernels.gpu.batch import PagedBatch
 
 
 class AbsentGPU:
@@ -87,7 +88,7 @@ def attend(dtype: torch.dtype, head_dim: int, window: int | None = None) -> None
     """A short sequence with one split or, without a window, four; and a long one."""
     cache = torch.zeros(64, 16, 2, head_dim, dtype=dtype)
     table = list(range(64))
-    batch = attention.PagedBatch.of([(0, 1, 900, table), (1, 20, 40, table)], "cpu")
+    batch = PagedBatch.of([(0, 1, 900, table), (1, 20, 40, table)], "cpu")
     attention.paged_attention(torch.zeros(21, 8, head_dim, dtype=dtype), cache, cache, batch, 0.1, window)
 
 

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from danlu.kernels.gpu.batch import SHORT, SPLIT, PagedBatch
 from tests.kernels.on_gpu import ATOL, DEVICE, FLOATS, attention, kernels_on, random  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("kernels_on")
-SHORT, SPLIT, PagedBatch = attention.SHORT, attention.SPLIT, attention.PagedBatch
 paged_attention, paged_attention_reference = attention.paged_attention, attention.paged_attention_reference
 
 PAGE = 16

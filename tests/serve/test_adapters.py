@@ -15,7 +15,7 @@ from openai import OpenAI
 from danlu.core.artifact import Manifest, describe_files
 from danlu.core.errors import UserError
 from danlu.core.store import Store
-from danlu.engine import Engine, Sampling
+from danlu.engine import Engine, Replicas, Sampling
 from danlu.model.adapter import write_adapter
 from danlu.serve.app import create_app
 from danlu.serve.server import serve_models
@@ -120,3 +120,25 @@ def test_a_wrong_adapter_ends_the_command_before_it_serves(sources: dict[str, Pa
     with pytest.raises(UserError, match=r"adapter_config\.json"):
         serve_models({"tiny": model}, port=0, options={"adapters": {"broken": tmp_path / "broken"}})
     assert Engine(model, adapters=sources).adapters.names == ("poet", "lawyer")
+
+
+@pytest.mark.parametrize("processes", ["replicas", "ranks"])
+def test_engines_of_several_processes_serve_them_too(processes: str, sources: dict[str, Path], tmp_path: Path) -> None:
+    model = tiny.write_model(tmp_path / "model")
+    names: list[str | None] = [None, "poet", "lawyer"]
+    with Engine(model, adapters=sources) as engine:
+        sampling = Sampling(temperature=0, max_tokens=8, ignore_eos=True)
+        wanted = [out.text for out in engine.generate(["春眠"] * 3, sampling, names)]
+    assert len(set(wanted)) == 3
+    several = (
+        Replicas(model, 2, adapters=sources, kv_bytes=16 << 20)
+        if processes == "replicas"
+        else Engine(model, tensor_parallel=2, adapters=sources)
+    )
+    with tiny.in_thread({"tiny": several}) as url:
+        options = {"prompt": "春眠", "max_tokens": 8, "ignore_eos": True, "temperature": 0}
+        got = [
+            httpx.post(f"{url}/v1/completions", json={"model": name or "tiny", **options}, timeout=60).json()
+            for name in names
+        ]
+    assert [answer["choices"][0]["text"] for answer in got] == wanted

@@ -1,6 +1,8 @@
 """The hot loops on a GPU, in Triton. One door: `enabled(device)` says whether a tensor's device takes them.
 
+    batch.py       which rows belong to which sequence, and where its keys lie
     attention.py   queries against the paged cache: decoding with the keys split, chunks of a prompt
+    varlen.py      the same for chunks of a prompt, by torch's own kernel where it has one
     matrix.py      x W^T with weights of 8 and 4 bits, widened in registers
     norm.py        residual sum and RMSNorm in one pass
     rotary.py      query and key norm, rotary positions, and keys and values written to their slots
@@ -20,6 +22,8 @@ or a first launch fails, torch's own operators are used and one line says so.
 | variable           | meaning                                                                                  |
 |--------------------|------------------------------------------------------------------------------------------|
 | `DANLU_KERNELS`    | `off`: no kernels, neither these nor the compiled ones                                   |
+| `DANLU_VARLEN`     | `off`: chunks of a prompt by our own kernel, not by torch's (varlen.py)                   |
+| `DANLU_GRAPHS`     | `off`: decoding steps are not recorded (engine/graphs.py)                                |
 | `TRITON_INTERPRET` | `1`: Triton's interpreter runs the kernels on CPU tensors (slow: for tests and debugging)|
 """
 
@@ -39,7 +43,7 @@ MAX_HEAD_DIM = 256
 log = logging.getLogger("danlu")
 
 _EXPORTS = {
-    "PagedBatch": "attention", "paged_attention": "attention", "quantized_linear": "matrix",
+    "PagedBatch": "batch", "paged_attention": "attention", "quantized_linear": "matrix",
     "add_rms_norm": "norm", "rotate_and_store": "rotary", "swiglu": "activation",
 }  # fmt: skip
 

@@ -15,7 +15,7 @@ query fills a tile. Two queries and a group of 3 heads in a tile of 16 (the rest
         .. 5                                               running maximum, sum and output per m: online softmax
         6 .. 15 padding                                    (Milakov and Gimelshein, arXiv:1805.02867)
 
-This kernel is launched twice a layer at most, for two kinds of sequence:
+This kernel is launched at most twice a layer, for two kinds of sequence:
 
     short    at most SHORT rows: those that decode. Tiles are as small as the matrix unit allows, and the keys are
              split among programs, SPLIT tokens each, because one tile a sequence would leave most of a GPU idle. The
@@ -25,7 +25,8 @@ This kernel is launched twice a layer at most, for two kinds of sequence:
                  joined  o = sum_i 2^(m_i - m) a_i / sum_i 2^(m_i - m) l_i,    m = max_i m_i
 
     long     more rows: chunks of a prompt. Large tiles and no split; there are enough of them. The last tiles of a
-             chunk see the most keys and are launched first.
+             chunk see the most keys and are launched first. Where torch brings a kernel for these, it is used instead
+             (varlen.py).
 
 Where keys are split depends on their positions alone, so a row's result does not depend on what else is in the batch.
 Nor, among long sequences, on how a prompt was cut into chunks: a block of keys that a row may not see changes nothing
@@ -34,67 +35,22 @@ of its maximum, sum and output, not even in the last bit.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from danlu.kernels.gpu import MAX_HEAD_DIM
+from danlu.kernels.gpu import MAX_HEAD_DIM, varlen
+from danlu.kernels.gpu.batch import HEADER, SPLIT, PagedBatch
 from danlu.kernels.gpu.checks import check, on, power_of_two, same_device
 
-SHORT = 16  # most rows of a short sequence
-SPLIT = 256  # keys of one program of a short one: 4,096 tokens on 8 KV heads are 128 programs; not tuned
 UNSPLIT = 1 << 30
 SMALL, LARGE = 16, 64  # tiles in M: 16 is the least that the matrix unit takes
 TILE_BYTES = 1 << 14  # of a tile of keys, at most: with the values, and the next two on their way, it fits every GPU
 LOG2_E = math.log2(math.e)
-HEADER = tl.constexpr(3)  # numbers before the block table in a line of `PagedBatch.lines`
-
-
-@dataclass(frozen=True)
-class PagedBatch:
-    """Which rows belong to which sequence, and where its keys lie. Made once a step, used by all layers.
-
-        lines  [S, 3 + W] int32:  first row | rows | length | block, block, ...     short sequences first
-
-    What follows the last block of a line is never read. The counts and lengths are kept on the CPU as well, where the
-    number of programs is decided.
-    """
-
-    lines: Tensor
-    counts: tuple[int, ...]
-    lengths: tuple[int, ...]
-    n_rows: int
-    _n_splits: dict[int | None, int] = field(default_factory=dict)  # by window: every layer asks
-
-    @staticmethod
-    def of(spans: Sequence[tuple[int, int, int, Sequence[int]]], device: torch.device | str) -> PagedBatch:
-        """From (first row, rows, length, block table) of each sequence, in any order."""
-        spans = sorted(spans, key=lambda span: span[1] > SHORT)
-        width = max((len(table) for *_, table in spans), default=0)
-        lines = [[row, n, length, *table, *[0] * (width - len(table))] for row, n, length, table in spans]
-        packed = torch.tensor(lines, dtype=torch.int32).view(len(spans), -1).to(device, non_blocking=True)
-        counts, lengths = tuple(span[1] for span in spans), tuple(span[2] for span in spans)
-        return PagedBatch(packed, counts, lengths, sum(counts))
-
-    @functools.cached_property
-    def n_short(self) -> int:
-        return sum(count <= SHORT for count in self.counts)
-
-    def n_splits(self, window: int | None) -> int:
-        """The most splits that a short sequence's keys lie in."""
-        if window not in self._n_splits:
-            most = 1
-            for count, length in zip(self.counts[: self.n_short], self.lengths, strict=False):
-                low = max(0, length - count + 1 - window) if window else 0
-                most = max(most, -(-length // SPLIT) - low // SPLIT)
-            self._n_splits[window] = most
-        return self._n_splits[window]
+BEFORE_TABLE = tl.constexpr(HEADER)
 
 
 def paged_attention_reference(
@@ -128,7 +84,9 @@ def paged_attention(
     with on(q):
         if batch.n_short:
             _attend_short(out, q, keys, values, batch, scale, window)
-        if batch.n_short < len(batch.counts):
+        if batch.n_long and varlen.enabled(q):
+            varlen.attend_long(out, q, keys, values, batch, scale, window)
+        elif batch.n_long:
             _attend_long(out, q, keys, values, batch, scale, window)
     return out
 
@@ -242,7 +200,7 @@ def _attend(
     for start in range(begin, end, BLOCK_N):
         at = start + tl.arange(0, BLOCK_N)
         inside = at < end
-        block = tl.load(line + HEADER + at // PAGE, mask=inside, other=0).to(tl.int64)
+        block = tl.load(line + BEFORE_TABLE + at // PAGE, mask=inside, other=0).to(tl.int64)
         kv_at = ((block * PAGE + at % PAGE) * N_KV_HEADS + kv_head) * HEAD_DIM  # [N]
         kv_mask = inside[:, None] & real[None, :]
         k_tile = tl.load(keys + kv_at[:, None] + d[None, :], mask=kv_mask, other=0.0)  # [N, D]

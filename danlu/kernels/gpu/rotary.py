@@ -5,7 +5,7 @@
       q, k: RMSNorm over hd (where the model has it), then turned by the angle of the token's position (rope.py)
             |
       q  -> [T, H, hd] for attention
-      k, v -> row slots[t] of the cache [n_slots, Hkv, hd]
+      k, v -> row slots[t] of the cache [n_slots, Hkv, hd]; nowhere where slots[t] is negative, a row of padding
 
 In plain torch this is a dozen kernels and as many round trips of q and k through memory. Everything is float32 from
 the first read to the last write.
@@ -37,8 +37,9 @@ def rotate_and_store_reference(
         k = F.rms_norm(k, (head_dim,), norms[1].float(), norms[2])
     if rotary is not None:
         q, k = _turned(q, *rotary), _turned(k, *rotary)
-    key_slots[slots.long()] = k.to(key_slots.dtype)
-    value_slots[slots.long()] = v.to(value_slots.dtype)
+    kept = slots >= 0
+    key_slots[slots[kept].long()] = k[kept].to(key_slots.dtype)
+    value_slots[slots[kept].long()] = v[kept].to(value_slots.dtype)
     return q.to(qkv.dtype)
 
 
@@ -124,6 +125,7 @@ def _rotate_and_store(
         tl.store(to + HALF, second, mask=inside)
     else:
         cache = key_slots if kind == 1 else value_slots
-        to = cache + tl.load(slots + token).to(tl.int64) * (N_KV_HEADS * 2 * HALF) + at
-        tl.store(to, first, mask=inside)
-        tl.store(to + HALF, second, mask=inside)
+        slot = tl.load(slots + token).to(tl.int64)
+        to = cache + slot * (N_KV_HEADS * 2 * HALF) + at
+        tl.store(to, first, mask=inside & (slot >= 0))
+        tl.store(to + HALF, second, mask=inside & (slot >= 0))
