@@ -273,7 +273,7 @@ def _sizes(model: Artifact) -> tuple[int, int]:
     from safetensors import safe_open
 
     if model.path.is_file():
-        from danlu.model.gguf import GGUFFile
+        from danlu.model.gguf.reader import GGUFFile
 
         with GGUFFile(model.path) as file:
             numbers = sum(_product(tensor.shape) for tensor in file.tensors.values())
