@@ -47,10 +47,19 @@ def _name(model: Path) -> str:
     return str(name or model.stem)
 
 
+def _write_onnx(model: Path, directory: Path, kind: str) -> dict[str, Any]:
+    from danlu.model.onnx.write import write_onnx
+
+    return write_onnx(model, directory, kind)
+
+
 TARGETS: Mapping[str, Target] = {
     "hf": Target("transformers, vLLM", ("as-is",), _write_hf),
     "gguf": Target(
         "llama.cpp, Ollama", ("as-is", "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"), _write_gguf
+    ),
+    "onnx": Target(
+        "onnxruntime, onnxruntime-genai, TensorRT", ("as-is", "float32", "float16", "int8", "int4"), _write_onnx
     ),
 }
 

@@ -173,8 +173,7 @@ def save_model(
     from danlu.model.quantized import quantization_config
 
     path = Path(path)
-    config = _with_ids(model.config, tokenizer)
-    raw = config_to_hf(config)
+    raw = config_to_hf(_with_ids(model.config, tokenizer))
     cast = _parse_dtype(dtype) if dtype is not None else None
     stored = cast or next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
     raw["torch_dtype"] = str(stored).removeprefix("torch.")
@@ -184,11 +183,25 @@ def save_model(
     path.mkdir(parents=True, exist_ok=True)
     _remove_weights(path)
     _write_weights(dict(_named_tensors(model)), path, cast, max_shard_size)
-    ends = {*model.config.eos_ids, *(tokenizer.stop_ids if tokenizer is not None else ())}
-    write_json(path / "generation_config.json", _generation_config(config, sorted(ends)))
+    save_settings(model.config, path, tokenizer, raw)
+
+
+def save_settings(
+    config: ModelConfig, path: Path, tokenizer: Tokenizer | None, raw: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """All that a model directory holds beside the weights; returns generation_config.json.
+
+    `raw` is config.json, None: what `config` says. Raises UserError when the family cannot express the config.
+    """
+    full = _with_ids(config, tokenizer)
+    raw = config_to_hf(full) if raw is None else raw
+    ends = {*config.eos_ids, *(tokenizer.stop_ids if tokenizer is not None else ())}
+    generation = _generation_config(full, sorted(ends))
+    write_json(path / "generation_config.json", generation)
     if tokenizer is not None:
         tokenizer.save(path)
     write_json(path / "config.json", raw)
+    return generation
 
 
 # ---- names -----------------------------------------------------------------------------------------------------
