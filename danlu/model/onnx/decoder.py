@@ -38,10 +38,10 @@ Lend = Callable[[str], AbstractContextManager[None]]  # while it lasts, that mod
 class Decoder:
     """Writes `model`, module by module as `lend` makes them readable, into `graph`."""
 
-    def __init__(self, graph: Graph, model: Transformer, lend: Lend, half: bool) -> None:
+    def __init__(self, graph: Graph, model: Transformer, lend: Lend, half: bool, keep: bool = True) -> None:
         self.graph, self.model, self.lend = graph, model, lend
         self.config: ModelConfig = model.config
-        self.weights = Weights(graph, half)
+        self.weights = Weights(graph, half, keep)
         self.half = half
         self._masks: dict[int | None, str] = {}
 
@@ -69,22 +69,20 @@ class Decoder:
 
     def _embed(self) -> str:
         with self.lend("embedding"):
-            module = self.model.embedding
-            self.weights.table("embedding", module)
-            x = self.weights.rows("embedding", module, self.ids)
+            grid = self.weights.table("embedding", self.model.embedding)
+        x = self.weights.rows("embedding", grid, self.ids)
+        self._tied = lambda: self.weights.turned("embedding", grid)
         if self.model.position_embedding is None:
             return x
         with self.lend("position_embedding"):
             self.weights.table("position_embedding", self.model.position_embedding)
-            places = self.weights.rows("position_embedding", self.model.position_embedding, self.positions)
+        places = self.weights.rows("position_embedding", None, self.positions)
         return self.graph.op("Add", x, places)
 
     def _head(self, x: str) -> str:
         if self.model.lm_head is not None:
             return self._linear("lm_head", x)
-        with self.lend("embedding"):
-            head = self.weights.turned("embedding", self.model.embedding)
-        return self._wide(self.graph.op("MatMul", x, head))
+        return self._wide(self.graph.op("MatMul", x, self._tied()))
 
     # ---- a block -------------------------------------------------------------------------------------------------
 

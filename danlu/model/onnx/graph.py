@@ -22,10 +22,10 @@ class Graph:
 
     def __init__(self, opset: int, data: Path | None = None) -> None:
         self.opset, self.data = opset, data
-        self._nodes: list[Any] = []
-        self._tensors: dict[str, Any] = {}
-        self._inputs: list[Any] = []
-        self._outputs: list[Any] = []
+        imports = [helper.make_opsetid("", opset)]
+        self._model = onnx.ModelProto(ir_version=IR_VERSION[opset], producer_name="danlu", opset_import=imports)
+        self._graph = self._model.graph  # filled in place: to make lists first is to hold every tensor twice
+        self._graph.name = "decoder"
         self._constants: dict[tuple[Any, ...], str] = {}
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
@@ -63,8 +63,7 @@ class Graph:
 
     def packed(self, name: str, array: np.ndarray, kind: int, shape: tuple[int, ...]) -> str:
         """The bytes of `array` as a tensor of `kind` and `shape`: for types that numpy has not."""
-        assert name not in self._tensors, name
-        tensor = TensorProto(name=name, data_type=kind, dims=shape)
+        tensor = self._graph.initializer.add(name=name, data_type=kind, dims=shape)
         content = np.ascontiguousarray(array)
         if self.data is None or content.nbytes < PAGE:
             tensor.raw_data = content.tobytes()
@@ -73,32 +72,26 @@ class Graph:
             tensor.data_location = TensorProto.EXTERNAL
             for key, value in place.items():
                 tensor.external_data.add(key=key, value=str(value))
-        self._tensors[name] = tensor
         return name
 
     def input(self, name: str, kind: int, shape: tuple[int | str, ...]) -> str:
-        self._inputs.append(helper.make_tensor_value_info(name, kind, shape))
+        self._graph.input.append(helper.make_tensor_value_info(name, kind, shape))
         return name
 
     def output(self, name: str, value: str, kind: int, shape: tuple[int | str, ...]) -> None:
         """Let `value`, the latest node's or not, be known outside as `name`."""
-        self._nodes.append(helper.make_node("Identity", [value], [name], name=name))
-        self._outputs.append(helper.make_tensor_value_info(name, kind, shape))
+        self._graph.node.append(helper.make_node("Identity", [value], [name], name=name))
+        self._graph.output.append(helper.make_tensor_value_info(name, kind, shape))
 
-    def save(self, path: Path, name: str) -> None:
-        graph = helper.make_graph(self._nodes, name, self._inputs, self._outputs, list(self._tensors.values()))
-        model = helper.make_model(
-            graph,
-            producer_name="danlu",
-            ir_version=IR_VERSION[self.opset],
-            opset_imports=[helper.make_opsetid("", self.opset)],
-        )
-        onnx.save(model, path)
+    def save(self, path: Path) -> None:
+        """Write it; the graph is empty afterwards."""
+        onnx.save(self._model, path)
+        self._model.Clear()
 
     def _node(self, kind: str, inputs: tuple[str, ...], outputs: int, attributes: dict[str, Any]) -> list[str]:
-        name = f"{kind}_{len(self._nodes)}"
+        name = f"{kind}_{len(self._graph.node)}"
         names = [name] if outputs == 1 else [f"{name}.{index}" for index in range(outputs)]
-        self._nodes.append(helper.make_node(kind, list(inputs), names, name=name, **attributes))
+        self._graph.node.append(helper.make_node(kind, list(inputs), names, name=name, **attributes))
         return names
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from danlu.model.transformer import Transformer
     from danlu.tokenizer.tokenizer import Tokenizer
 
+FLOATS = {"float32": 4, "float16": 2}  # bytes
 BITS = {"int8": 8, "int4": 4}
 INLINE_LIMIT = 2_000_000_000  # bytes of tensors; a protocol buffer ends at 2^31, and the nodes are in it too
 OPSET, OPSET_BLOCKED = 15, 21  # the mobile packages' newest; the first with int4 and with scales for blocks
@@ -46,9 +47,9 @@ def write_onnx(path: Path, directory: Path, kind: str = "as-is", inline_limit: i
     model, tokenizer, lend, kind = _opened(path, kind)
     file, data = directory / "model.onnx", directory / "model.onnx.data"
     try:
-        graph = Graph(_opset(model), data if _size(model, kind) > inline_limit else None)
-        Decoder(graph, model, lend, half=kind == "float16").build()
-        graph.save(file, model.config.family)
+        graph = Graph(_opset(model, kind), data if _size(model, kind) > inline_limit else None)
+        Decoder(graph, model, lend, half=kind == "float16", keep=kind not in FLOATS).build()
+        graph.save(file)
         readers = _check(file, model)
     except BaseException:
         file.unlink(missing_ok=True)
@@ -64,7 +65,7 @@ def write_onnx(path: Path, directory: Path, kind: str = "as-is", inline_limit: i
 def _opened(path: Path, kind: str) -> tuple[Transformer, Tokenizer | None, Lend, str]:
     """The model, readable module by module, float tensors as float32; and what "as-is" means for it."""
     from danlu.model.hub import Checkpoint, load, load_tokenizer
-    from danlu.model.quantized import quantize_
+    from danlu.model.quantized import is_quantized, quantize_
 
     if path.is_file():
         model, tokenizer = load(path)
@@ -72,34 +73,31 @@ def _opened(path: Path, kind: str) -> tuple[Transformer, Tokenizer | None, Lend,
     else:
         checkpoint = Checkpoint(path)
         model, tokenizer, lend = checkpoint.model, load_tokenizer(path), checkpoint.lent
-    config = getattr(model, "quantization_config", None)
-    if config:
-        if kind != "as-is":
-            raise UserError(f"{path} is quantised already", "leave --type out: its own numbers are kept")
-        return model.to(torch.float32), tokenizer, lend, "quantised"
+    if is_quantized(model) and kind in BITS:
+        raise UserError(f"{path} is quantised already", "leave --type out: its own numbers are kept")
     if kind == "as-is":
-        kind = "float16" if model.norm.weight.dtype == torch.float16 else "float32"
-    if kind not in BITS:
-        return model.to(torch.float32), tokenizer, lend, kind
-    if not path.is_file():
-        model = checkpoint.load()
-    quantize_(model, BITS[kind])
-    return model.to(torch.float32), tokenizer, lambda name: nullcontext(), kind
+        kind = "own" if is_quantized(model) else "float16" if model.norm.weight.dtype == torch.float16 else "float32"
+    if kind in BITS:
+        model, lend = (model if path.is_file() else checkpoint.load()), lambda name: nullcontext()
+        quantize_(model, BITS[kind])
+    return model.to(torch.float32), tokenizer, lend, kind
 
 
 def _size(model: Transformer, kind: str) -> int:
-    """Bytes of all tensors, about: as they will be written."""
-    width = {"float16": 2}.get(kind, 4)
-    state = model.state_dict().values()
-    return sum(t.numel() * (width if t.is_floating_point() else t.element_size()) for t in state)
+    """Bytes of the tensors as they will be written, or a little less."""
+    from danlu.model.quantized import Quantized, matrices
+
+    if kind not in FLOATS:
+        return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    found: list[Any] = list(matrices(model).values())
+    return FLOATS[kind] * sum(m.rows * m.columns if isinstance(m, Quantized) else m.weight.numel() for m in found)
 
 
-def _opset(model: Transformer) -> int:
-    from danlu.model.quantized import QuantizedEmbedding, QuantizedLinear
+def _opset(model: Transformer, kind: str) -> int:
+    from danlu.model.quantized import schemes_of
 
-    parts = [module for module in model.modules() if isinstance(module, QuantizedLinear | QuantizedEmbedding)]
-    blocked = any(part.scheme.bits < 8 or part.weight_scale.shape[1] > 1 for part in parts)
-    return OPSET_BLOCKED if blocked else OPSET
+    blocked = any(scheme.bits < 8 or scheme.group is not None for scheme in schemes_of(model).values())
+    return OPSET_BLOCKED if blocked and kind not in FLOATS else OPSET
 
 
 def _check(file: Path, model: Transformer) -> list[str]:

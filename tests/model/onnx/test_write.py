@@ -15,7 +15,7 @@ from danlu.core.errors import DanluError, StageFailed, UserError
 from danlu.model.config import ModelConfig
 from danlu.model.hub import load_model, save_model
 from danlu.model.onnx.write import write_onnx
-from danlu.model.quantized import quantize_
+from danlu.model.quantized import FLOAT8, NF4, Scheme, plan_of, quantize_
 from danlu.model.transformer import Transformer
 from tests.model.onnx.mobile import MOBILE_OPERATORS
 from tests.model.onnx.runtime import Session
@@ -48,9 +48,9 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def make(case: str) -> Transformer:
+def make(case: str, **changes: Any) -> Transformer:
     torch.manual_seed(0)
-    model = Transformer(ModelConfig(**SHAPE | CASES[case])).eval()
+    model = Transformer(ModelConfig(**SHAPE | CASES[case] | changes)).eval()
     for name, parameter in model.named_parameters():
         if name.endswith("bias") or "norm" in name:
             torch.nn.init.normal_(parameter, mean=float("norm.weight" in name), std=0.2)
@@ -134,6 +134,34 @@ def test_a_quantised_model_keeps_its_numbers(case: str, kind: str, tmp_path: Pat
         write_onnx(tmp_path / "model", tmp_path, "int4")
 
 
+SCHEMES_OF_ALL = [Scheme(8, 32), Scheme(8, None, False), Scheme(4, 32, False), Scheme(4, 64), Scheme(4, 64, False)]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES_OF_ALL, ids=str)
+@torch.no_grad()
+def test_every_grid(scheme: Scheme, write: Callable[..., Path]) -> None:
+    """Also of the embedding and the head, which are one here; blocks.1's down projection stays in float."""
+    model = make("llama", intermediate_size=128)
+    plan = plan_of(model, scheme, head=scheme)
+    del plan["blocks.1.mlp.down"]
+    quantize_(model, plan)
+    session = Session(write(model) / "model.onnx")
+    ids = torch.randint(0, 128, (1, 40))
+    torch.testing.assert_close(session(ids), model(ids), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scheme", [FLOAT8, NF4])
+@torch.no_grad()
+def test_numbers_that_are_on_no_grid(scheme: Scheme, tmp_path: Path, write: Callable[..., Path]) -> None:
+    model = make("llama", intermediate_size=128)
+    quantize_(model, scheme)
+    directory = write(model, "float32")
+    ids = torch.randint(0, 128, (1, 40))
+    torch.testing.assert_close(Session(directory / "model.onnx")(ids), model(ids), rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match=f"is {scheme.kind}, for which onnxruntime has no product"):
+        write_onnx(tmp_path / "model", tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 @torch.no_grad()
 def test_a_float_model_is_rounded_on_the_way(kind: str, write: Callable[..., Path]) -> None:
@@ -147,9 +175,7 @@ def test_a_float_model_is_rounded_on_the_way(kind: str, write: Callable[..., Pat
 @pytest.mark.parametrize(("kind", "saved"), [("float16", 0.49), ("int8", 0.70), ("int4", 0.83)])
 def test_size(kind: str, saved: float, write: Callable[..., Path]) -> None:
     """Of a shape with SmolLM2's proportions: a fifth of the weights is the embedding."""
-    wide = Transformer(ModelConfig(**SHAPE | LLAMA | {
-        "vocab_size": 6000, "hidden_size": 192, "intermediate_size": 512, "n_layers": 8, "n_heads": 3, "n_kv_heads": 1,
-    }))  # fmt: skip
+    wide = make("llama", vocab_size=5000, hidden_size=256, intermediate_size=704, n_layers=6)
     directory = write(wide, kind)
     assert 1 - (directory / "model.onnx").stat().st_size / (4 * wide.n_params) > saved
 
@@ -160,6 +186,8 @@ def test_operators_are_those_of_the_mobile_packages(case: str, kind: str, write:
     graph = onnx.load(write(make(case), kind) / "model.onnx")
     assert [(one.domain, one.version) for one in graph.opset_import] == [("", 15)]
     assert {node.op_type for node in graph.graph.node} <= MOBILE_OPERATORS
+    types = {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in graph.graph.initializer}
+    assert types == ({"FLOAT", "INT64", "INT8"} if kind == "int8" else {"FLOAT", "INT64"})
 
 
 def test_int4_needs_only_standard_operators(write: Callable[..., Path]) -> None:
@@ -169,8 +197,8 @@ def test_int4_needs_only_standard_operators(write: Callable[..., Path]) -> None:
 
 
 def test_a_tied_head_is_one_tensor(write: Callable[..., Path]) -> None:
-    tensors = onnx.load(write(make("llama")) / "model.onnx").graph.initializer
-    assert [tensor.name for tensor in tensors if 128 in tensor.dims] == ["embedding.weight"]
+    tensors = onnx.load(write(make("llama", vocab_size=6000)) / "model.onnx").graph.initializer
+    assert [tensor.name for tensor in tensors if 6000 in tensor.dims] == ["embedding.weight"]
 
 
 @torch.no_grad()
@@ -187,7 +215,7 @@ def test_what_lies_beside_it(write: Callable[..., Path]) -> None:
     model.config = model.config.model_copy(update={"bos_id": 1, "eos_ids": (2, 3)})
     directory = write(model)
     assert sorted(file.name for file in directory.iterdir()) == [
-        "config.json", "generation_config.json", "genai_config.json", "model.onnx"
+        "config.json", "genai_config.json", "generation_config.json", "model.onnx"
     ]  # fmt: skip
     told = json.loads((directory / "genai_config.json").read_text())
     assert told["model"]["eos_token_id"] == [2, 3] and told["model"]["pad_token_id"] == 2
@@ -199,7 +227,7 @@ def test_what_lies_beside_it(write: Callable[..., Path]) -> None:
 def test_a_number_that_float16_has_not(write: Callable[..., Path]) -> None:
     model = make("llama")
     torch.nn.init.constant_(model.blocks[0].mlp.down.weight, 1e5)
-    with pytest.raises(UserError, match="mlp.down.weight has a weight that float16 cannot hold"):
+    with pytest.raises(UserError, match=r"mlp\.down has a weight that float16 cannot hold"):
         write(model, "float16")
 
 
