@@ -14,6 +14,7 @@ One door: `load_model(path)` gives a `Transformer`, `load(path_or_id)` gives it 
     vocabulary.py    rows for the tokens of an extended tokenizer
     adapter.py       LoRA adapters in PEFT's layout, and W + scale B A
     gguf/            llama.cpp's files
+    onnx/            models as ONNX files
     importing.py, quantized.py   the import stage, int8 modules
 
 The room knows nothing about training, serving or caches: those hand a *context* to the forward pass

@@ -1,9 +1,9 @@
 """What onnxruntime's pre-built mobile packages can run.
 
 Source: `tools/ci_build/github/android/mobile_package.required_operators.config` in microsoft/onnxruntime, from which
-the packages `onnxruntime-mobile` (Android, the last is 1.18.0) and `onnxruntime-mobile-c` (iOS) were built. The same
-list is in the manual, onnxruntime.ai/docs/reference/operators/MobileOps.html, with operator sets 12 to 15 for release
-1.11. Types: float, int8, uint8; int32 and int64 where shapes and indices are computed. The packages `onnxruntime-android` and
+the packages `onnxruntime-mobile` (Android, the last is 1.18.0) and `onnxruntime-mobile-c` (iOS) were built. The manual
+has the same list (onnxruntime.ai/docs/reference/operators/MobileOps.html), operator sets 12 to 15 for release 1.11.
+Types: float, int8, uint8; int32 and int64 where shapes and indices are computed. The packages `onnxruntime-android` and
 `onnxruntime-c` have all operators and types.
 """
 

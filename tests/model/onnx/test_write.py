@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -14,6 +15,7 @@ import torch
 from danlu.core.errors import DanluError, StageFailed, UserError
 from danlu.model.config import ModelConfig
 from danlu.model.hub import load_model, save_model
+from danlu.model.onnx.weights import nibbles
 from danlu.model.onnx.write import write_onnx
 from danlu.model.quantized import FLOAT8, NF4, Scheme, plan_of, quantize_
 from danlu.model.transformer import Transformer
@@ -257,6 +259,13 @@ def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(DanluError, match=r'pip install "danlu\[onnx\]"'):
         write_onnx(tmp_path / "model", tmp_path)
+
+
+def test_two_numbers_in_a_byte() -> None:
+    values = np.array([[1, -8, 7], [-1, 0, 5], [2, 3, -2]], dtype=np.int8)
+    assert nibbles(values).tolist() == [0x81, 0xF7, 0x50, 0x32, 0x0E]
+    transposed = nibbles(values.T)  # row after row of what is asked for, not of the memory
+    assert transposed.tolist() == [0xF1, 0x82, 0x30, 0x57, 0x0E]
 
 
 @torch.no_grad()
