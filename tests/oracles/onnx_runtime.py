@@ -85,11 +85,13 @@ def main() -> None:
         "prompts": PROMPTS,
         "types": {},
     }
+    if arguments.out.exists():  # one type at a time is a way to run it, too
+        result["types"] = json.loads(arguments.out.read_text(encoding="utf-8"))["types"]
     for name in arguments.types:
         with tempfile.TemporaryDirectory() as directory:
             result["types"][name] = record(arguments.model, TYPES[name], Path(directory))
+        arguments.out.write_text(json.dumps(result, ensure_ascii=False) + "\n", encoding="utf-8")
         print(name, json.dumps(result["types"][name]["summary"]), flush=True)
-    arguments.out.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 @torch.inference_mode()
