@@ -225,7 +225,7 @@ _EXPORTERS = {
 def _show_why(corpus: Path, query: str, as_json: bool) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from danlu.data.why import explain
+    from danlu.data.report import explain
 
     found = explain(corpus, query)
     for document in [] if as_json else found:

@@ -10,7 +10,7 @@ number of workers changes the time and nothing else.
 Tasks are JSON and a function is named as "package.module:function", so that nothing but text crosses the border of a
 process. A worker is `python -m danlu.core.worker`, one task at a time, one JSON line each way:
 
-    parent  {"function": "danlu.data.piece:measure", "task": {...}, "folder": "..."}   --stdin-->   worker
+    parent  {"function": "danlu.data.measuring.piece:measure_piece", "task": ..., "folder": ...}   --stdin-->   worker
     parent  <--stdout--   {}   or   {"error": "UserError", "message": ..., "hint": ...}
 
 It ends when its standard input does, so killing the parent leaves no orphans behind. (multiprocessing would import the

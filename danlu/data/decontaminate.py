@@ -26,7 +26,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 class DecontaminateConfig(StageConfig):
     benchmarks: Annotated[list[str], Field(min_length=1)]
-    """NAME of a benchmark that travels in a package, or NAME=PATH: see `danlu.data.benchmarks`."""
+    """NAME of a benchmark that travels in a package, or NAME=PATH: see `danlu.data.contamination.benchmarks`."""
     share: Share = 0.5
     """Of an item, in runs of 13 units (20 Han characters), from which it counts as copied."""
     similar: Share = 0.8
@@ -34,7 +34,7 @@ class DecontaminateConfig(StageConfig):
 
 
 def _fingerprint(config: DecontaminateConfig) -> Any:
-    from danlu.data.benchmarks import fingerprint
+    from danlu.data.contamination.benchmarks import fingerprint
 
     return [fingerprint(spec) for spec in config.benchmarks]
 

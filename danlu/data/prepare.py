@@ -9,8 +9,8 @@ from typing import Any
 
 from danlu.core.artifact import Artifact
 from danlu.core.stage import StageRun, stage
-from danlu.data.measure import MeasureConfig, fingerprint, measure_sources
-from danlu.data.select import SelectConfig
+from danlu.data.measure import MeasureConfig, fingerprint
+from danlu.data.select import SelectConfig, run_selection
 
 
 class PrepareConfig(MeasureConfig, SelectConfig):
@@ -20,7 +20,7 @@ class PrepareConfig(MeasureConfig, SelectConfig):
 @stage("data.prepare", makes="corpus", takes={"pages?": "corpus"}, version="3", fingerprint=fingerprint)
 def prepare(config: PrepareConfig, run: StageRun, pages: Artifact | None = None) -> dict[str, Any]:
     """Read sources into a cleaned, deduplicated and split corpus."""
-    from danlu.data.selection import run_selection
+    from danlu.data.measuring import measure_sources
 
     with run.graceful():
         measured = run.work / "measured"

@@ -22,7 +22,7 @@ from danlu.core.stage import StageRun, get_stage
 from danlu.core.text import shingles
 from danlu.data.document import Document, read_documents
 from danlu.data.prepare import PrepareConfig, prepare
-from danlu.data.selection import sample_border
+from danlu.data.selecting.walk import sample_border
 
 HAN = "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳云腾致雨露结为霜金生丽水玉出昆冈剑号巨阙珠称夜光"
 Walk = Callable[..., "Corpus"]

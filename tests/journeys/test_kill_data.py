@@ -24,7 +24,7 @@ from tests.data.canaries import chinese, english
 
 ROOT = Path(__file__).parents[2]
 KILLS = 3
-MAIN = "from danlu.data import measure; measure.PIECE_BYTES = 20_000; from danlu.cli.main import main; main()"
+MAIN = "from danlu.data.measuring import walk; walk.PIECE_BYTES = 20_000; from danlu.cli.main import main; main()"
 
 
 def start(store: Path, stage: str, *sets: str) -> subprocess.Popen[bytes]:

@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from danlu.core.text import count_han
-from danlu.data.benchmarks import Benchmark, Item
+from danlu.data.contamination.benchmarks import Benchmark, Item
 from danlu.data.contamination.seeds import WIDTH, Seeds, seed_keys, without_gaps
 from danlu.data.contamination.units import GAP, GAP_HASH, find_units
 
@@ -90,8 +90,8 @@ class Contamination:
 
     @classmethod
     def load(cls, specs: Iterable[str], share: float = SHARE, similar: float = SIMILAR) -> Contamination:
-        """Read benchmarks by their specs (see `danlu.data.benchmarks`). Raises UserError as that does."""
-        from danlu.data.benchmarks import load
+        """Read benchmarks by their specs (see `danlu.data.contamination.benchmarks`). Raises UserError as that does."""
+        from danlu.data.contamination.benchmarks import load
 
         return cls([load(spec) for spec in specs], share, similar)
 

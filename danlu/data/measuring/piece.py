@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from danlu.core.artifact import write_json
 from danlu.data.clean.document import clean_document
 from danlu.data.contamination.index import Contamination
-from danlu.data.counts import Counts
 from danlu.data.document import Document, document_id
 from danlu.data.formats.item import Broken, Item
 from danlu.data.language import identify
 from danlu.data.measure import MeasureConfig
 from danlu.data.measured import OWN_SCORES, ROWS_PER_GROUP, SCORE, schema, scores
+from danlu.data.measuring.counts import Counts
 from danlu.data.quality.lines import keep_lines
 from danlu.data.quality.measure import COLUMNS
 from danlu.data.safety.injection import score_injection

@@ -22,8 +22,10 @@ from danlu.core.errors import UserError
 from danlu.core.stage import StageRun
 from danlu.data.dedup.clusters import near_duplicates
 from danlu.data.dedup.urls import url_hashes
-from danlu.data.destinations import deliver
-from danlu.data.fate import (
+from danlu.data.measured import SIGNATURE_BYTES, count_rows, read_measured
+from danlu.data.select import SelectConfig
+from danlu.data.selecting.destinations import Books, deliver
+from danlu.data.selecting.fate import (
     EXACT,
     NEAR,
     NOT_DRAWN,
@@ -37,24 +39,20 @@ from danlu.data.fate import (
     Names,
     stop_if_asked,
 )
-from danlu.data.judge import Judge
-from danlu.data.meanings import find_same_meaning, find_topics
-from danlu.data.measured import SIGNATURE_BYTES, count_rows, read_measured
-from danlu.data.report import finish
-from danlu.data.select import SelectConfig
+from danlu.data.selecting.judge import Judge
+from danlu.data.selecting.meanings import find_same_meaning, find_topics
+from danlu.data.selecting.trim import find_repeated
 from danlu.data.split import hold_out, joined
-from danlu.data.trim import find_repeated
 
 
-def run_selection(config: SelectConfig, run: StageRun, measured: Path) -> dict[str, Any]:
-    """Fill `run.out` with the corpus; returns the metrics. Raises UserError when nothing would be left."""
+def select_documents(config: SelectConfig, run: StageRun, measured: Path) -> tuple[Books, Fate]:
+    """Write the corpus into `run.out`; returns what went where."""
     judge = Judge(config, measured)
     index = read_index(measured, judge, run)
     fate = decide(config, index, measured, run)
     trimmer = find_repeated(config, measured, index, fate.kept, run)
     fate.topics = find_topics(config, measured, index, fate.kept, run)
-    books = deliver(run, measured, index, fate, judge, trimmer)
-    return finish(run, measured, books, fate)
+    return deliver(run, measured, index, fate, judge, trimmer), fate
 
 
 # ---- pass 1 ----------------------------------------------------------------------------------------------------

@@ -24,9 +24,9 @@ from danlu.core.stage import StageRun
 from danlu.core.text import units
 from danlu.data.dedup.exact import PieceCounter, Repeated, piece_hashes
 from danlu.data.dedup.substring import Spans, cut, repeated_spans
-from danlu.data.fate import Index, stop_if_asked
 from danlu.data.measured import read_measured
 from danlu.data.select import SelectConfig
+from danlu.data.selecting.fate import Index, stop_if_asked
 
 _SAMPLES = 5
 

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from danlu.core.stage import StageRun
 from danlu.data.document import COLUMNS, REJECTED_SCHEMA, SCHEMA, ShardWriter
-from danlu.data.fate import (
+from danlu.data.measured import SCORE, read_measured, score_names
+from danlu.data.selecting.fate import (
     DUPLICATE,
     KEPT,
     NOT_DRAWN,
@@ -34,9 +35,8 @@ from danlu.data.fate import (
     Index,
     stop_if_asked,
 )
-from danlu.data.judge import Judge
-from danlu.data.measured import SCORE, read_measured, score_names
-from danlu.data.trim import Trimmer
+from danlu.data.selecting.judge import Judge
+from danlu.data.selecting.trim import Trimmer
 
 SAMPLES = 3  # dropped documents shown per reason in the report
 _EXCERPT = 160  # characters of each

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from danlu.core.stage import StageRun
 from danlu.data.dedup.embed import DIMENSIONS, Embedding
 from danlu.data.dedup.semantic import SemanticDuplicates, semantic_duplicates
-from danlu.data.fate import Index, stop_if_asked
 from danlu.data.measured import read_measured
 from danlu.data.select import SelectConfig
-from danlu.data.topics import CHARACTERS, topics_of_texts
+from danlu.data.selecting.fate import Index, stop_if_asked
+from danlu.data.selecting.topics import CHARACTERS, topics_of_texts
 
 TOPIC_DOCUMENTS = 2_000  # a sample: enough to see what a corpus speaks of, a second or two of work
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.core import native
-from danlu.data import scan as module
 from danlu.data.dedup import signature
 from danlu.data.quality.measure import COLUMNS
-from danlu.data.scan import Scanned, _in_python, scan
+from danlu.data.scan import batch as module
+from danlu.data.scan.batch import Scanned, _in_python, scan
 from tests.data.quality.pages import CLEAN_EN, CLEAN_ZH, SPAM_EN, SPAM_ZH
 
 needs_compiler = pytest.mark.skipif(native.load(module.TEXT) is None, reason="no compiler here")
@@ -151,11 +151,11 @@ def test_other_machines_and_sanitizers(flags: str) -> None:
         "-x",
         "-p",
         "no:cacheprovider",
-        "tests/data/test_scan.py",
+        "tests/data/scan/test_batch.py",
         "-k",
         chosen,
     ]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, cwd=root)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     assert "skipped" not in done.stdout

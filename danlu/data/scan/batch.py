@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 
 from danlu.core.native import Native, load
 from danlu.core.text import units
-from danlu.data import classes
 from danlu.data.dedup.signature import (
     FACTOR,
     FACTOR_2,
@@ -41,6 +40,7 @@ from danlu.data.dedup.signature import (
     signatures,
     unit_hash,
 )
+from danlu.data.quality import classes
 from danlu.data.quality.measure import COLUMN, COLUMNS, Measured, measure, says_generated
 from danlu.data.quality.phrases import COMMON_HAN, PHRASES, STOP_WORDS
 
