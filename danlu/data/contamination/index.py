@@ -24,6 +24,7 @@ as a grid of digits is, cannot be looked for; `report` counts those.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -219,6 +220,12 @@ class Contamination:
             }
             for b in self.benchmarks
         }
+
+
+@functools.lru_cache(maxsize=1)
+def load_once(specs: tuple[str, ...], share: float = SHARE, similar: float = SIMILAR) -> Contamination:
+    """`Contamination.load`, kept in a process: workers search piece after piece."""
+    return Contamination.load(specs, share, similar)
 
 
 def pieces_of(benchmark: str, item: Item) -> Iterable[Piece]:

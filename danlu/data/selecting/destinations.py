@@ -33,7 +33,6 @@ from danlu.data.selecting.fate import (
     VALIDATION,
     Fate,
     Index,
-    stop_if_asked,
 )
 from danlu.data.selecting.judge import Judge
 from danlu.data.selecting.trim import Trimmer
@@ -104,7 +103,7 @@ def deliver(
         rejected = stack.enter_context(ShardWriter(run.out, "rejected", REJECTED_SCHEMA))
         numbers = stack.enter_context(ShardWriter(run.out, "scores", scores_schema, rows_per_file=1_000_000))
         for batch in read_measured(measured, [*COLUMNS, "detail", "size", *scores]):
-            stop_if_asked(run)
+            run.stop_if_asked()
             rows = slice(start, start + len(batch))
             where = fate.where[rows]
             shorter = batch if trimmer is None else _trimmed(batch, where, start, trimmer)

@@ -9,9 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from danlu.core.errors import Interrupted
-from danlu.core.stage import StageRun
-
 # Where a document goes. REFUSED has its reason in `Index.codes`, duplicates have one in `DUPLICATE`.
 TRAIN, VALIDATION, NOT_DRAWN, REFUSED, EXACT, URL, NEAR, SEMANTIC, PARTS = range(9)
 KEPT = (TRAIN, VALIDATION)
@@ -91,9 +88,3 @@ class Fate:
     @property
     def kept(self) -> NDArray[np.bool_]:
         return np.isin(self.where, KEPT)
-
-
-def stop_if_asked(run: StageRun) -> None:
-    """Raises Interrupted once the user wants to stop."""
-    if run.stop_requested:
-        raise Interrupted("stopped before the corpus was complete", "run again: what was measured is kept")

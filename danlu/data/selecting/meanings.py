@@ -18,7 +18,7 @@ from danlu.data.dedup.embed import DIMENSIONS, Embedding
 from danlu.data.dedup.semantic import SemanticDuplicates, semantic_duplicates
 from danlu.data.measured import read_measured
 from danlu.data.select import SelectConfig
-from danlu.data.selecting.fate import Index, stop_if_asked
+from danlu.data.selecting.fate import Index
 from danlu.data.selecting.topics import CHARACTERS, topics_of_texts
 
 TOPIC_DOCUMENTS = 2_000  # a sample: enough to see what a corpus speaks of, a second or two of work
@@ -62,7 +62,7 @@ def _texts(measured: Path, kept: NDArray[np.bool_], run: StageRun) -> Iterator[t
     """(language, text) of the kept rows in the order of reading."""
     start = 0
     for batch in read_measured(measured, ["language", "text"]):
-        stop_if_asked(run)
+        run.stop_if_asked()
         mine = np.flatnonzero(kept[start : start + len(batch)])
         if len(mine):
             taken = batch.take(mine)

@@ -26,7 +26,7 @@ from danlu.data.dedup.exact import PieceCounter, Repeated, piece_hashes
 from danlu.data.dedup.substring import Spans, cut, repeated_spans
 from danlu.data.measured import read_measured
 from danlu.data.select import SelectConfig
-from danlu.data.selecting.fate import Index, stop_if_asked
+from danlu.data.selecting.fate import Index
 
 _SAMPLES = 5
 
@@ -112,7 +112,7 @@ def _texts(measured: Path, kept: NDArray[np.bool_], run: StageRun) -> Iterator[t
     """(row, language, text) of the kept rows in the order of reading."""
     start = 0
     for batch in read_measured(measured, ["language", "text"]):
-        stop_if_asked(run)
+        run.stop_if_asked()
         mine = np.flatnonzero(kept[start : start + len(batch)])
         taken = batch.take(mine)
         yield from zip((mine + start).tolist(), taken["language"].to_pylist(), taken["text"].to_pylist(), strict=True)

@@ -37,7 +37,6 @@ from danlu.data.selecting.fate import (
     Fate,
     Index,
     Names,
-    stop_if_asked,
 )
 from danlu.data.selecting.judge import Judge
 from danlu.data.selecting.meanings import find_same_meaning, find_topics
@@ -66,7 +65,7 @@ def read_index(measured: Path, judge: Judge, run: StageRun) -> Index:
         raise UserError("there is no text in the sources", "the files are empty")
     start = 0
     for batch in read_measured(measured, [*columns, *judge.columns]):
-        stop_if_asked(run)
+        run.stop_if_asked()
         rows, hashes = slice(start, start + len(batch)), batch["text_hash"]
         index.ids[rows] = _numbers(batch["id"])
         index.text_hashes[rows] = np.frombuffer(hashes.buffers()[1], dtype="V16")[hashes.offset :][: len(batch)]
@@ -178,7 +177,7 @@ def _signatures(measured: Path, index: Index, rows: NDArray[np.int64], run: Stag
     path, start = run.work / "signatures.u32", 0
     with open(path, "wb") as out:
         for batch in read_measured(measured, ["signature"]):
-            stop_if_asked(run)
+            run.stop_if_asked()
             column = batch["signature"]
             values = np.frombuffer(column.buffers()[1], dtype=np.uint8).reshape(-1, SIGNATURE_BYTES)
             values = values[column.offset : column.offset + len(batch)].copy()
