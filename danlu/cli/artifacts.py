@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from danlu.cli.common import command, print_table
+from danlu.core.artifact import KINDS
 from danlu.core.errors import StageFailed, UserError
 
 if TYPE_CHECKING:
     from danlu.core.lineage import Ancestor
     from danlu.core.store import Store
-
-KINDS = ("corpus", "tokenizer", "tokens", "dataset", "model", "adapter", "report", "index")
 
 
 def register(main: click.Group) -> None:

@@ -27,6 +27,7 @@ kept, with that reason; what is changed is counted and shown.
 | `dedup/`                                               | what says the same                                         |
 | `contamination/`                                       | which exams there are; which documents hold their items    |
 | `measuring/`                                           | how `measure` works                                        |
+| `rewriting`                                            | from corpus to corpus, piece by piece                      |
 | `split`                                                | what is held out, so that nothing held out was seen        |
 | `selecting/`                                           | how `select` decides and delivers                          |
 | `report/`                                              | what happened; why was this document dropped               |

@@ -77,7 +77,7 @@ def fingerprint(config: MeasureConfig) -> Any:
     return {"sources": sources, "benchmarks": [of_benchmark(spec) for spec in config.benchmarks]}
 
 
-@stage("data.measure", makes="corpus", takes={"pages?": "corpus"}, version="2", fingerprint=fingerprint)
+@stage("data.measure", makes="corpus", takes={"pages?": "pages"}, version="2", fingerprint=fingerprint)
 def measure(config: MeasureConfig, run: StageRun, pages: Artifact | None = None) -> dict[str, Any]:
     """Read sources, clean and measure every text, decide nothing."""
     from danlu.data.measuring import measure_sources
