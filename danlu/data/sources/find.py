@@ -16,8 +16,8 @@ Each file is a `SourceFile`; turning it into texts is the business of `extract` 
 style of their own (long runs of nearly equal assertions), and a small model would learn mostly that.
 Hidden files and folders, caches and links are passed over everywhere; a folder is read in the order of its names.
 A folder that Hugging Face `datasets` saved is read as such: its tables, not its book-keeping (`hub`); so is an artifact
-of danlu's, without its manifest, reports and rejected rows. The licence of a file is what the nearest LICENSE or COPYING
-at or above it says, within the folder that was named.
+of danlu's, without its manifest, reports and rejected rows. The licence of a file is what the nearest LICENSE or
+COPYING at or above it says, within the folder that was named.
 """
 
 from __future__ import annotations
