@@ -17,7 +17,7 @@ class PrepareConfig(MeasureConfig, SelectConfig):
     """The keys of both stages. Only `source` is needed, or an input `pages`."""
 
 
-@stage("data.prepare", makes="corpus", takes={"pages?": "pages"}, version="3", fingerprint=fingerprint)
+@stage("data.prepare", makes="corpus", takes={"pages?": "pages"}, version="4", fingerprint=fingerprint)
 def prepare(config: PrepareConfig, run: StageRun, pages: Artifact | None = None) -> dict[str, Any]:
     """Read sources into a cleaned, deduplicated and split corpus."""
     from danlu.data.measuring import measure_sources

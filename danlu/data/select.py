@@ -132,7 +132,7 @@ def _numbers_in(value: Any) -> Iterator[float]:
         yield value
 
 
-@stage("data.select", makes="corpus", takes={"corpus": "corpus"}, version="1")
+@stage("data.select", makes="corpus", takes={"corpus": "corpus"}, version="2")
 def select(config: SelectConfig, run: StageRun, corpus: Artifact) -> dict[str, Any]:
     """Decide what of a measured corpus is kept, and what is held out."""
     with run.graceful():

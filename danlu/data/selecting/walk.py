@@ -40,6 +40,7 @@ from danlu.data.selecting.fate import (
 )
 from danlu.data.selecting.judge import Judge
 from danlu.data.selecting.meanings import find_same_meaning, find_topics
+from danlu.data.selecting.texts import read_shingles
 from danlu.data.selecting.trim import find_repeated
 from danlu.data.split import hold_out, joined
 
@@ -117,6 +118,7 @@ def decide(config: SelectConfig, index: Index, measured: Path, run: StageRun) ->
         near=config.near_duplicates if config.near_duplicates < 1 else 2.0,
         loose=config.split_similarity,
         memory_bytes=config.memory_mb << 20,
+        shingles=lambda wanted: read_shingles(measured, _among(index, rows[wanted]), run),
     )
     fate.near_clusters = len(np.unique(found.near[found.dropped]))
     fate.drop(rows[found.dropped], NEAR, rows[found.near[found.dropped]], found.similarity[found.dropped])
@@ -170,10 +172,16 @@ def _drop_equal(hashes: NDArray[np.void], rows: NDArray[np.int64], fate: Fate, p
     return np.delete(rows, copies)
 
 
+def _among(index: Index, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """bool [D]: is this row one of `rows`."""
+    found = np.zeros(len(index), dtype=bool)
+    found[rows] = True
+    return found
+
+
 def _signatures(measured: Path, index: Index, rows: NDArray[np.int64], run: StageRun) -> Path:
     """A file of the signatures of these rows (ascending), as `dedup.tables` reads it; zeros where there is none."""
-    wanted = np.zeros(len(index), dtype=bool)
-    wanted[rows] = True
+    wanted = _among(index, rows)
     path, start = run.work / "signatures.u32", 0
     with open(path, "wb") as out:
         for batch in read_measured(measured, ["signature"]):
