@@ -20,7 +20,7 @@ from danlu.data.selecting.fate import Index
 from danlu.data.selecting.texts import read_texts
 from danlu.data.selecting.topics import CHARACTERS, topics_of_texts
 
-TOPIC_DOCUMENTS = 2_000  # a sample: enough to see what a corpus speaks of, a second or two of work
+TOPIC_DOCUMENTS = 1_000  # a sample: enough to see what a corpus speaks of, a third of a second of work
 
 
 def find_same_meaning(
