@@ -93,8 +93,7 @@ def deliver(
     scores = [SCORE + name for name in score_names(measured)]
     scores_schema = pa.schema([("id", pa.string()), ("place", pa.string()), *((name, pa.float32()) for name in scores)])
     books, start = Books(), 0
-    # Documents that each one stands for, itself included.
-    copies = 1 + np.bincount(fate.kept_instead[fate.kept_instead >= 0], minlength=len(index))
+    copies = fate.copies()
     with ExitStack() as stack:
         splits = {
             place: stack.enter_context(ShardWriter(run.out, name, SCHEMA))
@@ -145,7 +144,7 @@ def _trimmed(batch: pa.RecordBatch, where: NDArray[np.int8], start: int, trimmer
     return changed.set_column(batch.schema.get_field_index("size"), "size", pa.array(sizes))
 
 
-def _counted(batch: pa.RecordBatch, copies: NDArray[np.int64]) -> pa.RecordBatch:
+def _counted(batch: pa.RecordBatch, copies: NDArray[np.uint32]) -> pa.RecordBatch:
     """The batch with `copies` in the meta of documents that stand for more than one: mixing may want to know."""
     if not (copies > 1).any():
         return batch

@@ -24,7 +24,7 @@ TOPIC_DOCUMENTS = 1_000  # a sample: enough to see what a corpus speaks of, a th
 
 
 def find_same_meaning(
-    measured: Path, index: Index, rows: NDArray[np.int64], threshold: float, run: StageRun
+    measured: Path, index: Index, rows: NDArray[np.uint32], threshold: float, run: StageRun
 ) -> SemanticDuplicates:
     """Which of `rows` (in the order of their ids) say the same as another in other words; see `dedup.semantic`."""
     kept = np.zeros(len(index), dtype=bool)
