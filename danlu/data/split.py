@@ -47,9 +47,7 @@ def hold_out(
         return last & (len(np.unique(parts)) > 1)
     group_bytes = np.bincount(groups, weights=sizes)[roots]  # [G]
     wanted = share * group_bytes.sum()
-    by_draw = np.argsort(
-        np.fromiter((draw(ids[root]) for root in roots.tolist()), np.float64, len(roots)), kind="stable"
-    )
+    by_draw = np.argsort(np.fromiter((draw(ids[int(root)]) for root in roots), np.float64, len(roots)), kind="stable")
     fitting = by_draw[group_bytes[by_draw] <= 2 * wanted]
     before = np.cumsum(group_bytes[fitting]) - group_bytes[fitting]  # held out when its turn comes
     chosen = fitting[before < wanted]

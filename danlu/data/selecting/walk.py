@@ -131,6 +131,7 @@ def decide(config: SelectConfig, index: Index, measured: Path, run: StageRun) ->
     left = np.flatnonzero(~found.dropped).astype(np.uint32)  # [R] positions in `rows`
     left = left[np.argsort(index.ids[rows[left]], kind="stable")]
     rest, alike = rows[left], found.loose[left]
+    del found, left  # some ten bytes a document
     if config.semantic_duplicates is not None:
         same = find_same_meaning(measured, index, rest, config.semantic_duplicates, run)
         fate.drop(rest[same.dropped], SEMANTIC, rest[same.kept_instead[same.dropped]], same.similarity[same.dropped])
