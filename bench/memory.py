@@ -116,7 +116,7 @@ import sys
 from pathlib import Path
 from danlu.core.stage import StageRun
 from danlu.data.select import SelectConfig
-from danlu.data.selection import run_selection
+from danlu.data.select import run_selection
 run = StageRun.for_test(Path(sys.argv[2]))
 run_selection(SelectConfig(memory_mb=64, topics=0, quality=False), run, Path(sys.argv[1]))
 status = Path("/proc/self/status").read_text()

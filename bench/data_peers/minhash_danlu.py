@@ -10,6 +10,7 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,18 @@ BATCH_DOCUMENTS = 1_000
 
 def _signed(texts: list[str], language: str) -> np.ndarray:
     return scan(texts, [language] * len(texts), measures=False).signatures
+
+
+def _shingles(files: list[Path], wanted: np.ndarray) -> Iterator[np.ndarray]:
+    number = 0
+    for file in files:
+        texts = []
+        for line in file.open(encoding="utf-8"):
+            if wanted[number]:
+                texts.append(json.loads(line)["text"])
+            number += 1
+        found = scan(texts, [file.stem] * len(texts), measures=False, signatures=False, shingles=True)
+        yield from np.split(found.shingles, found.shingle_ends[:-1])[: len(texts)]
 
 
 def main() -> None:
@@ -47,7 +60,9 @@ def main() -> None:
         if texts:
             tables.append(_signed(texts, file.stem))
     signed = time.perf_counter()
-    found_clusters = near_duplicates(tables, id_keys(ids), target / "work")
+    found_clusters = near_duplicates(
+        tables, id_keys(ids), target / "work", shingles=lambda wanted: _shingles(files, wanted)
+    )
     clustered = time.perf_counter()
     dropped = found_clusters.dropped
     number = 0

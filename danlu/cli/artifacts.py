@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from danlu.cli.common import command, print_table
+from danlu.core.artifact import KINDS
 from danlu.core.errors import StageFailed, UserError
 
 if TYPE_CHECKING:
     from danlu.core.lineage import Ancestor
     from danlu.core.store import Store
-
-KINDS = ("corpus", "tokenizer", "tokens", "dataset", "model", "adapter", "report", "index")
 
 
 def register(main: click.Group) -> None:
@@ -225,7 +224,7 @@ _EXPORTERS = {
 def _show_why(corpus: Path, query: str, as_json: bool) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from danlu.data.why import explain
+    from danlu.data.report import explain
 
     found = explain(corpus, query)
     for document in [] if as_json else found:

@@ -33,7 +33,7 @@ from typing import Any
 from danlu.core.errors import UserError, suggest
 
 MANIFEST = "artifact.json"
-KINDS = ("corpus", "tokenizer", "tokens", "dataset", "model", "adapter", "report", "index")
+KINDS = ("pages", "corpus", "tokenizer", "tokens", "dataset", "model", "adapter", "report", "index")
 
 
 @dataclass(frozen=True)

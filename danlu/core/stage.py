@@ -32,7 +32,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from danlu.core.artifact import Manifest
-from danlu.core.errors import UserError, suggest
+from danlu.core.errors import Interrupted, UserError, suggest
 from danlu.core.events import Events
 from danlu.core.workers import Workers
 
@@ -188,6 +188,11 @@ class StageRun:
         """Forget what earlier tries left in `work`."""
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True, exist_ok=True)
+
+    def stop_if_asked(self) -> None:
+        """Raises Interrupted once the user wants to stop."""
+        if self.stop_requested:
+            raise Interrupted("stopped before the stage was complete", "run again: what is done is kept")
 
     @contextmanager
     def graceful(self) -> Iterator[None]:

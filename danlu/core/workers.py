@@ -10,7 +10,7 @@ number of workers changes the time and nothing else.
 Tasks are JSON and a function is named as "package.module:function", so that nothing but text crosses the border of a
 process. A worker is `python -m danlu.core.worker`, one task at a time, one JSON line each way:
 
-    parent  {"function": "danlu.data.piece:measure", "task": {...}, "folder": "..."}   --stdin-->   worker
+    parent  {"function": "danlu.data.measuring.piece:measure_piece", "task": ..., "folder": ...}   --stdin-->   worker
     parent  <--stdout--   {}   or   {"error": "UserError", "message": ..., "hint": ...}
 
 It ends when its standard input does, so killing the parent leaves no orphans behind. (multiprocessing would import the
@@ -74,7 +74,7 @@ class Workers:
 
 
 def produce(
-    function: str,
+    function: str | Callable[[Task, Path], None],
     tasks: Sequence[Task],
     into: Path,
     workers: Workers,
@@ -82,17 +82,18 @@ def produce(
 ) -> Iterator[int]:
     """Yield the number of every task as its folder `into/<number>` is complete, those of earlier runs first.
 
-    The function is called as `function(task, folder)` with an empty folder. Raises what it raises (a DanluError as
-    itself, anything else as StageFailed), Interrupted once `stop()` is true, StageFailed when workers keep dying.
+    The function is called as `function(task, folder)` with an empty folder; one that is given instead of named does all
+    its work in this process. Raises what it raises (a DanluError as itself, anything else as StageFailed), Interrupted
+    once `stop()` is true, StageFailed when workers keep dying.
     """
     into.mkdir(parents=True, exist_ok=True)
     for leftover in into.glob(".*"):
         shutil.rmtree(leftover, ignore_errors=True)
     waiting = deque(i for i in range(len(tasks)) if not folder_of(into, i).is_dir())
     yield from sorted(set(range(len(tasks))) - set(waiting))
-    if workers.ray:
+    if isinstance(function, str) and workers.ray:
         yield from _on_ray(function, tasks, waiting, into, workers.ray, stop)
-    elif workers.count > 1 and len(waiting) > 1:
+    elif isinstance(function, str) and workers.count > 1 and len(waiting) > 1:
         yield from _in_processes(function, tasks, waiting, into, workers.count, stop)
     else:
         while waiting:
@@ -106,11 +107,11 @@ def folder_of(into: Path, number: int) -> Path:
     return into / f"{number:05d}"
 
 
-def perform(function: str, task: Task, folder: Path) -> None:
+def perform(function: str | Callable[[Task, Path], None], task: Task, folder: Path) -> None:
     """Call the function on a hidden folder beside `folder` and rename it when it is complete."""
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-", ignore_cleanup_errors=True) as made:
         os.chmod(made, 0o755)
-        load(function)(task, Path(made))
+        (load(function) if isinstance(function, str) else function)(task, Path(made))
         _commit(Path(made), folder)
 
 

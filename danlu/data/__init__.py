@@ -17,23 +17,22 @@ kept, with that reason; what is changed is counted and shown.
 
 | folder or file                                         | what it answers                                            |
 |--------------------------------------------------------|------------------------------------------------------------|
-| `document`, `measured`                                 | what is a document, and how is it stored, with its numbers |
+| `document`, `dataset`, `measured`                      | the three kinds of rows: texts, chats, texts with numbers  |
 | `sources/`, `formats/`                                 | which files does a name mean; what text is in a file       |
-| `clean/`, `literals`                                   | what is noise; hundreds of fixed strings in one pass       |
+| `clean/`, `literals/`                                  | what is noise; hundreds of fixed strings in one pass       |
 | `language/`                                            | which language is it, and how sure is that                 |
 | `safety/`                                              | personal data, toxic text, orders to a model, licences     |
-| `scan`, `classes`, `cpp/`                              | one compiled pass: all measures, signature, hashes         |
 | `quality/`                                             | is it worth learning from: rules, classifiers, perplexity  |
-| `dedup/`, `topics`                                     | what says the same; what a corpus speaks of                |
-| `benchmarks`, `contamination/`                         | which exams there are; which documents hold their items    |
-| `piece`, `counts`                                      | what a worker does with one piece of the sources           |
-| `judge`, `selection`, `fate`, `meanings`, `trim`       | how `select` decides                                       |
-| `destinations`                                         | how it delivers                                            |
-| `tasks`                                                | the plan of a measuring, in a file                         |
+| `scan/`                                                | one compiled pass: all measures, signature, hashes         |
+| `dedup/`                                               | what says the same                                         |
+| `contamination/`                                       | which exams there are; which documents hold their items    |
+| `measuring/`                                           | how `measure` works                                        |
+| `rewriting`                                            | from corpus to corpus, piece by piece                      |
 | `split`                                                | what is held out, so that nothing held out was seen        |
-| `report`, `page`, `card`, `why`                        | what happened; why was this document dropped               |
-| `mixing/`, `noise`, `labelling/`, `remote`             | shares and order; typos; label models; models elsewhere    |
-| `dataset`, `docstrings`                                | what is a chat row, and where rows come from               |
+| `selecting/`                                           | how `select` decides and delivers                          |
+| `report/`                                              | what happened; why was this document dropped               |
+| `mixing/`, `labelling/`                                | shares and order; label models and what people say         |
+| `noise`, `remote`, `docstrings`                        | typing errors; models elsewhere; questions out of code     |
 | `export`                                               | jsonl, TFRecord, WebDataset, nanochat                      |
 
 Nothing here splits text on spaces: all counting is in the units of `danlu.core.text`.

@@ -13,8 +13,12 @@ empty, the same as the original, or less than a third or more than three times a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -26,9 +30,9 @@ from danlu.data.remote import Endpoint
 
 if TYPE_CHECKING:
     from danlu.data.document import Document
+    from danlu.data.remote import Answer, Asker
 
 Method = Literal["noise", "paraphrase", "translate"]
-_BATCH = 256
 _ASKED_CHARS = 8_000  # longer documents are not sent: the answer would be cut off
 _SHORTEST, _LONGEST = 1 / 3, 3.0  # of a rewriting, relative to the original
 
@@ -69,40 +73,22 @@ class AugmentConfig(StageConfig):
         return self
 
 
-@stage("data.augment", makes="corpus", takes={"corpus": "corpus"}, version="1")
+@stage("data.augment", makes="corpus", takes={"corpus": "corpus"}, version="2")
 def augment(config: AugmentConfig, run: StageRun, corpus: Artifact) -> dict[str, Any]:
     """Add documents made of others: typing noise, paraphrases, back-translations."""
-    from collections import Counter
-    from contextlib import ExitStack
-
     from danlu.core.artifact import write_json
-    from danlu.core.errors import Interrupted
-    from danlu.data.document import REJECTED_SCHEMA, SCHEMA, ShardWriter, batched, read_documents
     from danlu.data.remote import Asker
-    from danlu.data.split import draw
+    from danlu.data.rewriting import gather, sums, tasks_of, work_through
 
-    counts: Counter[str] = Counter()
     with run.graceful(), ExitStack() as stack:
-        train, validation = (stack.enter_context(ShardWriter(run.out, s, SCHEMA)) for s in ("train", "validation"))
-        rejected = stack.enter_context(ShardWriter(run.out, "rejected", REJECTED_SCHEMA))
-        asker = stack.enter_context(Asker(config.endpoint, run.work / "answers.sqlite")) if config.endpoint else None
-        for batch in batched(read_documents(corpus), _BATCH):
-            for document in batch:
-                train.write(document.row())
-                counts["originals"] += 1
-            drawn = [d for d in batch if d.language in config.languages and draw(d.id, "augment") < config.share]
-            for made, reason in _make(config, drawn, asker):
-                if run.stop_requested:
-                    raise Interrupted("stopped while augmenting; answers are kept")
-                if reason:
-                    rejected.write({**made.row(), "reason": reason})
-                else:
-                    train.write(made.row())
-                counts[reason or "made"] += 1
-            run.progress(counts["originals"], None, "documents")
-        for document in read_documents(corpus, "validation"):
-            validation.write(document.row())
-            counts["validation"] += 1
+        tasks = tasks_of({"corpus": corpus.path}, config=config.model_dump(mode="json"))
+        work: str | Callable[[dict[str, Any], Path], None] = "danlu.data.augment:augment_piece"
+        if config.endpoint is not None and config.method != "noise":
+            asker = stack.enter_context(Asker(config.endpoint, run.work / "answers.sqlite"))
+            work = partial(augment_piece, asker=asker, stop_if_asked=run.stop_if_asked)
+        folders = work_through(work, tasks, run)
+        gather(folders, run)
+    counts = sums(folders)
     write_json(run.out / "report.json", {"method": config.method, **dict(sorted(counts.items()))})
     return {
         "documents": counts["originals"] + counts["made"] + counts["validation"],
@@ -111,7 +97,36 @@ def augment(config: AugmentConfig, run: StageRun, corpus: Artifact) -> dict[str,
     }
 
 
-def _make(config: AugmentConfig, documents: list[Document], asker: Any) -> Iterator[tuple[Document, str]]:
+def augment_piece(
+    task: dict[str, Any], folder: Path, asker: Asker | None = None, stop_if_asked: Callable[[], None] = lambda: None
+) -> None:
+    """The rows of a piece, each followed within a few hundred by what is made of it; counts.json says how many."""
+    from danlu.core.artifact import write_json
+    from danlu.data.rewriting import Outlets, document_batches
+    from danlu.data.split import draw
+
+    config = AugmentConfig(**task["config"])
+    counts: Counter[str] = Counter()
+    with Outlets(folder) as out:
+        for split, batch in document_batches(task):
+            for document in batch:
+                out.put(split, document.row())
+                counts["originals" if split == "train" else split] += 1
+            if split != "train":
+                continue
+            drawn = [d for d in batch if d.language in config.languages and draw(d.id, "augment") < config.share]
+            for made, reason in _make(config, drawn, asker, stop_if_asked):
+                if reason:
+                    out.put("rejected", {**made.row(), "reason": reason})
+                else:
+                    out.put("train", made.row())
+                counts[reason or "made"] += 1
+    write_json(folder / "counts.json", counts)
+
+
+def _make(
+    config: AugmentConfig, documents: list[Document], asker: Asker | None, stop_if_asked: Callable[[], None]
+) -> Iterator[tuple[Document, str]]:
     """Each new document with the reason to drop it ("" to keep it)."""
     from danlu.data.noise import add_noise
 
@@ -126,19 +141,23 @@ def _make(config: AugmentConfig, documents: list[Document], asker: Any) -> Itera
         if len(document.text) > _ASKED_CHARS:
             yield replace(document, id=_new_id(config, document, nth)), "augment:too_long"
     assert asker is not None and config.endpoint is not None
-    answers = list(asker.ask_all(_prompts(config, sent)))
+    answers = list(_until(stop_if_asked, asker.ask_all(_prompts(config, sent))))
     if config.method == "translate":
         there = answers
-        back = iter(
-            asker.ask_all(
-                _TRANSLATE[_home(d)].replace("{text}", a.text)
-                for (d, _), a in zip(sent, there, strict=True)
-                if not a.error
-            )
-        )
+        home = [
+            _TRANSLATE[_home(d)].replace("{text}", a.text) for (d, _), a in zip(sent, there, strict=True) if not a.error
+        ]
+        back = _until(stop_if_asked, asker.ask_all(home))
         answers = [answer if answer.error else next(back) for answer in there]
     for (document, nth), answer in zip(sent, answers, strict=True):
         yield _made(config, document, nth, answer.text.strip(), answer.error, model=config.endpoint.model)
+
+
+def _until(stop_if_asked: Callable[[], None], answers: Iterable[Answer]) -> Iterator[Answer]:
+    """The answers, until the user stops it: those that came are kept by the asker."""
+    for answer in answers:
+        stop_if_asked()
+        yield answer
 
 
 def _prompts(config: AugmentConfig, sent: list[tuple[Document, int]]) -> Iterator[list[dict[str, str]]]:

@@ -17,8 +17,8 @@ It never leaves the hosts that were named, and keeps the rules of the house it v
 Addresses are made canonical, so a page is fetched once; equal bodies are kept once. A killed crawl goes on where it
 was: the frontier and the archive lie in the scratch directory, and the archive is cut to what the frontier knows of.
 
-The artifact is a folder: crawl-00000.warc.gz, and report.json with what became of every address. It is a source like
-any other: `source: PATH` of `data.prepare` reads it (extra `web`).
+The artifact is of the kind "pages": crawl-00000.warc.gz, and report.json with what became of every address. It is no
+corpus yet; `pages: $crawl` of `data.prepare` or `data.measure` reads it (extra `web`), as `source: PATH` does.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class CrawlConfig(StageConfig):
         return value
 
 
-@stage("data.crawl", makes="corpus", version="1")
+@stage("data.crawl", makes="pages", version="1")
 def crawl(config: CrawlConfig, run: StageRun) -> dict[str, Any]:
     """Fetch the pages of named hosts into an archive (WARC), politely."""
     frontier = Frontier(run.work / "frontier.sqlite")

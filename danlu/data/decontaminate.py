@@ -11,14 +11,20 @@ report.json lists the hits, the files of the benchmarks with their hashes, and h
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import json
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from danlu.core.artifact import Artifact
 from danlu.core.stage import StageConfig, StageRun, stage
 
-_BATCH = 512  # documents searched together
+if TYPE_CHECKING:
+    from danlu.data.contamination.index import Contamination
+
 _LISTED = 10_000  # hits named in the report; rejected rows name them all
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -26,7 +32,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 class DecontaminateConfig(StageConfig):
     benchmarks: Annotated[list[str], Field(min_length=1)]
-    """NAME of a benchmark that travels in a package, or NAME=PATH: see `danlu.data.benchmarks`."""
+    """NAME of a benchmark that travels in a package, or NAME=PATH: see `contamination.benchmarks`."""
     share: Share = 0.5
     """Of an item, in runs of 13 units (20 Han characters), from which it counts as copied."""
     similar: Share = 0.8
@@ -34,7 +40,7 @@ class DecontaminateConfig(StageConfig):
 
 
 def _fingerprint(config: DecontaminateConfig) -> Any:
-    from danlu.data.benchmarks import fingerprint
+    from danlu.data.contamination.benchmarks import fingerprint
 
     return [fingerprint(spec) for spec in config.benchmarks]
 
@@ -42,48 +48,51 @@ def _fingerprint(config: DecontaminateConfig) -> Any:
 @stage("data.decontaminate", makes="corpus", takes={"corpus": "corpus"}, version="1", fingerprint=_fingerprint)
 def decontaminate(config: DecontaminateConfig, run: StageRun, corpus: Artifact) -> dict[str, Any]:
     """Drop documents that hold items of benchmarks, copied or lightly edited."""
-    from collections import Counter
-    from dataclasses import asdict, replace
-
     from danlu.core.artifact import write_json
-    from danlu.core.errors import Interrupted
-    from danlu.data.contamination.index import Contamination
-    from danlu.data.document import REJECTED_SCHEMA, SCHEMA, ShardWriter, batched, read_documents
+    from danlu.data.rewriting import gather, metrics_of, tasks_of, work_through
 
-    index = Contamination.load(config.benchmarks, config.share, config.similar)
-    counts: Counter[str] = Counter()
+    with run.graceful():
+        tasks = tasks_of({"corpus": corpus.path}, config=config.model_dump(mode="json"))
+        folders = work_through("danlu.data.decontaminate:decontaminate_piece", tasks, run)
+        counts = gather(folders, run)
+    hits: Counter[str] = Counter()
+    items: set[tuple[str, str]] = set()
     listed: list[dict[str, Any]] = []
-    items: Counter[str] = Counter()
-    with run.graceful(), ShardWriter(run.out, "rejected", REJECTED_SCHEMA) as rejected:
-        for split in ("train", "validation"):
-            with ShardWriter(run.out, split, SCHEMA) as kept:
-                for batch in batched(read_documents(corpus, split), _BATCH):
-                    if run.stop_requested:
-                        raise Interrupted("stopped while looking for benchmarks")
-                    for document, hits in zip(batch, index.check_many([d.text for d in batch]), strict=True):
-                        if not hits:
-                            kept.write(document.row())
-                            counts[split] += 1
-                            continue
-                        found = [asdict(hit) for hit in hits]
-                        named = replace(document, meta=document.meta | {"contamination": found})
-                        rejected.write({**named.row(), "reason": f"contamination:{hits[0].benchmark}"})
-                        items.update({f"{hit.benchmark} {hit.item}": 1 for hit in hits})
-                        for hit in hits:
-                            counts[f"contamination:{hit.benchmark}"] += 1
-                        listed += [{"document": document.id, "split": split, **one} for one in found]
-                        counts["rejected"] += 1
-                    run.progress(counts.total(), None, "documents")
-    by_benchmark = index.report()
+    for folder in folders:
+        found = json.loads((folder / "hits.json").read_text("utf-8"))
+        hits.update(hit["benchmark"] for hit in found)
+        items.update((hit["benchmark"], hit["item"]) for hit in found)
+        listed = (listed + found)[:_LISTED]
+    by_benchmark = _index(config).report()
     for name, entry in by_benchmark.items():
-        entry["hits"] = counts[f"contamination:{name}"]
-        entry["items_found"] = sum(key.startswith(f"{name} ") for key in items)
-    report = {"benchmarks": by_benchmark, "rejected": counts["rejected"], "hits": listed[:_LISTED]}
+        entry["hits"] = hits[name]
+        entry["items_found"] = sum(benchmark == name for benchmark, _ in items)
+    report = {"benchmarks": by_benchmark, "rejected": counts["rejected"], "hits": listed}
     write_json(run.out / "report.json", report)
-    return {
-        "documents": counts["train"] + counts["validation"],
-        "train_documents": counts["train"],
-        "validation_documents": counts["validation"],
-        "rejected": counts["rejected"],
-        "items_found": len(items),
-    }
+    return metrics_of(counts) | {"items_found": len(items)}
+
+
+def decontaminate_piece(task: dict[str, Any], folder: Path) -> None:
+    """The rows of a piece without those that hold an item, and hits.json: what was found where."""
+    from danlu.core.artifact import write_json
+    from danlu.data.rewriting import Outlets, document_batches
+
+    index = _index(DecontaminateConfig(**task["config"]))
+    listed: list[dict[str, Any]] = []
+    with Outlets(folder) as out:
+        for split, documents in document_batches(task):
+            for document, hits in zip(documents, index.check_many([d.text for d in documents]), strict=True):
+                if not hits:
+                    out.put(split, document.row())
+                    continue
+                found = [asdict(hit) for hit in hits]
+                named = replace(document, meta=document.meta | {"contamination": found})
+                out.put("rejected", {**named.row(), "reason": f"contamination:{hits[0].benchmark}"})
+                listed += [{"document": document.id, "split": split, **one} for one in found]
+    write_json(folder / "hits.json", listed)
+
+
+def _index(config: DecontaminateConfig) -> Contamination:
+    from danlu.data.contamination.index import load_once
+
+    return load_once(tuple(config.benchmarks), config.share, config.similar)

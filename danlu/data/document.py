@@ -110,18 +110,26 @@ def write_documents(
 
 def read_parquet(corpus: Artifact | Path | str, split: str, columns: Iterable[str]) -> Iterator[dict[str, Any]]:
     """Yield rows of SPLIT-*.parquet as dicts: the reading half shared by corpora and datasets."""
-    directory = corpus.path if isinstance(corpus, Artifact) else Path(corpus)
-    files = sorted(directory.glob(f"{split}-*.parquet"))
-    if not files and not any(directory.glob("*.parquet")):
-        raise UserError(f"{directory.name} holds no documents", "a corpus or dataset has files train-*.parquet")
     wanted = list(columns)
-    for file in files:
+    for file in split_files(corpus.path if isinstance(corpus, Artifact) else Path(corpus), split):
         try:
             with pq.ParquetFile(file) as parquet:
                 for batch in parquet.iter_batches(batch_size=_ROWS_PER_WRITE, columns=wanted):
                     yield from batch.to_pylist()
         except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{file.name} cannot be read ({error})", "the file is damaged; build it again") from None
+            raise damaged(file, error) from None
+
+
+def split_files(directory: Path, split: str) -> list[Path]:
+    """SPLIT-*.parquet in order. Raises UserError when the directory holds no rows of any split."""
+    files = sorted(directory.glob(f"{split}-*.parquet"))
+    if not files and not any(directory.glob("*.parquet")):
+        raise UserError(f"{directory.name} holds no documents", "a corpus or dataset has files train-*.parquet")
+    return files
+
+
+def damaged(file: Path, error: Exception) -> UserError:
+    return UserError(f"{file.name} cannot be read ({error})", "the file is damaged; build it again")
 
 
 class ShardWriter:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -66,8 +67,6 @@ class LabelConfig(StageConfig):
 
 
 def _fingerprint(config: LabelConfig) -> Any:
-    from pathlib import Path
-
     from danlu.core.artifact import sha256_file
     from danlu.core.errors import UserError
 
@@ -80,16 +79,13 @@ def _fingerprint(config: LabelConfig) -> Any:
 @stage("data.label", makes="corpus", takes={"corpus": "corpus"}, version="1", fingerprint=_fingerprint)
 def label(config: LabelConfig, run: StageRun, corpus: Artifact) -> dict[str, Any]:
     """Label documents by rules and people's annotations; choose what people should see next."""
-    from dataclasses import replace
-    from pathlib import Path
-
     import numpy as np
 
-    from danlu.core.artifact import write_json
     from danlu.core.errors import UserError
-    from danlu.data.document import SCHEMA, ShardWriter, read_documents
-    from danlu.data.labelling.label_studio import interface, read_tasks
-    from danlu.data.labelling.model import ABSTAIN, Labels, dawid_skene, majority
+    from danlu.data.document import read_parquet
+    from danlu.data.labelling.label_studio import read_tasks
+    from danlu.data.labelling.model import ABSTAIN
+    from danlu.data.rewriting import tasks_of, work_through
 
     tasks = {task.id: task for path in config.annotations for task in read_tasks(Path(path))}
     people = sorted({who for task in tasks.values() for who in task.votes})
@@ -97,13 +93,51 @@ def label(config: LabelConfig, run: StageRun, corpus: Artifact) -> dict[str, Any
     if len(labels) < 2:
         raise UserError("there are fewer than two labels", "give rules of two labels, or annotations")
     number = {name: k for k, name in enumerate(labels)}
-    rows = []
-    for document in read_documents(corpus):
-        said = [number[r.label] if r.votes_for(document.text) else ABSTAIN for r in config.rules]
-        votes = tasks[document.id].votes if document.id in tasks else {}
-        rows.append(said + [number[votes[who]] if who in votes else ABSTAIN for who in people])
-        run.progress(len(rows), None, "documents")
-    matrix = np.array(rows, dtype=np.int64).reshape(len(rows), len(config.rules) + len(people))
+    with run.graceful():
+        rules = [rule.model_dump(mode="json") for rule in config.rules]
+        pieces = tasks_of({"corpus": corpus.path}, ["train"], rules=rules)
+        folders = work_through("danlu.data.label:vote_piece", pieces, run)
+        spoke = np.concatenate([np.empty((0, len(rules)), bool), *(np.load(f / "votes.npy") for f in folders)])
+        by_rule = np.where(spoke, np.array([number[rule.label] for rule in config.rules], dtype=np.int64), ABSTAIN)
+        by_people = [[ABSTAIN] * len(people)] * len(spoke)
+        for row, identity in enumerate(row["id"] for row in read_parquet(corpus, "train", ["id"])) if people else ():
+            if identity in tasks:
+                votes = tasks[identity].votes
+                by_people[row] = [number[votes[who]] if who in votes else ABSTAIN for who in people]
+        matrix = np.hstack([by_rule, np.array(by_people, dtype=np.int64).reshape(len(spoke), len(people))])
+        return _label(config, run, corpus, matrix, labels, people, tasks)
+
+
+def vote_piece(task: dict[str, Any], folder: Path) -> None:
+    """votes.npy: bool [D, rules], which rule speaks for which document of a piece."""
+    import numpy as np
+
+    from danlu.data.rewriting import batches
+
+    rules = [Rule(**rule) for rule in task["rules"]]
+    votes = [[rule.votes_for(row["text"]) for rule in rules] for _, rows in batches(task, ["text"]) for row in rows]
+    np.save(folder / "votes.npy", np.array(votes, dtype=bool).reshape(len(votes), len(rules)))
+
+
+def _label(
+    config: LabelConfig,
+    run: StageRun,
+    corpus: Artifact,
+    matrix: NDArray[np.int64],
+    labels: list[str],
+    people: list[str],
+    tasks: dict[str, Task],
+) -> dict[str, Any]:
+    """From votes [D, voters] to the corpus, the queue and the report."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from danlu.core.artifact import write_json
+    from danlu.data.document import SCHEMA, ShardWriter, read_documents
+    from danlu.data.labelling.label_studio import interface
+    from danlu.data.labelling.model import ABSTAIN, Labels, dawid_skene, majority
+
     if config.model == "majority":
         shares = majority(matrix, len(labels))
         found = Labels(shares, np.empty(0), (matrix == ABSTAIN).all(axis=1))
@@ -112,6 +146,7 @@ def label(config: LabelConfig, run: StageRun, corpus: Artifact) -> dict[str, Any
     counts = dict.fromkeys([*labels, ""], 0)
     with ShardWriter(run.out, "train", SCHEMA) as train, ShardWriter(run.out, "validation", SCHEMA) as validation:
         for document, one, p in zip(read_documents(corpus), found.labels.tolist(), found.probabilities, strict=True):
+            run.stop_if_asked()
             counts[labels[one] if one != ABSTAIN else ""] += 1
             given = (
                 {}
@@ -132,7 +167,7 @@ def label(config: LabelConfig, run: StageRun, corpus: Artifact) -> dict[str, Any
         "interface": interface(labels),
     }
     write_json(run.out / "report.json", report)
-    return {"documents": len(rows), "labelled": len(rows) - counts[""], "queued": queued}
+    return {"documents": len(matrix), "labelled": len(matrix) - counts[""], "queued": queued}
 
 
 def _write_queue(

@@ -39,7 +39,7 @@ import pyarrow.parquet as pq
 
 from danlu.core.errors import UserError
 from danlu.data.dedup.minhash import PERMUTATIONS
-from danlu.data.document import SCHEMA
+from danlu.data.document import SCHEMA, damaged
 from danlu.data.quality.measure import COLUMNS
 
 SPLIT = "measured"
@@ -86,7 +86,7 @@ def count_rows(folder: Path) -> int:
         try:
             total += int(pq.read_metadata(file).num_rows)
         except (pa.ArrowException, OSError) as error:
-            raise _damaged(file, error) from None
+            raise damaged(file, error) from None
     return total
 
 
@@ -105,8 +105,4 @@ def read_measured(folder: Path, columns: Sequence[str]) -> Iterator[pa.RecordBat
             with pq.ParquetFile(file) as parquet:
                 yield from parquet.iter_batches(batch_size=ROWS_PER_GROUP, columns=list(columns))
         except (pa.ArrowException, OSError) as error:
-            raise _damaged(file, error) from None
-
-
-def _damaged(file: Path, error: Exception) -> UserError:
-    return UserError(f"{file.name} cannot be read ({error})", "the file is damaged; build it again")
+            raise damaged(file, error) from None

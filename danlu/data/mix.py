@@ -2,7 +2,7 @@
 
     corpora   ->  groups      by corpus, source, language, bucket of a quality score
               ->  shares      weights, temperature, epoch caps                            mixing/allocate
-              ->  documents   drawn by hash, repeated epoch by epoch, phase by phase      mixing/streams
+              ->  documents   drawn by hash, repeated epoch by epoch, phase by phase      mixing/plan, mixing/streams
               ->  plan.json   what of which group, in integers that add up; then the rows in that order
 
 The same corpora and config give the same plan and the same bytes. A document that comes a second time is a row of its
@@ -96,32 +96,36 @@ class MixConfig(StageConfig):
 def mix(config: MixConfig, run: StageRun, corpora: dict[str, Artifact]) -> dict[str, Any]:
     """Mix corpora: weights, temperature, epoch caps, budgets and curricula, with an exact plan."""
     from danlu.core.artifact import write_json
-    from danlu.data.document import REJECTED_SCHEMA, SCHEMA, ShardWriter
-    from danlu.data.mixing.catalogue import Catalogue, make_plan, rows_of
-    from danlu.data.mixing.scatter import Scatter
+    from danlu.data.document import COLUMNS, read_parquet
+    from danlu.data.mixing.catalogue import Catalogue
+    from danlu.data.mixing.plan import make_plan
+    from danlu.data.mixing.scatter import in_order, scatter_rows
+    from danlu.data.rewriting import Outlets, rows_in
 
-    run.clear_work()
-    with run.graceful():
+    with run.graceful(), Outlets(run.out) as out:
         catalogue = Catalogue.read(corpora, config, run)
         plan, placement = make_plan(catalogue, config)
         write_json(run.out / "plan.json", plan)
-        scatter = Scatter(run.work, placement.sizes(catalogue))
+        folders, stretch_of = scatter_rows(catalogue, placement, corpora, run)
         counts: Counter[str] = Counter()
-        with (
-            ShardWriter(run.out, "validation", SCHEMA) as validation,
-            ShardWriter(run.out, "rejected", REJECTED_SCHEMA) as rejected,
-            ShardWriter(run.out, "train", SCHEMA) as train,
-        ):
-            for kind, row, place in rows_of(catalogue, placement, corpora, run):
-                counts[kind] += 1
-                if kind == "train":
-                    scatter.put(row, place)
-                elif kind == "validation":
-                    validation.write(row)
-                else:
-                    rejected.write({**row, "reason": kind})
-            for row in scatter.in_order():
-                train.write(row)
+
+        def put(kind: str, row: dict[str, Any]) -> None:
+            run.stop_if_asked()
+            counts[kind] += 1
+            if kind in ("train", "validation"):
+                out.put(kind, row)
+            else:
+                out.put("rejected", {**row, "reason": kind})
+
+        for file in (file for folder in folders for file in sorted(folder.glob("rejected-*.parquet"))):
+            for row in rows_in(file):
+                put(row["reason"], row)
+        seen: set[str] = set()
+        for row in (row for corpus in corpora.values() for row in read_parquet(corpus, "validation", COLUMNS)):
+            put("duplicate:id" if row["id"] in seen else "validation", row)
+            seen.add(row["id"])
+        for row in in_order([folder / "scattered.arrow" for folder in folders], stretch_of):
+            put("train", row)
     dropped = {kind: n for kind, n in sorted(counts.items()) if kind not in ("train", "validation")}
     report = {"groups": plan["groups"], "dropped": dropped, "validation_documents": counts["validation"]}
     write_json(run.out / "report.json", report)

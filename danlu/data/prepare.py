@@ -9,18 +9,18 @@ from typing import Any
 
 from danlu.core.artifact import Artifact
 from danlu.core.stage import StageRun, stage
-from danlu.data.measure import MeasureConfig, fingerprint, measure_sources
-from danlu.data.select import SelectConfig
+from danlu.data.measure import MeasureConfig, fingerprint
+from danlu.data.select import SelectConfig, run_selection
 
 
 class PrepareConfig(MeasureConfig, SelectConfig):
     """The keys of both stages. Only `source` is needed, or an input `pages`."""
 
 
-@stage("data.prepare", makes="corpus", takes={"pages?": "corpus"}, version="3", fingerprint=fingerprint)
+@stage("data.prepare", makes="corpus", takes={"pages?": "pages"}, version="4", fingerprint=fingerprint)
 def prepare(config: PrepareConfig, run: StageRun, pages: Artifact | None = None) -> dict[str, Any]:
     """Read sources into a cleaned, deduplicated and split corpus."""
-    from danlu.data.selection import run_selection
+    from danlu.data.measuring import measure_sources
 
     with run.graceful():
         measured = run.work / "measured"

@@ -8,12 +8,18 @@ held-out documents are scored and never dropped, or what is measured would chang
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from danlu.core.artifact import Artifact
 from danlu.core.stage import StageConfig, StageRun, stage
 
-_BATCH = 256
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class ScoreConfig(StageConfig):
@@ -26,48 +32,55 @@ class ScoreConfig(StageConfig):
 @stage("data.score", makes="corpus", takes={"corpus": "corpus", "scorer": "report"}, version="1")
 def score(config: ScoreConfig, run: StageRun, corpus: Artifact, scorer: Artifact) -> dict[str, Any]:
     """Score every document with a trained model; drop those outside the thresholds, if any."""
-    from dataclasses import replace
-
     import numpy as np
 
     from danlu.core.artifact import write_json
-    from danlu.core.errors import Interrupted
-    from danlu.data.document import REJECTED_SCHEMA, SCHEMA, ShardWriter, batched, read_documents
+    from danlu.data.rewriting import gather, metrics_of, tasks_of, work_through
+
+    field, _ = _scorer(str(scorer.path))
+    config = config.model_copy(update={"field": config.field or field})
+    with run.graceful():
+        settings = {"config": config.model_dump(mode="json"), "scorer": str(scorer.path)}
+        folders = work_through("danlu.data.score:score_piece", tasks_of({"corpus": corpus.path}, **settings), run)
+        counts = gather(folders, run)
+    seen = np.concatenate([np.empty(0), *(np.load(folder / "scores.npy") for folder in folders)])
+    known = len(seen) > int(np.isnan(seen).sum())
+    cuts = {f"p{p}": round(float(np.nanpercentile(seen, p)), 5) for p in (1, 5, 25, 50, 75, 95, 99)} if known else {}
+    report = {"field": config.field, "scorer": scorer.id, "scores": cuts, "rejected": counts["rejected"]}
+    write_json(run.out / "report.json", report)
+    return metrics_of(counts)
+
+
+def score_piece(task: dict[str, Any], folder: Path) -> None:
+    """The rows of a piece with their scores, and scores.npy: float64 [D], NaN where there is none."""
+    import numpy as np
+
+    from danlu.data.rewriting import Outlets, document_batches
+
+    config = ScoreConfig(**task["config"])
+    low = -np.inf if config.keep_from is None else config.keep_from
+    high = np.inf if config.keep_to is None else config.keep_to
+    _, scores_of = _scorer(task["scorer"])
+    seen: list[float] = []
+    with Outlets(folder) as out:
+        for split, documents in document_batches(task):
+            for document, value in zip(documents, scores_of([d.text for d in documents]).tolist(), strict=True):
+                value = round(value, 5) if np.isfinite(value) else None
+                row = replace(document, meta=document.meta | {config.field: value}).row()
+                seen.append(np.nan if value is None else value)
+                if split == "train" and value is not None and not low <= value <= high:
+                    out.put("rejected", {**row, "reason": f"quality:{config.field}"})
+                else:
+                    out.put(split, row)
+    np.save(folder / "scores.npy", np.array(seen, dtype=np.float64))
+
+
+@functools.lru_cache(maxsize=1)
+def _scorer(path: str) -> tuple[str, Callable[[list[str]], NDArray[np.float32]]]:
+    """(the usual name of its scores, what gives them), read once in a process."""
     from danlu.data.quality.classifier import Classifier
     from danlu.data.quality.perplexity import NgramModel
 
-    if (scorer.path / "ngram.json").is_file():
-        field, scores_of = config.field or "bits_per_byte", NgramModel.load(scorer.path).bits_per_byte
-    else:
-        field, scores_of = config.field or "quality", Classifier.load(scorer.path).scores
-    low = -np.inf if config.keep_from is None else config.keep_from
-    high = np.inf if config.keep_to is None else config.keep_to
-    counts = {"train": 0, "validation": 0, "rejected": 0}
-    seen: list[float] = []
-    with run.graceful(), ShardWriter(run.out, "rejected", REJECTED_SCHEMA) as rejected:
-        for split in ("train", "validation"):
-            with ShardWriter(run.out, split, SCHEMA) as kept:
-                for batch in batched(read_documents(corpus, split), _BATCH):
-                    if run.stop_requested:
-                        raise Interrupted("stopped while scoring")
-                    for document, value in zip(batch, scores_of([d.text for d in batch]).tolist(), strict=True):
-                        value = round(value, 5) if np.isfinite(value) else None
-                        row = replace(document, meta=document.meta | {field: value}).row()
-                        seen.append(np.nan if value is None else value)
-                        if split == "train" and value is not None and not low <= value <= high:
-                            rejected.write({**row, "reason": f"quality:{field}"})
-                            counts["rejected"] += 1
-                        else:
-                            kept.write(row)
-                            counts[split] += 1
-                    run.progress(len(seen), None, "documents")
-    cuts = {f"p{p}": round(float(np.nanpercentile(seen, p)), 5) for p in (1, 5, 25, 50, 75, 95, 99)} if seen else {}
-    write_json(
-        run.out / "report.json", {"field": field, "scorer": scorer.id, "scores": cuts, "rejected": counts["rejected"]}
-    )
-    return {
-        "documents": counts["train"] + counts["validation"],
-        "train_documents": counts["train"],
-        "validation_documents": counts["validation"],
-        "rejected": counts["rejected"],
-    }
+    if (Path(path) / "ngram.json").is_file():
+        return "bits_per_byte", NgramModel.load(path).bits_per_byte
+    return "quality", Classifier.load(path).scores

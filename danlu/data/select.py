@@ -1,7 +1,7 @@
 """From a measured corpus to the one to train on: stage `data.select`.
 
     judge     licence, language, safety, quality: thresholds on what was measured       quality.rules
-    sample    at most so many documents, drawn by the hash of their id                  selection
+    sample    at most so many documents, drawn by the hash of their id                  selecting
     dedup     exactly equal, then nearly equal                                          dedup
     split     groups of similar documents, each to one side                             split
 
@@ -15,13 +15,14 @@ sample was asked for. The rejected keep their text and carry the reason:
 scores-*.parquet has every number that was measured, a row for each document of the other files, with the place it went
 to: what a threshold would have changed can be seen there before it is changed.
 
-This file is the form to fill in; the walk itself is in `selection`.
+This file is the form to fill in; the work itself is in `selecting/`, what is said about it in `report/`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -131,10 +132,17 @@ def _numbers_in(value: Any) -> Iterator[float]:
         yield value
 
 
-@stage("data.select", makes="corpus", takes={"corpus": "corpus"}, version="1")
+@stage("data.select", makes="corpus", takes={"corpus": "corpus"}, version="2")
 def select(config: SelectConfig, run: StageRun, corpus: Artifact) -> dict[str, Any]:
     """Decide what of a measured corpus is kept, and what is held out."""
-    from danlu.data.selection import run_selection
-
     with run.graceful():
         return run_selection(config, run, corpus.path)
+
+
+def run_selection(config: SelectConfig, run: StageRun, measured: Path) -> dict[str, Any]:
+    """Fill `run.out` with the corpus and its report; returns the metrics. UserError when nothing would be left."""
+    from danlu.data.report import write_report
+    from danlu.data.selecting import select_documents
+
+    books, fate = select_documents(config, run, measured)
+    return write_report(run, measured, books, fate)

@@ -27,7 +27,7 @@ from danlu.data.dedup.minhash import clusters
 
 def hold_out(
     ids: Sequence[str],
-    groups: NDArray[np.int64],
+    groups: NDArray[np.integer],
     sizes: NDArray[np.int64],
     parts: Sequence[int] | NDArray[np.int32],
     share: float,
@@ -41,39 +41,42 @@ def hold_out(
     """
     if share <= 0 or len(ids) < 2:
         return np.zeros(len(ids), dtype=bool)
-    roots, member_of = np.unique(groups, return_inverse=True)  # [G], [D]
+    roots = np.flatnonzero(groups == np.arange(len(groups), dtype=groups.dtype))  # [G]
     if len(roots) == 1:
         last = np.arange(len(ids)) == int(np.argmax(parts))
         return last & (len(np.unique(parts)) > 1)
-    group_bytes = np.bincount(member_of, weights=sizes)  # [G]
+    group_bytes = np.bincount(groups, weights=sizes)[roots]  # [G]
     wanted = share * group_bytes.sum()
-    by_draw = np.argsort(np.fromiter((draw(ids[root]) for root in roots), np.float64, len(roots)), kind="stable")
+    by_draw = np.argsort(np.fromiter((draw(ids[int(root)]) for root in roots), np.float64, len(roots)), kind="stable")
     fitting = by_draw[group_bytes[by_draw] <= 2 * wanted]
     before = np.cumsum(group_bytes[fitting]) - group_bytes[fitting]  # held out when its turn comes
     chosen = fitting[before < wanted]
     if not len(chosen):
         chosen = by_draw[:1]
-    return np.isin(member_of, chosen)
+    held_out = np.zeros(len(groups), dtype=bool)
+    held_out[roots[chosen]] = True
+    return held_out[groups]
 
 
-def joined(alike: NDArray[np.uint32], parts: NDArray[np.int32], origins: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """int64 [D], the `groups` of `hold_out`: what is alike, and the parts of one document, belong together.
+def joined(alike: NDArray[np.uint32], parts: NDArray[np.int32], origins: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """uint32 [D], the `groups` of `hold_out`: what is alike, and the parts of one document, belong together.
 
-    alike    [D], equal numbers for documents that are alike
+    alike    [D], equal numbers for documents that are alike; none much larger than D
     parts    [D], above 0 for the parts of a document that was cut
-    origins  [D], the document they are of
+    origins  [P], the documents that the P parts are of, in their order
 
     Only the parts are walked through one by one: they are large, so they are few.
     """
-    _, first, inverse = np.unique(alike, return_index=True, return_inverse=True)
-    groups = first[inverse].astype(np.int64)  # [D] the first member of my group
+    first = np.zeros(int(alike.max(initial=0)) + 1, dtype=np.uint32)
+    first[alike[::-1]] = np.arange(len(alike), dtype=np.uint32)[::-1]  # of equal numbers the last one written stays
+    groups = first[alike]  # [D] the first member of my group
     cut_rows = np.flatnonzero(parts > 0)
     if not len(cut_rows):
         return groups
     nodes, node = np.unique(
         groups[cut_rows], return_inverse=True
     )  # ascending, so the smallest node is the first member
-    _, origin = np.unique(origins[cut_rows], return_inverse=True)
+    _, origin = np.unique(origins, return_inverse=True)
     codes = np.unique(node.astype(np.int64) << 32 | origin)  # each pair once
     pairs = np.stack([codes >> 32, len(nodes) + (codes & 0xFFFFFFFF)], axis=1)
     roots = clusters(len(nodes) + int(origin.max()) + 1, pairs)[: len(nodes)]

@@ -15,7 +15,7 @@ from danlu.core.workers import Workers
 from danlu.data.document import read_parquet
 from danlu.data.measured import SCORE
 from danlu.data.prepare import PrepareConfig, prepare
-from danlu.data.why import explain
+from danlu.data.report import explain
 from tests.data import canaries
 from tests.data.canaries import Expected, write_corpus
 
@@ -176,7 +176,7 @@ def test_why_tells_the_story_of_every_input(result: Result) -> None:
 def test_similar_texts_are_on_one_side_and_the_number_of_workers_changes_nothing(
     result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("danlu.data.measure.PIECE_BYTES", 20_000)
+    monkeypatch.setattr("danlu.data.measuring.walk.PIECE_BYTES", 20_000)
     other = Result(tmp_path, workers=2)
     by_id = {row["id"]: row for row in result.rows}
     assert {row["id"]: row for row in other.rows} == by_id

@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 
 from danlu.core.errors import UserError
+from danlu.core.run import run_stage
 from danlu.core.stage import StageRun
+from danlu.core.store import Store
 from danlu.data.crawl import CrawlConfig, crawl
 from danlu.data.formats.extract import Broken, Item, extract
 from danlu.data.sources.find import find_files
@@ -182,6 +184,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from danlu.core.stage import StageRun
+from danlu.core.store import Store
 from danlu.data.crawl import CrawlConfig, crawl
 config = CrawlConfig(start=[sys.argv[2]], delay=0.0, depth=100, allow_private_addresses=True)
 crawl(config, StageRun.for_test(Path(sys.argv[1])))
@@ -222,3 +225,18 @@ def test_the_archive_is_a_warc_that_others_read(tmp_path: Path) -> None:
         records = list(ArchiveIterator(stream, verify_digests=True))
     assert [str(record.record_type) for record in records] == ["warcinfo", "response"]
     assert list(extract(tmp_path / "out" / "crawl-00000.warc.gz")) == items
+
+
+def test_pages_are_read_by_prepare_and_refused_by_who_needs_a_corpus(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    site = Site()
+    for i in range(4):
+        site.page("/" if i == 0 else f"/{i}", f"/{i + 1}")
+    with served(site):
+        start = [site.url + "/"]
+        pages = run_stage("data.crawl", {"start": start, "delay": 0.0, "allow_private_addresses": True}, store)
+    assert pages.kind == "pages" and pages.path == store.path(pages.id) and [m.id for m in store.manifests("pages")]
+    measured = run_stage("data.measure", {"pages": pages.id}, store)
+    assert measured.manifest.metrics == measured.manifest.metrics | {"texts": 4, "files": 1}  # no report, no manifest
+    with pytest.raises(UserError, match="is a pages, and a corpus is needed"):
+        run_stage("data.augment", {"corpus": pages.id}, store)

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from danlu.core.errors import UserError
 from danlu.core.stage import StageRun
-from danlu.data import piece as pieces
 from danlu.data.measure import MeasureConfig, measure
+from danlu.data.measuring import piece as pieces
 from danlu.data.prepare import PrepareConfig, prepare
 from danlu.data.split import cut
 from tests.data.test_prepare import Corpus, Walk, _folder, _page, walk  # noqa: F401  (the fixture)

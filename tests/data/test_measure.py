@@ -18,8 +18,8 @@ from danlu.core.artifact import sha256_file
 from danlu.core.errors import UserError
 from danlu.core.stage import StageRun
 from danlu.core.workers import Workers
-from danlu.data import measure as measuring
 from danlu.data.measure import MeasureConfig, measure
+from danlu.data.measuring import walk as measuring
 from danlu.data.sources.find import find_files
 from danlu.data.sources.pieces import pieces
 from tests.data.test_prepare import _folder, _page
@@ -83,7 +83,8 @@ from pathlib import Path
 from danlu.core.stage import StageRun
 from danlu.core.workers import Workers
 from danlu.data import measure
-measure.PIECE_BYTES = measure.SMALL_PIECE_BYTES = 20_000
+from danlu.data.measuring import walk
+walk.PIECE_BYTES = walk.SMALL_PIECE_BYTES = 20_000
 run = StageRun.for_test(Path({str(tmp_path / "run")!r}))
 run.workers = Workers(2)
 measure.measure(measure.MeasureConfig(source={source!r}), run)

@@ -22,7 +22,7 @@ from danlu.core.stage import StageRun, get_stage
 from danlu.core.text import shingles
 from danlu.data.document import Document, read_documents
 from danlu.data.prepare import PrepareConfig, prepare
-from danlu.data.selection import sample_border
+from danlu.data.selecting.walk import sample_border
 
 HAN = "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳云腾致雨露结为霜金生丽水玉出昆冈剑号巨阙珠称夜光"
 Walk = Callable[..., "Corpus"]
@@ -285,7 +285,7 @@ def test_nothing_to_read_is_one_sentence(tmp_path: Path) -> None:
 def test_pages_of_a_crawl_are_a_source(tmp_path: Path) -> None:
     source = _folder(tmp_path / "crawled", {f"p{i}.txt": _page(i) for i in range(5)})
     run = StageRun.for_test(tmp_path / "run")
-    assert prepare(PrepareConfig(), run, Artifact.from_path(Path(source), "corpus"))["documents"] == 5
+    assert prepare(PrepareConfig(), run, Artifact.from_path(Path(source), "pages"))["documents"] == 5
 
 
 def test_an_interrupted_run_says_so_and_a_new_one_starts_anew(tmp_path: Path) -> None:

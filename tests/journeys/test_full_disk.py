@@ -100,7 +100,9 @@ def test_a_corpus_that_does_not_fit(tmp_path: Path, small_disk: Path, workers: s
     for i in range(3):
         rows = [{"text": "".join(chr(draw.randrange(0x4E00, 0x8000)) for _ in range(400))} for _ in range(1_000)]
         (source / f"{i}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = "from danlu.data import measure; measure.PIECE_BYTES = 400_000; from danlu.cli.main import main; main()"
+    command = (
+        "from danlu.data.measuring import walk as w; w.PIECE_BYTES = 400_000; from danlu.cli.main import main; main()"
+    )
     arguments = ["stage", "data.prepare", "--set", f"source={source}", "--store", str(small_disk / "s")]
     environment = {**os.environ, "DANLU_WORKERS": workers}
     for _ in range(2):  # what is left of the first try does not confuse the second

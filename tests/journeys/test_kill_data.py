@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,31 @@ from tests.data.canaries import chinese, english
 
 ROOT = Path(__file__).parents[2]
 KILLS = 3
-MAIN = "from danlu.data import measure; measure.PIECE_BYTES = 20_000; from danlu.cli.main import main; main()"
+MAIN = """
+from danlu.data import rewriting
+from danlu.data.measuring import walk
+from danlu.cli.main import main
+walk.PIECE_BYTES, rewriting.PIECE_BYTES = 20_000, 5_000
+main()
+"""
+SOURCE, CORPUS = "source=SOURCE", "corpus=prepare"
+BEFORE = {  # what each stage needs besides the source: stages that run undisturbed, with their settings
+    "data.select": [("data.measure", SOURCE)],
+    "data.score": [("data.prepare", SOURCE), ("data.train_perplexity", CORPUS)],
+    "data.mix": [("data.prepare", SOURCE), ("data.augment", CORPUS)],
+    **{f"data.{name}": [("data.prepare", SOURCE)] for name in ("decontaminate", "augment", "label")},
+}
+RULES = '[{"label": "one", "pattern": "river|水"}, {"label": "two", "pattern": "stone|山"}]'
+SETTINGS = {
+    "data.measure": [SOURCE],
+    "data.prepare": [SOURCE],
+    "data.select": ["corpus=measure"],
+    "data.decontaminate": [CORPUS, "benchmarks=[exam=EXAM]"],
+    "data.score": [CORPUS, "scorer=train_perplexity", "keep_to=5"],
+    "data.mix": ["corpora.a=prepare", "corpora.b=augment", "max_epochs=2", "documents=900"],
+    "data.augment": [CORPUS, "copies=2", "rate=0.2"],
+    "data.label": [CORPUS, f"rules={RULES}"],
+}
 
 
 def start(store: Path, stage: str, *sets: str) -> subprocess.Popen[bytes]:
@@ -56,32 +81,44 @@ def made(store: Path) -> dict[str, tuple[str, str]]:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Half a megabyte: rows, of which some are alike, and files."""
     draw = random.Random(9)
-    folder = tmp_path_factory.mktemp("in")
+    above = tmp_path_factory.mktemp("source")
+    folder = above / "in"
+    folder.mkdir()
     texts = [(chinese, english)[i % 2](draw) for i in range(600)]
     texts += [draw.choice(texts).replace("，", "；", 1).replace(", ", "; ", 1) for _ in range(60)]
     lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts[:500])
     (folder / "rows.jsonl").write_text(lines, encoding="utf-8")
     for i, text in enumerate(texts[500:]):
         (folder / f"{i}.txt").write_text(text, encoding="utf-8")
-    return folder
+    exam = "".join(f'"{text}",x\n' for text in texts[:300:50])
+    (above / "exam.csv").write_text("question,answer\n" + exam, encoding="utf-8")
+    return above
+
+
+def settings_of(stage: str, source: Path) -> list[str]:
+    named = SETTINGS[stage]
+    return [text.replace("SOURCE", str(source / "in")).replace("EXAM", str(source / "exam.csv")) for text in named]
+
+
+def prepare_for(stage: str, store: Path, source: Path) -> None:
+    store.mkdir()
+    for before, setting in BEFORE.get(stage, ()):
+        finish(store, before, setting.replace("SOURCE", str(source / "in")))
 
 
 @pytest.mark.journey
-@pytest.mark.parametrize("stage", ["data.measure", "data.select", "data.prepare"])
+@pytest.mark.parametrize("stage", SETTINGS)
 def test_a_stage_survives_kill_9_at_any_moment(tmp_path: Path, source: Path, stage: str) -> None:
     draw = random.Random(stage)
     begin, undisturbed, battered = (tmp_path / name for name in ("begin", "undisturbed", "battered"))
-    begin.mkdir()
-    settings = f"source={source}"
-    if stage == "data.select":
-        finish(begin, "data.measure", settings)
-        settings = "corpus=measure"
+    prepare_for(stage, begin, source)
+    settings = settings_of(stage, source)
     for store in (undisturbed, battered):
         shutil.copytree(begin, store)
-    seconds = finish(undisturbed, stage, settings)
+    seconds = finish(undisturbed, stage, *settings)
     kills = 0
     for _ in range(4 * KILLS):
-        process = start(battered, stage, settings)
+        process = start(battered, stage, *settings)
         try:
             process.wait(draw.uniform(0.2, 0.9) * seconds)
         except subprocess.TimeoutExpired:
@@ -95,27 +132,48 @@ def test_a_stage_survives_kill_9_at_any_moment(tmp_path: Path, source: Path, sta
         elif kills >= KILLS:
             break
     assert kills >= KILLS
-    finish(battered, stage, settings)
+    finish(battered, stage, *settings)
     assert made(battered) == made(undisturbed)
     assert not [path for path in (battered / "work").iterdir() if path.is_dir()]  # no scratch is left behind
 
 
 @pytest.mark.journey
-@pytest.mark.parametrize("stage", ["data.measure", "data.prepare"])
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path, source: Path, stage: str) -> None:
-    process = start(tmp_path / "s", stage, f"source={source}")
+@pytest.mark.parametrize("stage", [stage for stage in SETTINGS if stage != "data.select"])
+@pytest.mark.parametrize("blow", ["SIGINT", "SIGKILL"])
+def test_what_is_done_is_not_done_again(tmp_path: Path, source: Path, stage: str, blow: str) -> None:
+    prepare_for(stage, tmp_path / "begin", source)
+    for store in ("s", "other"):
+        shutil.copytree(tmp_path / "begin", tmp_path / store)
+    settings = settings_of(stage, source)
+    process = start(tmp_path / "s", stage, *settings)
     work = tmp_path / "s" / "work"
-    while not list(work.glob("*/pieces/0*")):
+    while not (found := done_in(work)):
         assert process.poll() is None, process.stderr and process.stderr.read().decode()[-2000:]
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+    os.killpg(process.pid, signal.Signals[blow])  # SIGINT as a terminal sends it: the workers get it too
     _, errors = process.communicate(timeout=60)
-    said = errors.decode()
-    assert process.returncode == 130, said[-2000:]
-    assert "run again" in said or "the same command" in said
-    assert "Traceback" not in said
-    kept = {path: path.stat().st_mtime_ns for path in work.glob("*/pieces/0*/measured.parquet")}
-    assert kept
-    finish(tmp_path / "s", stage, f"source={source}")
-    finish(tmp_path / "other", stage, f"source={source}")
+    if blow == "SIGINT":
+        said = errors.decode()
+        assert process.returncode == 130, said[-2000:]
+        assert "run again" in said or "the same command" in said
+        assert "Traceback" not in said
+    kept = done_in(work)
+    assert kept.keys() >= found.keys()
+    again = start(tmp_path / "s", stage, *settings)
+    seen: dict[Path, int] = {}
+    while again.poll() is None:
+        seen |= done_in(work)
+        time.sleep(0.005)
+    assert again.returncode == 0, again.communicate()[1].decode()[-2000:]
+    assert {path: seen[path] for path in kept} == kept  # the same files: nobody made them a second time
+    finish(tmp_path / "other", stage, *settings)
     assert made(tmp_path / "s") == made(tmp_path / "other")
+
+
+def done_in(work: Path) -> dict[Path, int]:
+    """The folders of pieces that are complete, with the time when each was filled."""
+    found = {}
+    for path in work.glob("*/*/0*"):
+        with suppress(FileNotFoundError):
+            found[path] = path.stat().st_mtime_ns
+    return found

@@ -24,6 +24,7 @@ as a grid of digits is, cannot be looked for; `report` counts those.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -34,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from danlu.core.text import count_han
-from danlu.data.benchmarks import Benchmark, Item
+from danlu.data.contamination.benchmarks import Benchmark, Item
 from danlu.data.contamination.seeds import WIDTH, Seeds, seed_keys, without_gaps
 from danlu.data.contamination.units import GAP, GAP_HASH, find_units
 
@@ -90,8 +91,8 @@ class Contamination:
 
     @classmethod
     def load(cls, specs: Iterable[str], share: float = SHARE, similar: float = SIMILAR) -> Contamination:
-        """Read benchmarks by their specs (see `danlu.data.benchmarks`). Raises UserError as that does."""
-        from danlu.data.benchmarks import load
+        """Read benchmarks by their specs (see `danlu.data.contamination.benchmarks`). Raises UserError as that does."""
+        from danlu.data.contamination.benchmarks import load
 
         return cls([load(spec) for spec in specs], share, similar)
 
@@ -219,6 +220,12 @@ class Contamination:
             }
             for b in self.benchmarks
         }
+
+
+@functools.lru_cache(maxsize=1)
+def load_once(specs: tuple[str, ...], share: float = SHARE, similar: float = SIMILAR) -> Contamination:
+    """`Contamination.load`, kept in a process: workers search piece after piece."""
+    return Contamination.load(specs, share, similar)
 
 
 def pieces_of(benchmark: str, item: Item) -> Iterable[Piece]:

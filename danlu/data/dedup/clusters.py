@@ -1,11 +1,15 @@
 """Near-duplicates of a corpus of any size: from signatures to clusters, in bounded memory, to be continued when killed.
 
     signatures [D, 128] --spill_bands--> 32 bands of records --walk, band by band--> edges --> two forests --> roots
+                                                                     pairs in doubt --texts--> verify -^
 
 One run answers two questions, because one set of bands serves both:
 
     near    which documents say the same as one before them and are dropped         (similarity from 0.7)
     loose   which documents must be on one side of a split                          (similarity from 0.5)
+
+The first is exact where the texts can be had: pairs whose estimate is near the threshold are looked at again
+(`verify`). The second goes by the estimate.
 
 The representative of a cluster is its member with the smallest id. Nothing depends on the order documents were read
 in, on the memory allowed, on how many files there were, or on where an earlier run was killed.
@@ -28,7 +32,7 @@ import math
 import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +44,10 @@ from danlu.data.dedup.minhash import BANDS, PERMUTATIONS
 from danlu.data.dedup.native import flatten
 from danlu.data.dedup.spill import DamagedSpill, SpillWriter, read_spill
 from danlu.data.dedup.tables import Tables, number
+from danlu.data.dedup.verify import DEVIATIONS, Shingles, decide
 from danlu.data.dedup.walk import EDGE_WORDS, Rules, Walker, walker
 
-VERSION = 1  # of the walk: raise it when the same signatures would give other edges
+VERSION = 2  # of the walk: raise it when the same signatures would give other edges
 _SMALLEST = 16 << 20  # bytes for sorting, whatever else is said
 _CHUNK = 1 << 16
 
@@ -57,6 +62,7 @@ class Clusters:
     order       uint32 [D], rank -> position: the documents in the order of their ids, guarded ones first
     guarded     so many documents at the front of the tables are never dropped
     compared    pairs of signatures looked at in this run (bands taken over from an earlier one are not in it)
+    verified    pairs whose texts were compared
     """
 
     near: NDArray[np.uint32]
@@ -65,6 +71,7 @@ class Clusters:
     order: NDArray[np.uint32]
     guarded: int = 0
     compared: int = 0
+    verified: int = 0
 
     @property
     def dropped(self) -> NDArray[np.bool_]:
@@ -91,6 +98,7 @@ def near_duplicates(
     loose: float = 0.5,
     guarded: int = 0,
     memory_bytes: int = 1 << 30,
+    shingles: Shingles | None = None,
 ) -> Clusters:
     """Find near-duplicates among all documents of these tables.
 
@@ -100,6 +108,7 @@ def near_duplicates(
     near, loose   similarity from which documents are joined; near above 1 joins none
     guarded       the first so many documents are not looked through themselves and are never dropped
     memory_bytes  for everything but the signatures in memory, if they are
+    shingles      gives those of documents in doubt, so that `near` is exact; without it the estimate decides
 
     Raises UserError when thresholds or shapes do not fit.
     """
@@ -107,11 +116,26 @@ def near_duplicates(
     _check(tables, keys, guarded)
     if loose > near:
         raise UserError(f"loose is {loose}, near is {near}", "loose must not exceed near")
-    rules = Rules(need_near=agreements_for(near), need_loose=agreements_for(loose), guarded=guarded)
-    order, walk, _ = run_walk(tables, keys, work, rules, memory_bytes)
+    exact = shingles is not None and near <= 1
+    rules = _rules(near, loose, guarded, DEVIATIONS if exact else 0.0)
+    order, walk, edges = run_walk(tables, keys, work, rules, memory_bytes)
+    verified = 0
+    if exact:
+        assert shingles is not None
+        verified = decide(walk.near, order, edges, shingles, near, rules, work, memory_bytes)
     flatten(walk.near)
     flatten(walk.loose)
-    return _by_position(order, walk, guarded, work, memory_bytes)
+    return replace(_by_position(order, walk, guarded, work, memory_bytes), verified=verified)
+
+
+def _rules(near: float, loose: float, guarded: int, deviations: float) -> Rules:
+    """Thresholds in places that agree; in doubt is what is within so many standard deviations of the estimate."""
+    need_loose = agreements_for(loose)
+    if not deviations:
+        return Rules(agreements_for(near), need_loose, guarded)
+    spread = deviations * math.sqrt(near * (1 - near) / PERMUTATIONS)
+    need_near = agreements_for(near + spread)
+    return Rules(need_near, need_loose, guarded, need_doubt=max(need_loose, agreements_for(max(near - spread, loose))))
 
 
 def agreements_for(similarity: float) -> int:
@@ -206,7 +230,7 @@ def _claim(work: Path, tables: Tables, order: NDArray[np.uint32], rules: Rules) 
         "version": VERSION,
         "signatures": tables.fingerprint(),
         "order": f"{crc:08x}",
-        "rules": [rules.need_near, rules.need_loose, rules.guarded, rules.across],
+        "rules": [rules.need_near, rules.need_loose, rules.guarded, rules.across, rules.need_doubt],
     }
     note = work / "walk.json"
     try:

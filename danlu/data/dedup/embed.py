@@ -14,6 +14,7 @@ not. Where there is an embedding model, its vectors go into `semantic` and `topi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,28 +45,39 @@ class Embedding:
     def count(self, texts: Iterable[str]) -> None:
         """Learn in how many documents each feature is."""
         for batch in self._batches(texts):
-            features, _, _ = _features(batch)
-            self._frequency += np.bincount(features, minlength=FEATURES)
-            self.documents += len(batch)
-        self._idf = None
+            self._learn(_features(batch))
 
     def vectors(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
         """Yield float32 [n, dimensions] for one batch of texts after the other, in order; rows have length 1.
 
         A text without units has a row of zeros.
         """
+        for batch in self._batches(texts):
+            yield self._project(_features(batch))
+
+    def fit(self, texts: Iterable[str]) -> NDArray[np.float32]:
+        """`count` and `vectors` at once, float32 [D, dimensions], for texts that are few: their features are kept."""
+        found = [_features(batch) for batch in self._batches(texts)]
+        for features in found:
+            self._learn(features)
+        return np.concatenate([np.empty((0, self.dimensions), np.float32), *map(self._project, found)])
+
+    def _learn(self, found: _Features) -> None:
+        self._frequency += np.bincount(found.feature, minlength=FEATURES)
+        self.documents += found.documents
+        self._idf = None
+
+    def _project(self, found: _Features) -> NDArray[np.float32]:
         if self._idf is None:
             self._idf = (0.1 + np.log((1 + self.documents) / (1 + self._frequency))).astype(np.float32)
-        for batch in self._batches(texts):
-            features, documents, times = _features(batch)
-            weights = (1 + np.log(times)).astype(np.float32) * self._idf[features]
-            places = documents[:, None] * self.dimensions + self._coordinates[features]  # [F, 8]
-            summed = np.bincount(
-                places.ravel(),
-                weights=(weights[:, None] * self._signs[features]).ravel(),
-                minlength=len(batch) * self.dimensions,
-            ).reshape(len(batch), self.dimensions)
-            yield normalised(summed)
+        weights = (1 + np.log(found.times)).astype(np.float32) * self._idf[found.feature]
+        places = found.document[:, None] * self.dimensions + self._coordinates[found.feature]  # [F, 8]
+        summed = np.bincount(
+            places.ravel(),
+            weights=(weights[:, None] * self._signs[found.feature]).ravel(),
+            minlength=found.documents * self.dimensions,
+        ).reshape(found.documents, self.dimensions)
+        return normalised(summed)
 
     def _batches(self, texts: Iterable[str]) -> Iterator[list[NDArray[np.uint64]]]:
         batch: list[NDArray[np.uint64]] = []
@@ -81,8 +93,16 @@ class Embedding:
             yield batch
 
 
-def _features(batch: list[NDArray[np.uint64]]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """(feature [F], document [F], times [F]): every feature of every document once, in that order of documents."""
+class _Features(NamedTuple):
+    """Every feature of every document of a batch once, in the order of documents: int64 [F] each."""
+
+    feature: NDArray[np.int64]
+    document: NDArray[np.int64]
+    times: NDArray[np.int64]
+    documents: int
+
+
+def _features(batch: list[NDArray[np.uint64]]) -> _Features:
     lengths = np.array([len(one) for one in batch], dtype=np.int64)
     together = np.concatenate(batch) if batch else np.empty(0, dtype=np.uint64)
     owner = np.repeat(np.arange(len(batch)), lengths)
@@ -92,7 +112,7 @@ def _features(batch: list[NDArray[np.uint64]]) -> tuple[NDArray[np.int64], NDArr
     documents = np.concatenate([owner, owner[:-1][inside]])
     codes = documents * FEATURES + (hashes >> np.uint64(46)).astype(np.int64)  # the upper 18 bits
     found, times = np.unique(codes, return_counts=True)
-    return found % FEATURES, found // FEATURES, times
+    return _Features(found % FEATURES, found // FEATURES, times, len(batch))
 
 
 def normalised(rows: NDArray[np.floating] | NDArray[np.integer]) -> NDArray[np.float32]:

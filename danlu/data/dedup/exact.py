@@ -40,6 +40,7 @@ MORE_THAN = 6  # documents
 Kind = Literal["line", "paragraph"]
 
 _HASH_WORDS = 4
+_HASH_BYTES = 4 * _HASH_WORDS
 # A paragraph ends at an empty line. Both patterns give pieces that joined are the text.
 _PIECES = {
     "line": re.compile(r"[^\n]*\n|[^\n]+$"),
@@ -62,27 +63,38 @@ def _digest(text: str) -> bytes:
 
 
 def equal_documents(
-    hashes: NDArray[np.uint32], keys: NDArray[np.uint64], work: Path, *, guarded: int = 0, memory_bytes: int = 1 << 30
+    hashes: NDArray[np.uint32] | Path,
+    keys: NDArray[np.uint64],
+    work: Path,
+    *,
+    wanted: NDArray[np.bool_] | None = None,
+    guarded: int = 0,
+    memory_bytes: int = 1 << 30,
 ) -> NDArray[np.uint32]:
     """uint32 [D]: position of the equal document with the smallest id, of itself where it stays.
 
-    hashes   uint32 [D, 4], in memory or mapped (`hash_rows`, `urls.url_hashes`); a row of zeros is like nothing
+    hashes   uint32 [D, 4] or a file of them (`hash_rows`, `urls.url_hashes`); a row of zeros is like nothing
     keys     uint64 [D] of the ids (`tables.id_keys`)
+    wanted   bool [D]: the others are like nothing
     guarded  so many documents at the front come first whatever their ids: those behind them are dropped for them
     """
-    if len(hashes) != len(keys):
-        raise UserError(f"{len(keys)} ids for {len(hashes)} hashes", "every document needs both")
+    count = hashes.stat().st_size // _HASH_BYTES if isinstance(hashes, Path) else len(hashes)
+    if count != len(keys):
+        raise UserError(f"{len(keys)} ids for {count} hashes", "every document needs both")
     work.mkdir(parents=True, exist_ok=True)
     order = number(keys, work, memory_bytes, guarded)
-    first = np.arange(len(hashes), dtype=np.uint32)
-    spill = Spill(work, "equal", _HASH_WORDS + 1, len(hashes), memory_bytes)
-    for start in range(0, len(order), _PIECE_ROWS):
-        positions = order[start : start + _PIECE_ROWS]
-        records = np.empty((len(positions), _HASH_WORDS + 1), dtype=np.uint32)
-        records[:, :-1] = hashes[positions]
-        records[:, -1] = np.arange(start, start + len(positions), dtype=np.uint32)  # rank
-        spill.add(records[records[:, :-1].any(axis=1)])
+    rank = np.empty(count, dtype=np.uint32)
+    for start in range(0, count, _PIECE_ROWS):
+        piece = order[start : start + _PIECE_ROWS]
+        rank[piece] = np.arange(start, start + len(piece), dtype=np.uint32)
+    spill = Spill(work, "equal", _HASH_WORDS + 1, count, memory_bytes)
+    for start, rows in _hash_pieces(hashes):
+        here = slice(start, start + len(rows))
+        records = np.column_stack([rows, rank[here]])
+        spill.add(records[rows.any(axis=1) if wanted is None else rows.any(axis=1) & wanted[here]])
     spill.commit()
+    first = rank  # no longer needed
+    first[:] = np.arange(count, dtype=np.uint32)
     last = np.zeros((1, _HASH_WORDS + 1), dtype=np.uint32)
     for piece in spill.ascending():
         both = np.concatenate([last, piece])  # a group may have begun in the piece before
@@ -92,6 +104,19 @@ def equal_documents(
         last = both[head[-1:]]  # the first of the group, not its last member so far
     spill.remove()
     return first
+
+
+def _hash_pieces(hashes: NDArray[np.uint32] | Path) -> Iterator[tuple[int, NDArray[np.uint32]]]:
+    """(position of the first, rows), in order; a file is read and not mapped, as `tables` says why."""
+    if not isinstance(hashes, Path):
+        yield from ((start, hashes[start : start + _PIECE_ROWS]) for start in range(0, len(hashes), _PIECE_ROWS))
+        return
+    start = 0
+    with hashes.open("rb") as file:
+        while data := file.read(_PIECE_ROWS * _HASH_BYTES):
+            rows = np.frombuffer(data, dtype="<u4").reshape(-1, _HASH_WORDS)
+            yield start, rows
+            start += len(rows)
 
 
 # ---- lines and paragraphs --------------------------------------------------------------------------------------------

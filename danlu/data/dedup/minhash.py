@@ -11,8 +11,9 @@ estimated by MinHash (Broder 1997; `signature`). Comparing all pairs is out of t
     J            0.3    0.4    0.5    0.6    0.7    0.8
     found        0.23   0.57   0.87   0.99   0.9998 1.0
 
-and counts as near-duplicate only when its *estimated* J reaches the threshold. One set of bands serves both the
-removal of near-duplicates (0.7) and the looser check that nothing similar lies on both sides of the split (0.5).
+and counts as near-duplicate only when J reaches the threshold: by its estimate, and where that is near the threshold
+by the texts (`verify`). One set of bands serves both the removal of near-duplicates (0.7) and the looser check that
+nothing similar lies on both sides of the split (0.5).
 """
 
 from __future__ import annotations

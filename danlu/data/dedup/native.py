@@ -24,7 +24,7 @@ P, I32, I64, U64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_uin
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "dedup_sort": (ctypes.c_bool, (P, I64, I32)),
     "dedup_band_keys": (None, (P, I64, P, I32, P)),
-    "dedup_walk_new": (P, (P, P, P, I32, P, P, P, I32, I32, I64, I32, I32)),
+    "dedup_walk_new": (P, (P, P, P, I32, P, P, P, I32, I32, I32, I64, I32, I32)),
     "dedup_walk_free": (None, (P,)),
     "dedup_walk_compared": (I64, (P,)),
     "dedup_walk_feed": (I64, (P, P, I64, P)),

@@ -169,11 +169,10 @@ def k_means(vectors: NDArray[np.float32], k: int, seed: int = 1, rounds: int = 1
     centroids = _beginnings(sample, k, random)
     for _ in range(rounds):
         nearest = assign(sample, centroids)
-        sums = np.zeros((len(centroids), sample.shape[1]))
-        np.add.at(sums, nearest, sample)
-        filled = np.bincount(nearest, minlength=len(centroids)) > 0
+        order = np.argsort(nearest, kind="stable")
+        filled, first = np.unique(nearest[order], return_index=True)
         moved = centroids.copy()
-        moved[filled] = normalised(sums[filled])
+        moved[filled] = normalised(np.add.reduceat(sample[order], first, axis=0, dtype=np.float64))
         if np.abs(moved - centroids).max() < 1e-4:
             break
         centroids = moved

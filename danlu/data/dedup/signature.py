@@ -76,11 +76,16 @@ def shingle_hashes(unit_hashes: NDArray[np.uint64], n: int) -> NDArray[np.uint32
     return ((rolled * np.uint64(FACTOR_2)) >> np.uint64(32)).astype(np.uint32)
 
 
-def signature(text: str, language: str) -> NDArray[np.uint32]:
-    """uint32 [128] of one text; zeros when it has no units."""
+def text_shingles(text: str, language: str) -> NDArray[np.uint32]:
+    """Hashes of the shingles of a text, in its order."""
     parts = units(text.lower())
     hashes = np.fromiter(map(unit_hash, parts), dtype=np.uint64, count=len(parts))
-    shingles = shingle_hashes(hashes, shingle_units(language))
+    return shingle_hashes(hashes, shingle_units(language))
+
+
+def signature(text: str, language: str) -> NDArray[np.uint32]:
+    """uint32 [128] of one text; zeros when it has no units."""
+    shingles = text_shingles(text, language)
     if not len(shingles):
         return np.zeros(PERMUTATIONS, dtype=np.uint32)
     a, b = permutations()

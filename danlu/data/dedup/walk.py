@@ -12,9 +12,10 @@ whether it holds 100,000 copies of one page (each meets the first leader and is 
 one common paragraph, where all pairs would be 5 * 10^9.
 
 Two documents that are joined in `near` already are not compared again. That keeps the 31 bands after the first from
-finding the same pairs once more, and it bounds what is written: an edge is written only where it joins two trees, so
-all bands together write fewer than two edges a document. Which comparisons are skipped depends on the bands before,
-so bands are walked in their order; the components that come out are those of all verified pairs.
+finding the same pairs once more, and it bounds what is written: an edge is written where it joins two trees, so all
+bands together write fewer than two of those a document, and where it is in doubt (`Rules`). Which comparisons are
+skipped depends on the bands before, so bands are walked in their order; the components that come out are those of all
+verified pairs.
 
 Documents of rank below `guarded` are another corpus, a validation set, a benchmark: they are not compared among
 themselves. With `across` the others are not either, and only pairs between the two are found.
@@ -45,15 +46,20 @@ EDGE_WORDS = 3  # of an edge: smaller rank or leader, rank, agreement
 
 @dataclass(frozen=True)
 class Rules:
-    """What counts as alike: of 128 places of two signatures, how many must agree."""
+    """What counts as alike: of 128 places of two signatures, how many must agree.
+
+    Pairs from `need_doubt` to below `need_near` are not joined in `near`; they are written down, for somebody who looks
+    at the texts. By default there are none.
+    """
 
     need_near: int
     need_loose: int
     guarded: int = 0
     across: bool = False
+    need_doubt: int = 1 << 30
 
     def __post_init__(self) -> None:
-        assert 0 < self.need_loose <= self.need_near
+        assert 0 < self.need_loose <= min(self.need_near, self.need_doubt)
 
 
 class Walker(Protocol):
@@ -111,7 +117,7 @@ class CompiledWalker:
         counts, files = np.array(tables.counts, dtype=np.int64), np.array(tables.files, dtype=np.int32)
         self._handle = loaded.dedup_walk_new(
             pointers, address(counts), address(files), len(tables.arrays), address(order), address(near),
-            address(loose), rules.need_near, rules.need_loose, rules.guarded, int(rules.across), FEW,
+            address(loose), rules.need_near, rules.need_loose, rules.need_doubt, rules.guarded, int(rules.across), FEW,
         )  # fmt: skip
         self._edges = np.empty((_SLICE * (FEW + 1), EDGE_WORDS), dtype=np.uint32)
 
@@ -205,9 +211,9 @@ class PythonWalker:
         same = self._agreement(other, rank)
         if same < self.rules.need_loose:
             return False
-        joined = same >= self.rules.need_near and _unite(self.near, other, rank)
-        tied = _unite(self.loose, other, rank)
-        if joined or tied:
+        joined = same >= self.rules.need_near and unite(self.near, other, rank)
+        tied = unite(self.loose, other, rank)
+        if joined or tied or self.rules.need_doubt <= same < self.rules.need_near:
             self._edges.append((other, rank, same))
         return joined
 
@@ -216,7 +222,7 @@ class PythonWalker:
         return (one and two) or (self.rules.across and not one and not two)
 
     def _joined(self, a: int, b: int) -> bool:
-        return _find(self.near, a) == _find(self.near, b)
+        return find(self.near, a) == find(self.near, b)
 
     def _agreement(self, a: int, b: int) -> int:
         self.compared += 1
@@ -229,8 +235,8 @@ class PythonWalker:
     def replay(self, edges: NDArray[np.uint32]) -> None:
         for i, j, same in edges.tolist():
             if same >= self.rules.need_near:
-                _unite(self.near, i, j)
-            _unite(self.loose, i, j)
+                unite(self.near, i, j)
+            unite(self.loose, i, j)
 
     def agreements(self, a: NDArray[np.uint32], b: NDArray[np.uint32]) -> NDArray[np.uint8]:
         pairs = zip(a.tolist(), b.tolist(), strict=True)
@@ -240,15 +246,17 @@ class PythonWalker:
 assert PERMUTATIONS < 256  # agreements fit into a byte
 
 
-def _find(parent: NDArray[np.uint32], i: int) -> int:
+def find(parent: NDArray[np.uint32], i: int) -> int:
+    """The root of i."""
     while (above := int(parent[i])) != i:
         parent[i] = parent[above]  # halve the path on the way up
         i = int(parent[i])
     return i
 
 
-def _unite(parent: NDArray[np.uint32], i: int, j: int) -> bool:
-    a, b = _find(parent, i), _find(parent, j)
+def unite(parent: NDArray[np.uint32], i: int, j: int) -> bool:
+    """Join the trees of i and j; False where they were one already."""
+    a, b = find(parent, i), find(parent, j)
     if a != b:
         parent[max(a, b)] = min(a, b)  # the smaller is the root, so the root is the smallest of all
     return a != b

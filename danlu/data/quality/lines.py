@@ -23,7 +23,7 @@ import re
 from collections.abc import Collection
 
 from danlu.core.text import HAN, HANGUL, KANA
-from danlu.data.classes import TERMINAL
+from danlu.data.quality.classes import TERMINAL
 from danlu.data.quality.phrases import PHRASES
 
 REASONS = ("long_word", "no_end", "short", "script", "policy")

@@ -35,14 +35,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from danlu.core.text import HAN, HANGUL, KANA, count_han, units
-from danlu.data import classes
+from danlu.data.quality import classes
 from danlu.data.quality.phrases import COMMON_HAN, PHRASES, STOP_WORDS
 
 TOP_N = (2, 3, 4, 5, 6)
 DUPLICATE_N = (5, 6, 7, 8, 9, 10, 11, 13, 14, 16)
 CHINESE_N = {2: 3, 3: 5, 4: 6, 5: 8, 6: 10, 7: 11, 8: 13, 9: 14, 10: 16}  # words -> characters
 
-# name -> what it is; the order of columns, and of the C++ (`data/cpp/measures.h`).
+# name -> what it is; the order of columns, and of the C++ (`data/scan/cpp/measures.h`).
 COLUMNS: dict[str, str] = {
     "characters": "code points",
     "units": "units",

@@ -117,7 +117,7 @@ POLICY = (
 LINK = ("http://", "https://", "www.")
 GENERATED = ("do not edit", "generated")  # where one of these is, the pattern of `measure` looks closer
 
-# kind -> phrases. The order is the order of the counters in C++ (`data/cpp/phrases.h`); at most 8 kinds.
+# kind -> phrases. The order is the order of the counters in C++ (`data/scan/cpp/phrases.h`); at most 8 kinds.
 PHRASES: dict[str, tuple[str, ...]] = {
     "advertising": ADVERTISING,
     "spam": SPAM,

@@ -15,20 +15,23 @@ Each file is a `SourceFile`; turning it into texts is the business of `extract` 
 `python:stdlib` leaves out the tests of the standard library: they are more than half of its bytes, written in a
 style of their own (long runs of nearly equal assertions), and a small model would learn mostly that.
 Hidden files and folders, caches and links are passed over everywhere; a folder is read in the order of its names.
-A folder that Hugging Face `datasets` saved is read as such: its tables, not its book-keeping (`hub`). The licence of a
-file is what the nearest LICENSE or COPYING at or above it says, within the folder that was named.
+A folder that Hugging Face `datasets` saved is read as such: its tables, not its book-keeping (`hub`); so is an artifact
+of danlu's, without its manifest, reports and rejected rows. The licence of a file is what the nearest LICENSE or
+COPYING at or above it says, within the folder that was named.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from danlu.core.artifact import MANIFEST
 from danlu.core.errors import UserError, suggest
 from danlu.data.formats.extract import FORMATS, Broken, Item, extract, format_of
 from danlu.data.formats.licence import FILES as LICENCE_FILES
@@ -38,6 +41,7 @@ from danlu.data.sources import debian, hub, npm, objects
 # Folders that hold no text of their own: caches, and copies of other people's packages inside a project.
 _PASSED_OVER = frozenset({"__pycache__", "node_modules", "__MACOSX"})
 _PYTHON_TESTS = frozenset({"test", "tests", "idle_test"})
+_ABOUT = re.compile(r"artifact\.json|(report|plan|queue)\.(json|html)|README\.md|(rejected|scores)-.*")
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
@@ -111,7 +115,7 @@ def _path_files(spec: str) -> Iterator[SourceFile]:
         found = False
         licences = _Licences(path)
         for file in _walk(path, skip=_PASSED_OVER):
-            if not hub.is_bookkeeping(file):
+            if not hub.is_bookkeeping(file) and not _is_about_an_artifact(file):
                 found = True
                 name = file.relative_to(path).as_posix()
                 yield SourceFile(path.resolve().name, name, file, licences.of(file))
@@ -143,6 +147,11 @@ def _walk(folder: Path, skip: frozenset[str], suffix: str = "") -> Iterator[Path
                 yield from _walk(entry, skip, suffix)
         elif entry.is_file() and name.endswith(suffix):
             yield entry
+
+
+def _is_about_an_artifact(file: Path) -> bool:
+    """In a folder with a manifest: what is said about its rows, and what was dropped or measured of them."""
+    return _ABOUT.fullmatch(file.name) is not None and (file.parent / MANIFEST).is_file()
 
 
 class _Licences:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from danlu.core.text import units
-from danlu.data.benchmarks import Benchmark, Item
+from danlu.data.contamination.benchmarks import Benchmark, Item
 from danlu.data.contamination.index import Contamination, compare
 from danlu.data.contamination.units import GAP, find_units
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from danlu.data.dedup.bands import band_keys
 from danlu.data.dedup.clusters import agreements_for, near_duplicates
 from danlu.data.dedup.minhash import clusters
 from danlu.data.dedup.native import library
-from danlu.data.dedup.signature import signatures
+from danlu.data.dedup.signature import signatures, text_shingles
 from danlu.data.dedup.tables import Tables
 from tests.data.dedup.signatures import planted, some_keys
 
@@ -45,6 +46,38 @@ def _brute_force(rows: np.ndarray, keys: np.ndarray, threshold: float, guarded: 
     out = np.empty(len(rows), dtype=np.int64)
     out[order] = np.array(order)[roots]
     return out
+
+
+def shingles_of(texts: list[str]) -> Callable[[np.ndarray], Iterator[np.ndarray]]:
+    """Shingles of 3 units, as `verify` asks for them."""
+    return lambda wanted: (np.unique(text_shingles(texts[i], "zh")) for i in np.flatnonzero(wanted))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), count=st.integers(2, 40), near=st.sampled_from([0.55, 0.7, 0.9, 1.0]))
+def test_near_clusters_are_those_of_exact_similarity(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, count: int, near: float
+) -> None:
+    """Families of edited texts: components of all pairs whose exact similarity reaches the threshold."""
+    random = np.random.default_rng(seed)
+    texts = []
+    for _ in range(count):
+        units = (
+            random.choice(list("天地玄黄宇宙洪荒日月盈昃辰宿列张"), 60) if not texts or random.random() < 0.3 else None
+        )
+        units = list(texts[random.integers(len(texts))]) if units is None else list(units)
+        for place in random.integers(0, 60, random.integers(0, 5)):
+            units[place] = "改"
+        texts.append("".join(units))
+    sets = [set(shingles(text, 3)) for text in texts]
+    pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
+    alike = [(i, j) for i, j in pairs if len(sets[i] & sets[j]) / len(sets[i] | sets[j]) >= near]
+    rows, keys = signatures(texts, ["zh"] * count), np.arange(count, dtype=np.uint64)
+    work = tmp_path_factory.mktemp("work")
+    found = near_duplicates([rows], keys, work, near=near, shingles=shingles_of(texts))
+    assert found.near.tolist() == clusters(count, alike).tolist()
+    again = near_duplicates([rows], keys, work, near=near, shingles=shingles_of(texts), memory_bytes=1)
+    assert (again.near == found.near).all() and again.compared < max(found.compared, 1) * 2
 
 
 @settings(max_examples=20, deadline=None)
@@ -277,7 +310,11 @@ def test_recall_and_precision_against_exact_jaccard_and_datasketch(tmp_path: Pat
         index.insert(number, sketch)
         sketches.append(sketch)
     rows = signatures(texts, ["zh"] * len(texts))  # shingles of 3 units, in both languages
-    found = near_duplicates([rows], some_keys(len(texts)), tmp_path)
+    found = near_duplicates([rows], some_keys(len(texts)), tmp_path / "estimated")
+    exactly = near_duplicates([rows], some_keys(len(texts)), tmp_path / "exact", shingles=shingles_of(texts))
+    assert exactly.verified > 20
+    for pair, similarity in enumerate(exact):
+        assert (exactly.near[2 * pair] == exactly.near[2 * pair + 1]) == (similarity >= 0.7), similarity
     ours = 0
     alike = [pair for pair, j in enumerate(exact) if j >= 0.7]
     for pair in alike:

@@ -39,7 +39,8 @@ def test_the_projection_keeps_cosines() -> None:
     embedding = Embedding()
     embedding.count(texts)
     vectors = np.concatenate(list(embedding.vectors(texts)))
-    features, documents, times = _features(next(iter(embedding._batches(texts))))
+    assert (Embedding().fit(texts) == vectors).all()
+    features, documents, times, _ = _features(next(iter(embedding._batches(texts))))
     assert embedding._idf is not None
     full = np.zeros((60, 1 << 18), dtype=np.float32)
     full[documents, features] = (1 + np.log(times)) * embedding._idf[features]
@@ -50,7 +51,7 @@ def test_the_projection_keeps_cosines() -> None:
 
 def test_features_by_hand() -> None:
     one, two = np.array([5, 6, 5, 6], dtype=np.uint64), np.array([], dtype=np.uint64)
-    features, documents, times = _features([two, one, one[:1]])
+    features, documents, times, _ = _features([two, one, one[:1]])
     assert documents.tolist() == [1, 1, 1, 1, 2] and sorted(times[:4].tolist()) == [1, 2, 2, 2]  # 5 6 56 65
     assert features[4] in features[:4]
 

@@ -7,22 +7,24 @@ import numpy as np
 import pytest
 
 from danlu.data.document import Document
-from danlu.data.mixing import scatter
-from danlu.data.mixing.scatter import Scatter
+from danlu.data.mixing.scatter import in_order, scatter, stretches
 
 
 @pytest.mark.parametrize("stretch", [1, 700, 10**9])
-def test_rows_come_out_by_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stretch: int) -> None:
-    monkeypatch.setattr(scatter, "_PENDING_BYTES", 5_000)  # several flushes
+def test_rows_come_out_by_place(tmp_path: Path, stretch: int) -> None:
     sizes = np.array([i % 40 + 1 for i in range(100)], dtype=np.int64)
-    rows = Scatter(tmp_path, sizes, stretch)
+    stretch_of = stretches(sizes, stretch)
+    assert len(np.unique(stretch_of)) == {1: 94, 700: 3, 10**9: 1}[stretch]  # of one byte: at most 512 of five
     places = list(range(100))
     random.Random(0).shuffle(places)
-    for place in places:
-        rows.put(Document(f"d{place}", "字" * int(sizes[place]), "zh", "s").row(), place)
-    assert [row["id"] for row in rows.in_order()] == [f"d{i}" for i in range(100)]
-    assert not list(tmp_path.iterdir())
+    files = [tmp_path / f"{i}.arrow" for i in range(4)]
+    for i, file in enumerate(files):
+        rows = ((Document(f"d{p}", "字" * int(sizes[p]), "zh", "s").row(), p) for p in places[i * 30 : i * 30 + 30])
+        scatter(rows, stretch_of, file)
+    assert [row["id"] for row in in_order(files, stretch_of)] == [f"d{i}" for i in range(100)]
 
 
 def test_no_rows(tmp_path: Path) -> None:
-    assert list(Scatter(tmp_path, np.empty(0, np.int64)).in_order()) == []
+    assert list(in_order([], stretches(np.empty(0, np.int64)))) == []
+    scatter([], np.empty(0, np.int32), tmp_path / "none.arrow")
+    assert list(in_order([tmp_path / "none.arrow"], np.empty(0, np.int32))) == []

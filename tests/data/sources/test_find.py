@@ -112,6 +112,14 @@ def test_saved_datasets_are_read_without_their_bookkeeping(tmp_path: Path) -> No
         assert texts == ["one", "two"]
 
 
+def test_an_artifact_is_read_without_what_is_said_about_it(tmp_path: Path) -> None:
+    for name in ("train-00000.jsonl", "rejected-00000.jsonl", "scores-00000.jsonl", "report.json", "README.md"):
+        (tmp_path / name).write_text('{"text": "one"}\n')
+    assert len(_names(str(tmp_path))) == 5  # somebody's folder, whatever the names
+    (tmp_path / "artifact.json").write_text("{}")
+    assert _names(str(tmp_path)) == ["train-00000.jsonl"]
+
+
 def test_object_stores_are_listed_and_streamed() -> None:
     import fsspec
 

@@ -94,7 +94,7 @@ struct Walk {
   std::vector<Table> tables;
   const uint32_t* order;  // rank -> position
   uint32_t *near, *loose;
-  int need_near, need_loose;
+  int need_near, need_loose, need_doubt;
   int64_t guarded;
   bool across;
   int few;
@@ -149,7 +149,7 @@ struct Walk {
     if (same < need_loose) return false;
     const bool joined = same >= need_near && unite(near, other, member);
     const bool tied = unite(loose, other, member);
-    if (joined || tied) {
+    if (joined || tied || (same >= need_doubt && same < need_near)) {
       edge[0] = other;
       edge[1] = member;
       edge[2] = static_cast<uint32_t>(same);
@@ -228,7 +228,7 @@ void dedup_band_keys(const uint32_t* rows, int64_t n, const int32_t* bands, int 
 
 void* dedup_walk_new(const uint32_t* const* tables, const int64_t* counts, const int32_t* files, int n_tables,
                      const uint32_t* order, uint32_t* near, uint32_t* loose, int need_near, int need_loose,
-                     int64_t guarded, int across, int few) {
+                     int need_doubt, int64_t guarded, int across, int few) {
   auto* walk = new Walk;
   int64_t start = 0;
   for (int t = 0; t < n_tables; ++t) {
@@ -240,6 +240,7 @@ void* dedup_walk_new(const uint32_t* const* tables, const int64_t* counts, const
   walk->loose = loose;
   walk->need_near = need_near;
   walk->need_loose = need_loose;
+  walk->need_doubt = need_doubt;
   walk->guarded = guarded;
   walk->across = across != 0;
   walk->few = few;

@@ -9,7 +9,7 @@ import pytest
 from danlu.core.errors import UserError
 from danlu.core.stage import StageRun
 from danlu.data.prepare import PrepareConfig, prepare
-from danlu.data.why import explain
+from danlu.data.report import explain
 from tests.data.test_prepare import _folder, _page
 
 

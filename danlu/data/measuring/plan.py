@@ -26,7 +26,7 @@ from danlu.data.sources.pieces import Piece
 
 
 class Plan(Sequence[dict[str, Any]]):
-    """Tasks {"config": ..., "pieces": [...]} for `danlu.data.piece.measure_piece`, read from the file one by one."""
+    """Tasks {"config": ..., "pieces": [...]} for `piece.measure_piece`, read from the file one by one."""
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self._path, self._config = path, config

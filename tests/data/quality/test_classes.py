@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from danlu.core import text
-from danlu.data import classes
+from danlu.data.quality import classes
 
 
 def _flags() -> np.ndarray:

@@ -54,18 +54,23 @@ inline void minima(const uint32_t* shingles, size_t count, const uint32_t* a, co
     }
 }
 
-// The signature of a document with units; `shingles` is room to work in.
-inline void signature(
-    const std::vector<uint64_t>& units, int n, const uint32_t* a, const uint32_t* b, std::vector<uint32_t>& shingles,
-    uint32_t* out
-) {
+// The shingles of a document with units, in the order of the text.
+inline void shingle(const std::vector<uint64_t>& units, int n, std::vector<uint32_t>& shingles) {
     if (size_t(n) > units.size()) n = int(units.size());
     size_t count = units.size() - n + 1;
     shingles.resize(count);
     if (n == 3) shingles_of<3>(units.data(), count, n, shingles.data());
     else if (n == 5) shingles_of<5>(units.data(), count, n, shingles.data());
     else shingles_of<0>(units.data(), count, n, shingles.data());
-    minima(shingles.data(), count, a, b, out);
+}
+
+// The signature of a document with units; `shingles` is room to work in.
+inline void signature(
+    const std::vector<uint64_t>& units, int n, const uint32_t* a, const uint32_t* b, std::vector<uint32_t>& shingles,
+    uint32_t* out
+) {
+    shingle(units, n, shingles);
+    minima(shingles.data(), shingles.size(), a, b, out);
 }
 
 }  // namespace danlu

@@ -3,6 +3,7 @@
     texts  --UTF-8, one array-->  C++, one thread  -->  measures     float32 [D, M]     what `quality.rules` decides on
                                                         signatures   uint32 [D, 128]    what near-duplicates share
                                                         hashes       16 bytes a text, 8 a line, 8 a paragraph
+                                                        shingles     4 bytes each, where similarity must be exact
 
     scanned = scan(texts, languages)
     scanned.measure("letter_share")                      float32 [D]
@@ -21,7 +22,7 @@ import ctypes
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from numpy.typing import NDArray
 
 from danlu.core.native import Native, load
 from danlu.core.text import units
-from danlu.data import classes
 from danlu.data.dedup.signature import (
     FACTOR,
     FACTOR_2,
@@ -39,8 +39,10 @@ from danlu.data.dedup.signature import (
     permutations,
     shingle_units,
     signatures,
+    text_shingles,
     unit_hash,
 )
+from danlu.data.quality import classes
 from danlu.data.quality.measure import COLUMN, COLUMNS, Measured, measure, says_generated
 from danlu.data.quality.phrases import COMMON_HAN, PHRASES, STOP_WORDS
 
@@ -65,6 +67,8 @@ class Scanned:
     lines         uint64 [L]         hashes of the lines of all texts, without outer white space and empty ones
     line_ends     int64 [D]          lines[line_ends[i - 1] : line_ends[i]] are those of text i
     paragraphs, paragraph_ends       the same of paragraphs
+    shingles      uint32 [S]         hashes of the shingles of all texts, those of one ascending and each once
+    shingle_ends  int64 [D]
     """
 
     measures: NDArray[np.float32]
@@ -75,6 +79,8 @@ class Scanned:
     line_ends: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     paragraphs: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     paragraph_ends: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    shingles: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    shingle_ends: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.units)
@@ -95,16 +101,18 @@ def scan(
     measures: bool = True,
     signatures: bool = True,
     lines: bool = False,
+    shingles: bool = False,
 ) -> Scanned:
     """Read the texts once. `languages` ("zh", "en", "code:python", ...) choose stop words and the length of shingles.
 
     `measures` and `signatures` may be left out (their arrays then have no rows); `lines` asks for hashes of lines and
-    paragraphs. Batches of some megabytes are best: the arrays stay small and a call costs nothing.
+    paragraphs, `shingles` for sets of shingles. Batches of some megabytes are best: the arrays stay small and a call
+    costs nothing.
     """
     assert len(texts) == len(languages), "one language a text"
     library = load(TEXT)
     if library is None:
-        return _in_python(texts, languages, measures, signatures, lines)
+        return _in_python(texts, languages, measures, signatures, lines, shingles)
     encoded = [_settle_sigma(text).encode("utf-8", "surrogatepass") for text in texts]
     joined = b"".join([*encoded, bytes(_PADDING)])
     count = len(texts)
@@ -117,6 +125,8 @@ def scan(
         line_ends=np.zeros(count if lines else 0, np.int64),
         paragraphs=np.zeros(joined.count(b"\n") + count if lines else 0, np.uint64),
         paragraph_ends=np.zeros(count if lines else 0, np.int64),
+        shingles=np.zeros(len(joined) if shingles and count else 0, np.uint32),  # a unit has at least one byte
+        shingle_ends=np.zeros(count if shingles else 0, np.int64),
     )
     offsets = np.zeros(count + 1, np.int64)
     np.cumsum([len(data) for data in encoded], out=offsets[1:])
@@ -135,6 +145,8 @@ def scan(
         _pointer(result.paragraphs),
         _pointer(result.line_ends),
         _pointer(result.paragraph_ends),
+        _pointer(result.shingles) if shingles else None,
+        _pointer(result.shingle_ends),
     )
     setup = _setup(library)
     library.danlu_scan(ctypes.byref(setup.structure), ctypes.byref(batch))
@@ -142,17 +154,13 @@ def scan(
         generated = result.measure("generated")
         for row in np.flatnonzero(generated).tolist():
             generated[row] = says_generated(texts[row])
-    if not lines or not count:
+    if not count:
         return result
-    return Scanned(
-        result.measures,
-        result.signatures,
-        result.units,
-        result.hashes,
-        result.lines[: result.line_ends[-1]],
-        result.line_ends,
-        result.paragraphs[: result.paragraph_ends[-1]],
-        result.paragraph_ends,
+    return replace(
+        result,
+        lines=result.lines[: result.line_ends[-1] if lines else 0],
+        paragraphs=result.paragraphs[: result.paragraph_ends[-1] if lines else 0],
+        shingles=result.shingles[: result.shingle_ends[-1] if shingles else 0],
     )
 
 
@@ -213,6 +221,8 @@ class _Batch(ctypes.Structure):
         ("paragraphs", ctypes.c_void_p),
         ("line_ends", ctypes.c_void_p),
         ("paragraph_ends", ctypes.c_void_p),
+        ("shingles", ctypes.c_void_p),
+        ("shingle_ends", ctypes.c_void_p),
     ]
 
 
@@ -276,11 +286,15 @@ def _language_number(language: str) -> int:
 # ---- without a compiler ----------------------------------------------------------------------------------------
 
 
-def _in_python(texts: Sequence[str], languages: Sequence[str], measured: bool, signed: bool, lines: bool) -> Scanned:
+def _in_python(
+    texts: Sequence[str], languages: Sequence[str], measured: bool, signed: bool, lines: bool, shingles: bool
+) -> Scanned:
     rows = [measure(text, language) for text, language in zip(texts, languages, strict=True)] if measured else []
     hashes: list[int] = []
     paragraph_hashes: list[int] = []
     ends: list[tuple[int, int]] = []
+    pairs = zip(texts, languages, strict=True) if shingles else ()
+    sets = [np.unique(text_shingles(text, language)) for text, language in pairs]
     for text in texts if lines else ():
         one = Measured(text)
         hashes += map(line_hash, one.lines)
@@ -295,6 +309,8 @@ def _in_python(texts: Sequence[str], languages: Sequence[str], measured: bool, s
         line_ends=np.array([end for end, _ in ends], np.int64),
         paragraphs=np.array(paragraph_hashes, np.uint64),
         paragraph_ends=np.array([end for _, end in ends], np.int64),
+        shingles=np.concatenate([np.zeros(0, np.uint32), *sets]),
+        shingle_ends=np.cumsum([len(one) for one in sets], dtype=np.int64),
     )
 
 

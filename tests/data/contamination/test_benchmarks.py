@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from danlu.core.errors import UserError
-from danlu.data.benchmarks import BENCHMARKS, Item, fingerprint, load
+from danlu.data.contamination.benchmarks import BENCHMARKS, Item, fingerprint, load
 from danlu.data.contamination.units import GAP
 
 

@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from danlu.core.artifact import write_json
 from danlu.core.errors import UserError
 from danlu.core.stage import StageRun
-from danlu.data import card, page
-from danlu.data.destinations import Books
-from danlu.data.fate import Fate
+from danlu.data.report import card, page
+
+if TYPE_CHECKING:
+    from danlu.data.selecting import Books, Fate
 
 # Reasons that speak of the user's files rather than of their content: worth a line on the screen.
 _UNREAD = ("broken_line", "encoding", "unreadable", "no_text", "no_main_text")
 
 
-def finish(run: StageRun, measured: Path, books: Books, fate: Fate) -> dict[str, Any]:
-    """Write report.json, warn of what should be looked at, return the metrics.
+def write_report(run: StageRun, measured: Path, books: Books, fate: Fate) -> dict[str, Any]:
+    """Write report.json, its page and its card, warn of what should be looked at, return the metrics.
 
     Raises UserError when nothing is left.
     """

@@ -1,6 +1,6 @@
 """The walk of `data.select`: passes over a measured corpus, so that memory holds numbers and not texts.
 
-    pass 1    hashes, sizes and scores       judged; about 70 bytes a document stay in memory        here, judge
+    pass 1    hashes, sizes and scores       judged; 30 bytes a document stay in memory              here, judge
     pass 2    signatures of what is left     duplicates, groups that must stay together, split       here, dedup
     pass 3    texts, if asked for            duplicates of meaning, repeated lines and passages      meanings, trim
     pass 4    the rows                       each to its destination, in the order of reading        destinations
@@ -21,9 +21,12 @@ from numpy.typing import NDArray
 from danlu.core.errors import UserError
 from danlu.core.stage import StageRun
 from danlu.data.dedup.clusters import near_duplicates
+from danlu.data.dedup.exact import equal_documents
 from danlu.data.dedup.urls import url_hashes
-from danlu.data.destinations import deliver
-from danlu.data.fate import (
+from danlu.data.measured import SIGNATURE_BYTES, count_rows, read_measured
+from danlu.data.select import SelectConfig
+from danlu.data.selecting.destinations import Books, deliver
+from danlu.data.selecting.fate import (
     EXACT,
     NEAR,
     NOT_DRAWN,
@@ -35,26 +38,22 @@ from danlu.data.fate import (
     Fate,
     Index,
     Names,
-    stop_if_asked,
 )
-from danlu.data.judge import Judge
-from danlu.data.meanings import find_same_meaning, find_topics
-from danlu.data.measured import SIGNATURE_BYTES, count_rows, read_measured
-from danlu.data.report import finish
-from danlu.data.select import SelectConfig
+from danlu.data.selecting.judge import Judge
+from danlu.data.selecting.meanings import find_same_meaning, find_topics
+from danlu.data.selecting.texts import read_shingles
+from danlu.data.selecting.trim import find_repeated
 from danlu.data.split import hold_out, joined
-from danlu.data.trim import find_repeated
 
 
-def run_selection(config: SelectConfig, run: StageRun, measured: Path) -> dict[str, Any]:
-    """Fill `run.out` with the corpus; returns the metrics. Raises UserError when nothing would be left."""
+def select_documents(config: SelectConfig, run: StageRun, measured: Path) -> tuple[Books, Fate]:
+    """Write the corpus into `run.out`; returns what went where."""
     judge = Judge(config, measured)
     index = read_index(measured, judge, run)
     fate = decide(config, index, measured, run)
     trimmer = find_repeated(config, measured, index, fate.kept, run)
     fate.topics = find_topics(config, measured, index, fate.kept, run)
-    books = deliver(run, measured, index, fate, judge, trimmer)
-    return finish(run, measured, books, fate)
+    return deliver(run, measured, index, fate, judge, trimmer), fate
 
 
 # ---- pass 1 ----------------------------------------------------------------------------------------------------
@@ -63,22 +62,24 @@ def run_selection(config: SelectConfig, run: StageRun, measured: Path) -> dict[s
 def read_index(measured: Path, judge: Judge, run: StageRun) -> Index:
     """Judge every row and remember its hashes. Raises UserError when there is no row."""
     columns = ["id", "meta", "text_hash", "origin", "part", "draw", "size"]
-    index = Index.empty(count_rows(measured))  # filled in place: to join pieces at the end would take it twice
+    index = Index.empty(count_rows(measured), run.work)  # filled in place: joining pieces would take it twice
     if not len(index):
         raise UserError("there is no text in the sources", "the files are empty")
     start = 0
-    for batch in read_measured(measured, [*columns, *judge.columns]):
-        stop_if_asked(run)
-        rows, hashes = slice(start, start + len(batch)), batch["text_hash"]
-        index.ids[rows] = _numbers(batch["id"])
-        index.text_hashes[rows] = np.frombuffer(hashes.buffers()[1], dtype="V16")[hashes.offset :][: len(batch)]
-        index.urls[rows] = _url_hashes(batch["meta"])
-        index.origins[rows] = _numbers(batch["origin"])
-        index.parts[rows] = batch["part"].to_numpy()
-        index.draws[rows] = batch["draw"].to_numpy()
-        index.sizes[rows] = batch["size"].to_numpy()
-        index.codes[rows] = judge.codes(batch)
-        start += len(batch)
+    with index.text_hashes.open("wb") as texts, index.urls.open("wb") as urls:
+        for batch in read_measured(measured, [*columns, *judge.columns]):
+            run.stop_if_asked()
+            rows, hashes = slice(start, start + len(batch)), batch["text_hash"]
+            texts.write(hashes.buffers()[1][16 * hashes.offset :][: 16 * len(batch)])
+            urls.write(_url_hashes(batch["meta"]).data)
+            index.ids[rows] = _numbers(batch["id"])
+            index.parts[rows] = batch["part"].to_numpy()
+            index.draws[rows] = batch["draw"].to_numpy()
+            index.sizes[rows] = batch["size"].to_numpy()
+            index.codes[rows] = judge.codes(batch)
+            cut = np.flatnonzero(index.parts[rows] > 0)
+            index.origins.update(zip((start + cut).tolist(), _numbers(batch["origin"].take(cut)).tolist(), strict=True))
+            start += len(batch)
     return index
 
 
@@ -88,14 +89,14 @@ def _numbers(column: Any) -> NDArray[np.uint64]:
     return np.frombuffer(bytes.fromhex(digits), dtype=">u8").astype(np.uint64)
 
 
-def _url_hashes(metas: Any) -> NDArray[np.void]:
-    """Hashes of the addresses in a column of meta, zeros where there is none."""
+def _url_hashes(metas: Any) -> NDArray[np.uint32]:
+    """uint32 [D, 4]: hashes of the addresses in a column of meta, zeros where there is none."""
     urls = ["url" in meta and json.loads(meta).get("url") for meta in metas.to_pylist()]
     hashes = np.zeros((len(urls), 4), dtype=np.uint32)
     known = [i for i, url in enumerate(urls) if isinstance(url, str) and url]
     if known:
         hashes[known] = url_hashes(str(urls[i]) for i in known)
-    return hashes.view("V16").ravel()
+    return hashes
 
 
 # ---- pass 2 ----------------------------------------------------------------------------------------------------
@@ -103,29 +104,34 @@ def _url_hashes(metas: Any) -> NDArray[np.void]:
 
 def decide(config: SelectConfig, index: Index, measured: Path, run: StageRun) -> Fate:
     """Sample, duplicates and split. Of what is alike, the document with the smallest id is kept."""
+    memory = config.memory_mb << 20
     good = index.codes == 0
     border = sample_border(index.draws[good], index.sizes[good], config.max_documents, config.max_bytes)
     drawn = index.draws < border
     fate = Fate.of(np.where(drawn, np.where(good, TRAIN, REFUSED), NOT_DRAWN).astype(np.int8))
-    rows = np.flatnonzero(good & drawn)
-    rows = rows[np.lexsort((rows, index.ids[rows]))]
-    rows = _drop_equal(index.text_hashes[rows], rows, fate, EXACT)
-    if config.url_duplicates:
-        rows = _drop_equal(index.urls[rows], rows, fate, URL)
-    rows = np.sort(rows)  # as their signatures lie
+    left_over = good & drawn
+    for place, hashes in ((EXACT, index.text_hashes), (URL, index.urls)):
+        if place == EXACT or config.url_duplicates:
+            first = equal_documents(hashes, index.ids, run.work / "equal", wanted=left_over, memory_bytes=memory)
+            copies = np.flatnonzero(first != np.arange(len(index), dtype=np.uint32))
+            fate.drop(copies, place, first[copies], 1.0)
+            left_over[copies] = False
+    rows = np.flatnonzero(left_over).astype(np.uint32)  # as their signatures lie
     found = near_duplicates(
         [_signatures(measured, index, rows, run)],
         index.ids[rows],
         run.work / "near",
         near=config.near_duplicates if config.near_duplicates < 1 else 2.0,
         loose=config.split_similarity,
-        memory_bytes=config.memory_mb << 20,
+        memory_bytes=memory,
+        shingles=lambda wanted: read_shingles(measured, _among(index, rows[wanted]), run),
     )
     fate.near_clusters = len(np.unique(found.near[found.dropped]))
     fate.drop(rows[found.dropped], NEAR, rows[found.near[found.dropped]], found.similarity[found.dropped])
-    left = np.flatnonzero(~found.dropped)  # [R] positions in `rows`
+    left = np.flatnonzero(~found.dropped).astype(np.uint32)  # [R] positions in `rows`
     left = left[np.argsort(index.ids[rows[left]], kind="stable")]
     rest, alike = rows[left], found.loose[left]
+    del found, left  # some ten bytes a document
     if config.semantic_duplicates is not None:
         same = find_same_meaning(measured, index, rest, config.semantic_duplicates, run)
         fate.drop(rest[same.dropped], SEMANTIC, rest[same.kept_instead[same.dropped]], same.similarity[same.dropped])
@@ -134,13 +140,15 @@ def decide(config: SelectConfig, index: Index, measured: Path, run: StageRun) ->
     return fate
 
 
-def _split(config: SelectConfig, index: Index, rows: NDArray[np.int64], alike: NDArray[np.uint32], fate: Fate) -> None:
+def _split(config: SelectConfig, index: Index, rows: NDArray[np.uint32], alike: NDArray[np.uint32], fate: Fate) -> None:
     """Hold out groups of `rows` (by id): what is alike by the number in `alike`, and the parts of one document."""
-    groups = joined(alike, index.parts[rows], index.origins[rows])
-    held_out = hold_out(Names(index.ids[rows]), groups, index.sizes[rows], index.parts[rows], config.validation_share)
+    parts = index.parts[rows]
+    origins = [index.origins[row] for row in rows[parts > 0].tolist()]
+    groups = joined(alike, parts, np.array(origins, dtype=np.uint64))
+    held_out = hold_out(Names(index.ids[rows]), groups, index.sizes[rows], parts, config.validation_share)
     fate.where[rows[held_out]] = VALIDATION
-    _, members = np.unique(groups, return_counts=True)
-    fate.groups, fate.largest_group = len(members), int(members.max(initial=0))
+    members = np.bincount(groups)
+    fate.groups, fate.largest_group = int(np.count_nonzero(members)), int(members.max(initial=0))
 
 
 def sample_border(
@@ -151,6 +159,8 @@ def sample_border(
     The documents are taken in the order of their draws up to the first that does not fit, so a larger limit gives the
     same documents and more.
     """
+    if max_documents is None and max_bytes is None:
+        return 1.0
     order = np.argsort(draws, kind="stable")
     fits = np.ones(len(draws), dtype=bool)
     if max_documents is not None:
@@ -160,27 +170,20 @@ def sample_border(
     return 1.0 if fits.all() else float(draws[order[int(np.argmin(fits))]])
 
 
-def _drop_equal(hashes: NDArray[np.void], rows: NDArray[np.int64], fate: Fate, place: int) -> NDArray[np.int64]:
-    """Mark all but the first of equal hashes [K] of `rows` [K]; returns the rows that stay, in order.
-
-    A hash of zeros is equal to nothing.
-    """
-    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
-    kept = first[group]  # position of the first of my kind: np.unique finds the first occurrence
-    nothing = hashes == np.void(bytes(hashes.dtype.itemsize))
-    copies = np.flatnonzero((kept != np.arange(len(rows))) & ~nothing)
-    fate.drop(rows[copies], place, rows[kept[copies]], 1.0)
-    return np.delete(rows, copies)
+def _among(index: Index, rows: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """bool [D]: is this row one of `rows`."""
+    found = np.zeros(len(index), dtype=bool)
+    found[rows] = True
+    return found
 
 
-def _signatures(measured: Path, index: Index, rows: NDArray[np.int64], run: StageRun) -> Path:
+def _signatures(measured: Path, index: Index, rows: NDArray[np.uint32], run: StageRun) -> Path:
     """A file of the signatures of these rows (ascending), as `dedup.tables` reads it; zeros where there is none."""
-    wanted = np.zeros(len(index), dtype=bool)
-    wanted[rows] = True
+    wanted = _among(index, rows)
     path, start = run.work / "signatures.u32", 0
     with open(path, "wb") as out:
         for batch in read_measured(measured, ["signature"]):
-            stop_if_asked(run)
+            run.stop_if_asked()
             column = batch["signature"]
             values = np.frombuffer(column.buffers()[1], dtype=np.uint8).reshape(-1, SIGNATURE_BYTES)
             values = values[column.offset : column.offset + len(batch)].copy()

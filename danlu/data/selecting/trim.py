@@ -24,9 +24,9 @@ from danlu.core.stage import StageRun
 from danlu.core.text import units
 from danlu.data.dedup.exact import PieceCounter, Repeated, piece_hashes
 from danlu.data.dedup.substring import Spans, cut, repeated_spans
-from danlu.data.fate import Index, stop_if_asked
-from danlu.data.measured import read_measured
 from danlu.data.select import SelectConfig
+from danlu.data.selecting.fate import Index
+from danlu.data.selecting.texts import read_texts
 
 _SAMPLES = 5
 
@@ -83,7 +83,7 @@ def find_repeated(
     memory = config.memory_mb << 20
 
     def texts() -> Iterator[tuple[int, str]]:
-        for row, language, text in _texts(measured, kept, run):
+        for row, language, text in read_texts(measured, kept, run):
             if language.startswith("code:"):
                 rank[row] = -1
             else:
@@ -106,14 +106,3 @@ def _lines(texts: Callable[[], Iterator[tuple[int, str]]], work: Path, more_than
     for _, text in texts():
         counter.add(piece_hashes(text, "line"))
     return counter.finish(more_than)
-
-
-def _texts(measured: Path, kept: NDArray[np.bool_], run: StageRun) -> Iterator[tuple[int, str, str]]:
-    """(row, language, text) of the kept rows in the order of reading."""
-    start = 0
-    for batch in read_measured(measured, ["language", "text"]):
-        stop_if_asked(run)
-        mine = np.flatnonzero(kept[start : start + len(batch)])
-        taken = batch.take(mine)
-        yield from zip((mine + start).tolist(), taken["language"].to_pylist(), taken["text"].to_pylist(), strict=True)
-        start += len(batch)

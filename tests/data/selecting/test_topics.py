@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from danlu.data.topics import document_words, topics_of_texts
+from danlu.data.selecting.topics import document_words, topics_of_texts
 
 SUBJECTS = {
     "操作系统": ["操作系统的内核", "操作系统管理进程", "内核调度进程", "内存由操作系统分配", "内核提供系统调用"],

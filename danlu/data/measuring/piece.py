@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ from numpy.typing import NDArray
 
 from danlu.core.artifact import write_json
 from danlu.data.clean.document import clean_document
-from danlu.data.contamination.index import Contamination
-from danlu.data.counts import Counts
+from danlu.data.contamination.index import Contamination, load_once
 from danlu.data.document import Document, document_id
 from danlu.data.formats.item import Broken, Item
 from danlu.data.language import identify
 from danlu.data.measure import MeasureConfig
 from danlu.data.measured import OWN_SCORES, ROWS_PER_GROUP, SCORE, schema, scores
+from danlu.data.measuring.counts import Counts
 from danlu.data.quality.lines import keep_lines
 from danlu.data.quality.measure import COLUMNS
 from danlu.data.safety.injection import score_injection
@@ -49,19 +48,13 @@ def measure_piece(task: dict[str, Any], folder: Path) -> None:
     """Read, clean and measure the texts of `task["pieces"]` under `task["config"]` into the empty `folder`."""
     config = MeasureConfig(**task["config"])
     counts = Counts()
-    contamination = _benchmarks(tuple(config.benchmarks)) if config.benchmarks else None
+    contamination = load_once(tuple(config.benchmarks)) if config.benchmarks else None
     with Writer(folder / "measured.parquet", counts, contamination) as writer:
         for piece in map(Piece.from_json, task["pieces"]):
             for item in _items(piece, config):
                 for row in _rows(config, piece.file, item, counts):
                     writer.add(row)
     write_json(folder / "counts.json", counts.to_json())
-
-
-@lru_cache(maxsize=1)
-def _benchmarks(specs: tuple[str, ...]) -> Contamination:
-    """The index of benchmarks, made once in a process."""
-    return Contamination.load(specs)
 
 
 def _items(piece: Piece, config: MeasureConfig) -> Iterator[Item | Broken]:

@@ -94,7 +94,9 @@ def load(spec: str) -> Benchmark:
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError, EOFError, csv.Error) as error:
         raise UserError(f"{spec} is not in the format of {name} ({type(error).__name__}: {error})") from None
     if not items:
-        raise UserError(f"{spec} holds no items", "the table in danlu/data/benchmarks.py says which fields are read")
+        raise UserError(
+            f"{spec} holds no items", "the table in danlu/data/contamination/benchmarks.py says which fields are read"
+        )
     return Benchmark(name, version, items, {n: hashlib.sha256(data).hexdigest() for n, data in sorted(files.items())})
 
 

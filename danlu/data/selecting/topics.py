@@ -34,7 +34,7 @@ from danlu.core.text import HAN, is_han
 from danlu.data.dedup.embed import Embedding
 from danlu.data.dedup.semantic import assign, k_means
 
-DOCUMENTS = 200  # counted of each cluster
+DOCUMENTS = 100  # counted of each cluster
 CHARACTERS = 1000  # counted of each document
 _MOST = 50_000  # words of a cluster remembered; about 10 MB
 _SHARE = 0.6  # a longer run stands for a shorter one when it is in so many of its documents
@@ -87,10 +87,7 @@ def topics(
 
 def topics_of_texts(texts: list[str], **options: int) -> list[Topic]:
     """The same for texts in memory, with vectors made here."""
-    embedding = Embedding()
-    embedding.count(texts)
-    vectors = np.concatenate([np.empty((0, embedding.dimensions), np.float32), *embedding.vectors(texts)])
-    return topics(texts, vectors, **options)
+    return topics(texts, Embedding().fit(texts), **options)
 
 
 class Words:

@@ -1,5 +1,6 @@
-// The C interface of the one pass: danlu/data/scan.py is the caller and says what the arrays are.
+// The C interface of the one pass: danlu/data/scan/batch.py is the caller and says what the arrays are.
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 
@@ -43,6 +44,8 @@ struct Batch {
     uint64_t* paragraphs;
     int64_t* line_ends;       // [documents]: lines up to the end of this document
     int64_t* paragraph_ends;
+    uint32_t* shingles;       // of all documents, each sorted and once, or null
+    int64_t* shingle_ends;
 };
 
 void danlu_scan(const Setup* setup, const Batch* batch) {
@@ -52,7 +55,7 @@ void danlu_scan(const Setup* setup, const Batch* batch) {
     Repeats repeats;
     Numbers seen;
     std::vector<uint32_t> shingles;
-    int64_t lines = 0, paragraphs = 0;
+    int64_t lines = 0, paragraphs = 0, written = 0;
     float* measured = batch->measures;
     for (int64_t i = 0; i < batch->documents; i++) {
         const uint8_t *begin = batch->bytes + batch->offsets[i], *end = batch->bytes + batch->offsets[i + 1];
@@ -70,6 +73,14 @@ void danlu_scan(const Setup* setup, const Batch* batch) {
         }
         if (batch->signatures && !document->units.empty())
             signature(document->units, batch->shingle[i], setup->a, setup->b, shingles, batch->signatures + i * PERMUTATIONS);
+        if (batch->shingles) {
+            shingles.clear();
+            if (!document->units.empty()) shingle(document->units, batch->shingle[i], shingles);
+            std::sort(shingles.begin(), shingles.end());
+            auto end = std::unique(shingles.begin(), shingles.end());
+            std::copy(shingles.begin(), end, batch->shingles + written);
+            batch->shingle_ends[i] = written += end - shingles.begin();
+        }
         if (batch->lines) {
             for (uint64_t hash : document->lines.hashes) batch->lines[lines++] = hash;
             for (uint64_t hash : document->paragraphs.hashes) batch->paragraphs[paragraphs++] = hash;

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from danlu.core.stage import StageRun
 from danlu.core.workers import Workers
-from danlu.data import measure as measuring
 from danlu.data.measure import MeasureConfig, measure
 from danlu.data.measured import read_measured
+from danlu.data.measuring import walk as measuring
 from tests.data.canaries import chinese
 from tests.data.formats.warcs import record
 

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.core import native
-from danlu.data import scan as module
+from danlu.core.text import shingles
 from danlu.data.dedup import signature
+from danlu.data.dedup.signature import shingle_units, text_shingles
 from danlu.data.quality.measure import COLUMNS
-from danlu.data.scan import Scanned, _in_python, scan
+from danlu.data.scan import batch as module
+from danlu.data.scan.batch import Scanned, _in_python, scan
 from tests.data.quality.pages import CLEAN_EN, CLEAN_ZH, SPAM_EN, SPAM_ZH
 
 needs_compiler = pytest.mark.skipif(native.load(module.TEXT) is None, reason="no compiler here")
@@ -47,7 +50,7 @@ anything = st.text(st.characters(exclude_categories=()), max_size=30)
 
 
 def _same(one: Scanned, other: Scanned) -> None:
-    for name in ("units", "hashes", "signatures", "lines", "line_ends", "paragraphs", "paragraph_ends", "empty"):
+    for name in (*(field.name for field in fields(Scanned) if field.name != "measures"), "empty"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
     for name in COLUMNS:
         np.testing.assert_array_equal(one.measure(name), other.measure(name), err_msg=name)
@@ -58,7 +61,7 @@ def _same(one: Scanned, other: Scanned) -> None:
 @given(st.lists(st.tuples(st.one_of(mixed, anything), st.sampled_from(LANGUAGES)), max_size=4))
 def test_compiled_and_python_agree_on_any_text(batch: list[tuple[str, str]]) -> None:
     texts, languages = [text for text, _ in batch], [language for _, language in batch]
-    _same(scan(texts, languages, lines=True), _in_python(texts, languages, True, True, True))
+    _same(scan(texts, languages, lines=True, shingles=True), _in_python(texts, languages, True, True, True, True))
 
 
 @needs_compiler
@@ -70,7 +73,7 @@ def test_compiled_and_python_agree_on_pages_and_repetitions() -> None:
             pieces = generator.sample(PIECES, size)
             texts.append("".join(generator.choices(pieces, k=generator.choice([20, 80, 400]))))
     languages = [generator.choice(LANGUAGES) for _ in texts]
-    _same(scan(texts, languages, lines=True), _in_python(texts, languages, True, True, True))
+    _same(scan(texts, languages, lines=True, shingles=True), _in_python(texts, languages, True, True, True, True))
 
 
 def test_any_batch_gives_the_same_rows() -> None:
@@ -105,6 +108,15 @@ def test_lines_and_paragraphs_are_those_of_the_text() -> None:
     paragraphs = [("一行", "另一行"), ("一行",), ("另一行", "一行"), ("一行",)]
     assert found.paragraphs.tolist() == list(map(module.paragraph_hash, paragraphs))
     assert found.paragraph_ends.tolist() == [3, 4]
+
+
+def test_shingles_are_a_sorted_set_for_every_text() -> None:
+    texts, languages = ["a b c a b c a b c", "", "山水山水山水", "one"], ["en", "en", "zh", "en"]
+    found = scan(texts, languages, shingles=True)
+    sets = np.split(found.shingles, found.shingle_ends[:-1])
+    for text, language, one in zip(texts, languages, sets, strict=True):
+        assert len(one) == len(set(shingles(text, shingle_units(language))))
+        assert (one == np.unique(text_shingles(text, language))).all()
 
 
 def test_equal_texts_have_equal_hashes_and_others_do_not() -> None:
@@ -151,11 +163,11 @@ def test_other_machines_and_sanitizers(flags: str) -> None:
         "-x",
         "-p",
         "no:cacheprovider",
-        "tests/data/test_scan.py",
+        "tests/data/scan/test_batch.py",
         "-k",
         chosen,
     ]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, cwd=root)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     assert "skipped" not in done.stdout

@@ -43,7 +43,7 @@ BULLETS = "•-·●▪‣◦"
 # Arrows, boxes, stars, pictographs: neither word, space, punctuation of any script, nor U+FFFD.
 SYMBOLS = re.compile(rf"[^\w\s{_PUNCTUATION}\ufffd]+")
 
-# name -> characters, or (for the large ones) a pattern. The order is the order of bits, as in `data/cpp/text.h`.
+# name -> characters, or (for the large ones) a pattern. The order is the order of bits, as in `data/scan/cpp/text.h`.
 FLAGS: dict[str, str | re.Pattern[str]] = {
     "word": re.compile(r"\w+"),
     "unspaced": re.compile(f"[{HAN}{KANA}{HANGUL}]+"),

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from danlu.core.errors import Interrupted
-from danlu.core.stage import StageRun
 
 # Where a document goes. REFUSED has its reason in `Index.codes`, duplicates have one in `DUPLICATE`.
 TRAIN, VALIDATION, NOT_DRAWN, REFUSED, EXACT, URL, NEAR, SEMANTIC, PARTS = range(9)
@@ -26,22 +24,29 @@ DUPLICATE = {
 
 @dataclass(frozen=True)
 class Index:
-    """What is remembered of each row: parallel arrays in the order of reading, about 70 bytes a row."""
+    """What is remembered of each row: parallel arrays in the order of reading, 30 bytes a row. Hashes lie in files."""
 
     ids: NDArray[np.uint64]  # [D] the 16 hex digits as a number: the same order
-    text_hashes: NDArray[np.void]  # [D] 16 bytes
-    urls: NDArray[np.void]  # [D] 16 bytes, of meta.url; zeros without one
-    origins: NDArray[np.uint64]  # [D]
     parts: NDArray[np.int32]  # [D]
     draws: NDArray[np.float64]  # [D]
     sizes: NDArray[np.int64]  # [D] bytes
     codes: NDArray[np.int16]  # [D] reasons of the judge, 0 to keep
+    text_hashes: Path  # 16 bytes a row, for `dedup.exact`
+    urls: Path  # the same of meta.url; zeros without one
+    origins: dict[int, int] = field(default_factory=dict)  # row -> whole document, only of parts: few, since large
 
     @classmethod
-    def empty(cls, count: int) -> Index:
-        """Room for so many rows, to be filled."""
-        types = (np.uint64, "V16", "V16", np.uint64, np.int32, np.float64, np.int64, np.int16)
-        return cls(*(np.empty(count, dtype=kind) for kind in types))
+    def empty(cls, count: int, work: Path) -> Index:
+        """Room for so many rows, to be filled; files in `work`."""
+        return cls(
+            ids=np.empty(count, np.uint64),
+            parts=np.empty(count, np.int32),
+            draws=np.empty(count, np.float64),
+            sizes=np.empty(count, np.int64),
+            codes=np.empty(count, np.int16),
+            text_hashes=work / "texts.hashes",
+            urls=work / "urls.hashes",
+        )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -69,7 +74,7 @@ class Fate:
     """What becomes of each row of the index."""
 
     where: NDArray[np.int8]  # [D] TRAIN, VALIDATION, ...
-    kept_instead: NDArray[np.int64]  # [D] row of the document that a duplicate is dropped for; -1 for all others
+    kept_instead: NDArray[np.uint32]  # [D] row of the document that a duplicate is dropped for; itself for all others
     similarity: NDArray[np.float32]  # [D] with that one
     near_clusters: int = 0
     groups: int = 0
@@ -78,22 +83,24 @@ class Fate:
 
     @classmethod
     def of(cls, where: NDArray[np.int8]) -> Fate:
-        return cls(where, np.full(len(where), -1, np.int64), np.zeros(len(where), np.float32))
+        return cls(where, np.arange(len(where), dtype=np.uint32), np.zeros(len(where), np.float32))
 
     def drop(
-        self, rows: NDArray[np.int64], place: int, instead: NDArray[np.int64], similarity: NDArray[np.float32] | float
+        self, rows: NDArray[Any], place: int, instead: NDArray[Any], similarity: NDArray[np.float32] | float
     ) -> None:
         """These rows go to `place`, one each for `instead`."""
         self.where[rows] = place
         self.kept_instead[rows] = instead
         self.similarity[rows] = similarity
 
+    def copies(self) -> NDArray[np.uint32]:
+        """uint32 [D]: documents that each one stands for, itself included."""
+        dropped = self.kept_instead != np.arange(len(self.where), dtype=np.uint32)
+        kept, times = np.unique(self.kept_instead[dropped], return_counts=True)
+        copies = np.ones(len(self.where), dtype=np.uint32)
+        copies[kept] += times.astype(np.uint32)
+        return copies
+
     @property
     def kept(self) -> NDArray[np.bool_]:
         return np.isin(self.where, KEPT)
-
-
-def stop_if_asked(run: StageRun) -> None:
-    """Raises Interrupted once the user wants to stop."""
-    if run.stop_requested:
-        raise Interrupted("stopped before the corpus was complete", "run again: what was measured is kept")

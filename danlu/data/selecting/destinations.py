@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from danlu.core.stage import StageRun
 from danlu.data.document import COLUMNS, REJECTED_SCHEMA, SCHEMA, ShardWriter
-from danlu.data.fate import (
+from danlu.data.measured import SCORE, read_measured, score_names
+from danlu.data.selecting.fate import (
     DUPLICATE,
     KEPT,
     NOT_DRAWN,
@@ -32,11 +33,9 @@ from danlu.data.fate import (
     VALIDATION,
     Fate,
     Index,
-    stop_if_asked,
 )
-from danlu.data.judge import Judge
-from danlu.data.measured import SCORE, read_measured, score_names
-from danlu.data.trim import Trimmer
+from danlu.data.selecting.judge import Judge
+from danlu.data.selecting.trim import Trimmer
 
 SAMPLES = 3  # dropped documents shown per reason in the report
 _EXCERPT = 160  # characters of each
@@ -94,8 +93,7 @@ def deliver(
     scores = [SCORE + name for name in score_names(measured)]
     scores_schema = pa.schema([("id", pa.string()), ("place", pa.string()), *((name, pa.float32()) for name in scores)])
     books, start = Books(), 0
-    # Documents that each one stands for, itself included.
-    copies = 1 + np.bincount(fate.kept_instead[fate.kept_instead >= 0], minlength=len(index))
+    copies = fate.copies()
     with ExitStack() as stack:
         splits = {
             place: stack.enter_context(ShardWriter(run.out, name, SCHEMA))
@@ -104,7 +102,7 @@ def deliver(
         rejected = stack.enter_context(ShardWriter(run.out, "rejected", REJECTED_SCHEMA))
         numbers = stack.enter_context(ShardWriter(run.out, "scores", scores_schema, rows_per_file=1_000_000))
         for batch in read_measured(measured, [*COLUMNS, "detail", "size", *scores]):
-            stop_if_asked(run)
+            run.stop_if_asked()
             rows = slice(start, start + len(batch))
             where = fate.where[rows]
             shorter = batch if trimmer is None else _trimmed(batch, where, start, trimmer)
@@ -146,7 +144,7 @@ def _trimmed(batch: pa.RecordBatch, where: NDArray[np.int8], start: int, trimmer
     return changed.set_column(batch.schema.get_field_index("size"), "size", pa.array(sizes))
 
 
-def _counted(batch: pa.RecordBatch, copies: NDArray[np.int64]) -> pa.RecordBatch:
+def _counted(batch: pa.RecordBatch, copies: NDArray[np.uint32]) -> pa.RecordBatch:
     """The batch with `copies` in the meta of documents that stand for more than one: mixing may want to know."""
     if not (copies > 1).any():
         return batch
