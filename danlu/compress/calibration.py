@@ -66,8 +66,8 @@ def calibration_ids(
     if n_bytes / len(ids) < FOREIGN:
         events.emit(
             "warning",
-            message=f"{n_bytes / len(ids):.2f} bytes a token: the model hardly reads this text. Weights calibrated on a "
-            "foreign language lose about as much as without any calibration",
+            message=f"{n_bytes / len(ids):.2f} bytes a token: the model hardly reads this text. "
+            "Calibrated on a foreign language, weights lose about as much as without any calibration",
         )
     return torch.tensor(ids[: rows * length]).view(rows, length)
 
