@@ -141,7 +141,15 @@ class Weights:
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             part = target.with_suffix(".part")
-            command = [self.pythons.find("llama"), "-m", "bench.peers.llama", "--quantize", str(self.file), str(part)]
+            command = [
+                self.pythons.find("llama"),
+                "-m",
+                "bench.peers.llama",
+                "--quantize",
+                str(self.file),
+                str(part),
+                "Q4_0",
+            ]
             done = subprocess.run(command, capture_output=True, text=True, cwd=contest.HERE.parent)
             if done.returncode:
                 raise contest.Unavailable(contest.one_line(done.stderr.splitlines()[-1]))

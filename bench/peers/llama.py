@@ -5,7 +5,7 @@ one token of every sequence that decodes and fills the batch of 2,048 (its defau
 like one that is still in memory gets those cells by reference (`llama_memory_seq_cp`) and computes the rest. Memory is
 one buffer for all sequences where they share a beginning and one for each where they do not, as llama.h advises.
 
-    python -m bench.peers.llama --quantize SOURCE TARGET      Q4_0 from any GGUF file, as llama-quantize makes it
+    python -m bench.peers.llama --quantize SOURCE TARGET TYPE     any GGUF file as Q4_0, Q4_K_M, ..., by llama.cpp itself
 """
 
 from __future__ import annotations
@@ -150,15 +150,15 @@ class LlamaCpp(Peer):
         return np.ctypeslib.as_array(C.llama_get_logits_ith(self.context, row), shape=(self.vocabulary,))
 
 
-def quantize(source: str, target: str) -> None:
+def quantize(source: str, target: str, kind: str) -> None:
     params = C.llama_model_quantize_default_params()
-    params.ftype, params.allow_requantize = C.LLAMA_FTYPE_MOSTLY_Q4_0, True
+    params.ftype, params.allow_requantize = getattr(C, f"LLAMA_FTYPE_MOSTLY_{kind}"), True
     if C.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(params)):
         raise SystemExit(f"llama.cpp cannot quantise {source}")
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "--quantize":
-        quantize(sys.argv[2], sys.argv[3])
+        quantize(*sys.argv[2:5])
     else:
         main(LlamaCpp)

@@ -29,9 +29,36 @@ from danlu.model.quantized import Quantized, Scheme, is_quantized, swap_
 from danlu.model.transformer import Transformer
 
 if TYPE_CHECKING:
+    from danlu.model.config import ModelConfig
     from danlu.tokenizer.tokenizer import Tokenizer
 
 Change = Callable[[int, Any], Mapping[str, Any]]  # number and block, changed in place -> facts
+
+
+def planned_bytes(
+    config: ModelConfig, *, bits_per_weight: float, tokens: int = 0, streams: int = 0, squares: int = 3
+) -> int:
+    """The most memory that changing a model block by block will take, beside the program itself.
+
+    tokens: of text that goes through; streams: how many models it goes through at once; squares: matrices [K, K] that
+    are held for the widest matrix. A bound from shapes, not a measurement:
+
+        the result      all weights at `bits_per_weight`; embedding and head in floats, twice while they are rounded
+        a block         in float32, and three times its largest matrix while that is rounded
+        the text        hidden states of every stream, the inputs of every matrix of the stream that stays as it was,
+                        and of one matrix of the other
+    """
+    c = config
+    attention = c.hidden_size * sum(c.qkv_sizes) + c.n_heads * c.head_dim * c.hidden_size
+    mlp = (3 if c.mlp == "swiglu" else 2) * c.hidden_size * c.intermediate_size
+    outer = c.vocab_size * c.hidden_size * (1 if c.tie_embeddings else 2)
+    widest = max(c.hidden_size, c.intermediate_size, c.n_heads * c.head_dim)
+    largest = (2 if c.mlp == "swiglu" else 1) * c.hidden_size * c.intermediate_size
+    seen = 2 * c.hidden_size + c.n_heads * c.head_dim + c.intermediate_size
+    result = c.n_layers * (attention + mlp) * bits_per_weight / 8 + 8 * outer
+    block = 4 * (attention + mlp) + 3 * 4 * largest
+    text = 4 * tokens * (streams * c.hidden_size + (seen if streams > 1 else 0) + 2 * widest) if tokens else 0
+    return int(result + block + text + (4 * squares * widest**2 if tokens else 0))
 
 
 class Source:

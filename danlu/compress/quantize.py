@@ -28,6 +28,7 @@ from pydantic import Field
 from danlu.compress.calibration import CalibrationConfig
 from danlu.core.artifact import Artifact, Manifest, write_json
 from danlu.core.errors import UserError
+from danlu.core.progress import human_bytes
 from danlu.core.stage import Estimate, StageRun, stage
 
 if TYPE_CHECKING:
@@ -117,9 +118,10 @@ def quantize(
     Raises UserError for an unknown method or number of bits, a model that is quantised already, a width that does not
     divide into groups, and a method that needs text without any.
     """
+    import psutil
     import torch
 
-    from danlu.compress.blockwise import Source, change_blocks
+    from danlu.compress.blockwise import Source, change_blocks, planned_bytes
     from danlu.compress.calibration import calibration_ids
     from danlu.compress.layers import Walk
     from danlu.model.hub import save_model
@@ -149,6 +151,16 @@ def quantize(
         if method.round is _gptq and not method.smoothing and config.trust:
             walks.append(Walk(source.model, ids))  # the same text in the model as it was
 
+    planned = planned_bytes(
+        source.model.config,
+        bits_per_weight=scheme.bits_per_weight,
+        tokens=walks[0].hidden.shape[:2].numel() if walks else 0,
+        streams=len(walks),
+    )
+    run.events.emit("derived", text=f"needs about {human_bytes(planned)} of memory beside the program")
+    if planned > (free := psutil.virtual_memory().available):
+        message = f"about {human_bytes(planned)} of memory are needed and {human_bytes(free)} are free"
+        run.events.emit("warning", message=f"{message}: fewer or shorter rows of calibration text take less")
     block_maker = _Blocks(config, method, scheme, walks)
     original = source.block if len(walks) > 1 else None
     with torch.no_grad():
@@ -189,7 +201,7 @@ def quantize(
     write_json(run.out / "report.json", found | {"blocks": facts} | _context(model))
     run.clear_work()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of this process: not part of the payload
-    return found | {"peak_memory_bytes": peak}
+    return found | {"planned_memory_bytes": planned, "peak_memory_bytes": peak}
 
 
 def choose(config: QuantizeConfig) -> Method:

