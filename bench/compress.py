@@ -29,7 +29,7 @@ from typing import Any
 import contest
 
 STORE = contest.HERE / ".store"
-ENVIRONMENT = ["llama-cpp-python>=0.3", "numpy"]
+ENVIRONMENT = ["llama-cpp-python==0.3.36"]
 HELD_OUT_BYTES, WINDOW = 100_000, 512
 SOURCES = {
     "manuals": ["debian:manpages", "debian:manpages-dev"],

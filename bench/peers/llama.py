@@ -5,7 +5,7 @@ one token of every sequence that decodes and fills the batch of 2,048 (its defau
 like one that is still in memory gets those cells by reference (`llama_memory_seq_cp`) and computes the rest. Memory is
 one buffer for all sequences where they share a beginning and one for each where they do not, as llama.h advises.
 
-    python -m bench.peers.llama --quantize SOURCE TARGET TYPE     any GGUF file as Q4_0, Q4_K_M, ..., by llama.cpp itself
+    python -m bench.peers.llama --quantize SOURCE TARGET TYPE   any GGUF file as Q4_0, Q4_K_M, ..., by llama.cpp itself
 """
 
 from __future__ import annotations
