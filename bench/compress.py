@@ -189,7 +189,7 @@ def perplexity(path: Path) -> tuple[int, float]:
 def billions(
     layers: int = 28, hidden: int = 2560, inner: int = 9216, rows: int = 4, length: int = 256
 ) -> dict[str, Any]:
-    """A model of random weights of the shape of a few billion parameters, through the stage, in a process of its own."""
+    """Random weights in the shape of a few billion parameters, through the stage, in a process of its own."""
     layers, hidden, inner, rows, length = 28, 2560, 9216, 4, 256
     folder = STORE / "billions"
     write_random(folder, layers, hidden, inner)
