@@ -17,7 +17,7 @@ from data_tables import table
 from engine_table import engine_tables
 
 HERE = Path(__file__).resolve().parent
-DOCUMENTS = {"README.md": "en", "README.zh-CN.md": "zh", "docs/data.md": "en"} | {
+DOCUMENTS = {"README.md": "en", "README.zh-CN.md": "zh", "docs/data.md": "en", "docs/compress.md": "en"} | {
     f"docs/decisions/{path.name}": "en" for path in sorted((HERE.parent / "docs" / "decisions").glob("*.md"))
 }
 BLOCK = re.compile(r"(<!-- bench:(\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
@@ -166,6 +166,47 @@ def rounding_table(data: dict[str, Any], words: dict[str, Any]) -> str:
     return table(("", "bits per weight", "perplexity", "against float32"), rows)
 
 
+def compress_table(data: dict[str, Any], words: dict[str, Any]) -> str:
+    plain = data["rows"][0]["perplexity"]
+    rows = []
+    for row in data["rows"]:
+        if "why_not" in row:
+            rows.append((row["name"], row["why_not"], "", "", "", "", ""))
+            continue
+        made = row["seconds"] > 0
+        rows.append(
+            (
+                row["name"],
+                f"{row['bytes'] / 1e6:.1f}",
+                f"{max(row['smaller'], 0):.1%}",
+                f"{row['bits_per_weight']:.2f}",
+                f"{row['perplexity']:.2f} ({row['perplexity'] / plain - 1:+.1%})",
+                f"{row['seconds']:.0f}" if made else "",
+                f"{row['peak_bytes'] / 2**30:.1f}" if row["peak_bytes"] else "",
+            )
+        )
+    columns = ("", "MB", "of float32 saved", "bits per weight", "perplexity", "seconds", "peak GiB")
+    return table(columns, rows) + f"\nMachine: {data['machine']}; {data['held_out_bytes']:,} bytes of held-out text.\n"
+
+
+def billions_table(data: dict[str, Any], words: dict[str, Any]) -> str:
+    gib = {key: f"{data[key] / 2**30:.1f} GiB" for key in data if key.endswith("_bytes") or key.startswith("bytes_")}
+    shape = f"{data['layers']} layers, width {data['hidden']}, MLP {data['inner']}"
+    return table(
+        ("random weights", "as bfloat16", "in 4 bits", "memory planned", "memory at its peak", "minutes"),
+        [
+            (
+                shape,
+                gib["bytes_before"],
+                gib["bytes_after"],
+                gib["planned_memory_bytes"],
+                gib["peak_memory_bytes"],
+                f"{data['seconds'] / 60:.0f}",
+            )
+        ],
+    )
+
+
 def cache_table(data: dict[str, Any], words: dict[str, Any]) -> str:
     plain = data["rows"][0]["perplexity"]
     rows = [
@@ -223,6 +264,8 @@ TABLES = {
     "engine": engine_table,
     "trials": trials_table,
     "rounding": rounding_table,
+    "compress": compress_table,
+    "compress_billions": billions_table,
     "cache": cache_table,
     "start": start_table,
     "speculative": speculative_table,
