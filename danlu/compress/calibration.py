@@ -12,9 +12,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from danlu.core.artifact import Artifact
 from danlu.core.errors import UserError
@@ -22,6 +20,8 @@ from danlu.core.events import Events
 from danlu.core.stage import StageConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from danlu.tokenizer.tokenizer import Tokenizer
 
 FOREIGN = 1.6  # bytes a token: below this a tokenizer spells the text out instead of reading it
@@ -41,6 +41,8 @@ def calibration_ids(
 
     Raises UserError for a corpus without text. Warns, with what it costs, where there is little or it is foreign.
     """
+    import torch
+
     from danlu.data.document import read_documents
 
     length = min(config.length, longest)
