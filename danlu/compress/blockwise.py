@@ -25,6 +25,7 @@ from torch import nn
 from danlu.core.artifact import Artifact
 from danlu.core.errors import Interrupted
 from danlu.core.stage import StageRun
+from danlu.model.low_rank import apply_ranks, ranks_of
 from danlu.model.quantized import Quantized, Scheme, is_quantized, swap_
 from danlu.model.transformer import Transformer
 
@@ -62,7 +63,7 @@ def planned_bytes(
 
 
 class Source:
-    """A float model whose blocks are read one at a time. Raises UserError for a quantised one."""
+    """A float model whose blocks are read one at a time. Raises UserError for one that is compressed."""
 
     def __init__(self, artifact: Artifact) -> None:
         from danlu.core.errors import UserError
@@ -77,6 +78,8 @@ class Source:
             self.model, self.tokenizer = load(artifact.path)
         if is_quantized(self.model):
             raise UserError(f"{artifact.id} is quantised already", "compress the model it was made from")
+        if ranks_of(self.model):
+            raise UserError(f"{artifact.id} is of low rank already", "compress the model it was made from")
         self.dtype = next(self.model.parameters()).dtype
         for name in ("embedding", "position_embedding", "norm", "lm_head"):
             if getattr(self.model, name) is not None:
@@ -137,7 +140,7 @@ def change_blocks(
 
 def _write(file: Path, block: nn.Module, facts: Mapping[str, Any]) -> None:
     schemes = {name: asdict(module.scheme) for name, module in block.named_modules() if isinstance(module, Quantized)}
-    header = {"schemes": json.dumps(schemes), "facts": json.dumps(facts)}
+    header = {"schemes": json.dumps(schemes), "ranks": json.dumps(ranks_of(block)), "facts": json.dumps(facts)}
     partial = file.with_suffix(".partial")
     save_file({name: tensor.contiguous() for name, tensor in block.state_dict().items()}, partial, metadata=header)
     partial.rename(file)
@@ -147,6 +150,7 @@ def _read(file: Path, block: nn.Module) -> dict[str, Any]:
     with safe_open(file, framework="pt") as opened:
         header = opened.metadata()
         swap_(block, {name: Scheme(**fields) for name, fields in json.loads(header["schemes"]).items()})
+        apply_ranks(block, json.loads(header["ranks"]))
         block.load_state_dict({name: opened.get_tensor(name) for name in opened.keys()}, assign=True)  # noqa: SIM118
     facts: dict[str, Any] = json.loads(header["facts"])
     return facts

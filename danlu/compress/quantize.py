@@ -198,7 +198,7 @@ def quantize(
     raised = sum(block.get("damped_again", 0) for block in facts)
     if raised:
         run.events.emit("warning", message=f"{raised} times a Hessian was not positive definite and was damped more")
-    write_json(run.out / "report.json", found | {"blocks": facts} | _context(model))
+    write_json(run.out / "report.json", found | {"blocks": facts} | context_of(model))
     run.clear_work()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of this process: not part of the payload
     return found | {"planned_memory_bytes": planned, "peak_memory_bytes": peak}
@@ -305,7 +305,7 @@ def _product(shape: Any) -> int:
     return total
 
 
-def _context(model: Artifact) -> dict[str, Any]:
+def context_of(model: Artifact) -> dict[str, Any]:
     """The length of the training windows goes with the weights: an evaluation asks for it."""
     file = model.path / "report.json"
     if not file.is_file():

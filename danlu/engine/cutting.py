@@ -20,6 +20,7 @@ from torch import Tensor
 from danlu.core.errors import UserError
 from danlu.model.adapter import Adapter, LowRank
 from danlu.model.config import ModelConfig
+from danlu.model.low_rank import ranks_of
 from danlu.model.transformer import Transformer, fused_rows
 
 BY_ROWS = ("attention.qkv", "mlp.gate_up", "mlp.up")
@@ -41,6 +42,8 @@ def _division_problem(model: Transformer, size: int) -> str:
         return f"the model's {config.n_kv_heads} KV heads cannot be shared by {size}"
     if config.intermediate_size % size:
         return f"the MLP's width of {config.intermediate_size} is not a multiple of {size}"
+    if size > 1 and ranks_of(model):
+        return "the model's matrices are products of two (low rank), which are not cut"
     out: Any = model.blocks[0].attention.out  # type: ignore[union-attr]
     group = getattr(getattr(out, "scheme", None), "group", None)
     for name, width in (

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from danlu.model.low_rank import LowRankLinear
 from danlu.model.quantized import QuantizedLinear
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class AdapterHooks:
         handles = [
             module.register_forward_hook(_hook(name, self._now), prepend=True)
             for name, module in model.named_modules()
-            if name.startswith("blocks.") and isinstance(module, nn.Linear | QuantizedLinear)
+            if name.startswith("blocks.") and isinstance(module, nn.Linear | QuantizedLinear | LowRankLinear)
         ]
         weakref.finalize(self, _remove, handles)
 

@@ -183,7 +183,7 @@ def merge(model: Transformer, adapter: Adapter) -> None:
     for part, module in zip(adapter.parts, modules, strict=True):
         if not isinstance(module, nn.Linear):
             raise UserError(
-                f"an adapter cannot be merged into {part.module}, which is quantised",
+                f"an adapter cannot be merged into {part.module}, which is quantised or of low rank",
                 "merge it into the float model and compress the result, or serve it beside the base",
             )
     for part, module in zip(adapter.parts, modules, strict=True):

@@ -36,6 +36,8 @@ from torch import Tensor
 from danlu.core.artifact import read_json, write_json
 from danlu.core.errors import UserError, expect
 from danlu.model.families import FAMILIES, config_from_hf, config_to_hf
+from danlu.model.low_rank import FORMAT as LOW_RANK
+from danlu.model.low_rank import SHARED, apply_ranks, low_rank_config
 from danlu.model.transformer import Transformer, fused_rows
 
 if TYPE_CHECKING:
@@ -105,10 +107,13 @@ class Checkpoint:
         config = _with_stop_ids(config_from_hf(raw, str(path / "config.json")), path)
         with torch.device("meta"):
             self.model = Transformer(config).eval()
-        if raw.get("quantization_config"):
+        compressed = raw.get("quantization_config") or {}
+        if compressed.get("format") == LOW_RANK:
+            apply_ranks(self.model, compressed.get("ranks"))
+        elif compressed:
             from danlu.model.quantized import apply_quantization
 
-            apply_quantization(self.model, raw["quantization_config"])
+            apply_quantization(self.model, compressed)
         self._source = _open_weights(path)
         self.model.to(_wanted_dtype(dtype, raw, self._source))
         self._places = _places(self.model, self._source)
@@ -177,9 +182,11 @@ def save_model(
     cast = _parse_dtype(dtype) if dtype is not None else None
     stored = cast or next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
     raw["torch_dtype"] = str(stored).removeprefix("torch.")
-    quantization = quantization_config(model)
-    if quantization:
-        raw["quantization_config"] = quantization
+    quantized, low_rank = quantization_config(model), low_rank_config(model)
+    if quantized and low_rank:
+        raise UserError("a model with matrices of low rank cannot be quantised as well", "choose one of the two")
+    if quantized or low_rank:
+        raw["quantization_config"] = quantized or low_rank
     path.mkdir(parents=True, exist_ok=True)
     _remove_weights(path)
     _write_weights(dict(_named_tensors(model)), path, cast, max_shard_size)
@@ -217,6 +224,7 @@ def hf_parts(config: ModelConfig, name: str) -> tuple[list[str], bool]:
     layer = re.match(r"blocks\.(\d+)\.", module)
     entry = FAMILIES[config.family].weights[re.sub(r"^blocks\.\d+\.", "blocks.{}.", module)]
     names = [f"{part.format(layer[1] if layer else '')}.{kind}" for part in entry.names]
+    names = names[:1] if kind == SHARED else names
     return names, entry.turned and kind == "weight"
 
 

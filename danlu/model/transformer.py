@@ -130,7 +130,8 @@ class Transformer(nn.Module):
 
         What is fused for speed is still several matrices to an optimiser, an adapter or a file.
         """
-        return fused_rows(self.config, name.rpartition(".")[0]) or (parameter.shape[0],)
+        rows = fused_rows(self.config, name.rpartition(".")[0]) or (parameter.shape[0],)
+        return rows if sum(rows) == parameter.shape[0] else (parameter.shape[0],)  # a factor that they share
 
     @property
     def n_params(self) -> int:
