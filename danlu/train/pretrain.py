@@ -11,7 +11,7 @@ manifest and never part of the payload.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
@@ -22,6 +22,8 @@ from danlu.core.stage import Estimate, StageRun, stage
 from danlu.train.training import TrainingConfig, choose_dtype, rows_that_fit, train_model
 
 if TYPE_CHECKING:
+    import torch
+
     from danlu.model.config import ModelConfig
     from danlu.train.batches import Batches
     from danlu.train.loop import Micro
@@ -80,8 +82,7 @@ def pretrain(config: PretrainConfig, run: StageRun, tokens: Artifact) -> dict[st
     from danlu.model.transformer import Transformer
     from danlu.tokenizer.shards import TokenShards
     from danlu.tokenizer.tokenizer import Tokenizer
-    from danlu.train.batches import Batches, Windows
-    from danlu.train.loop import Micro, mean_loss
+    from danlu.train.batches import Batches
     from danlu.train.sample import sample_texts
 
     folder = tokens.path / "tokenizer"
@@ -91,9 +92,6 @@ def pretrain(config: PretrainConfig, run: StageRun, tokens: Artifact) -> dict[st
         )
     tokenizer = Tokenizer.load(folder)
     train_shards = TokenShards.open(tokens.path, "train", tokenizer=tokenizer.fingerprint)
-    held_out = TokenShards.open(tokens.path, "validation").shards if any(tokens.path.glob("validation-*.bin")) else []
-    checks = Windows([shard.tokens for shard in held_out], config.context)
-    looked_at = spread(len(checks), max(1, config.validation_tokens // config.context))
 
     device, machine = torch_device(), probe()
     dtype, peak = choose_dtype(config, machine)
@@ -108,10 +106,7 @@ def pretrain(config: PretrainConfig, run: StageRun, tokens: Artifact) -> dict[st
     micro_rows = config.micro_batch or rows_that_fit(machine, shape, config.context)
     source = WindowSource(batches, rows, micro_rows)
 
-    def validate() -> float:
-        starts = range(0, len(looked_at), micro_rows)
-        micros = (Micro(*checks.rows(looked_at[i : i + micro_rows])) for i in starts)
-        return mean_loss(model, micros, dtype)[0]
+    validate = held_out_loss(model, tokens, config.context, config.validation_tokens, micro_rows, dtype)
 
     def sample() -> list[str]:
         return sample_texts(
@@ -125,8 +120,28 @@ def pretrain(config: PretrainConfig, run: StageRun, tokens: Artifact) -> dict[st
     return train_model(
         model, tokenizer, source, config, run,
         learning_rate=learning_rate, context=config.context, dtype=dtype, peak_flops=peak,
-        validate=validate if looked_at else None, sample=sample if config.sample_prompts else None, extra=extra,
+        validate=validate, sample=sample if config.sample_prompts else None, extra=extra,
     )  # fmt: skip
+
+
+def held_out_loss(
+    model: Any, tokens: Artifact, context: int, limit: int, micro_rows: int, dtype: torch.dtype
+) -> Callable[[], float] | None:
+    """The mean loss on at most ``limit`` held-out tokens, the same ones at every look; None where there are none."""
+    from danlu.tokenizer.shards import TokenShards
+    from danlu.train.batches import Windows
+    from danlu.train.loop import Micro, mean_loss
+
+    held_out = TokenShards.open(tokens.path, "validation").shards if any(tokens.path.glob("validation-*.bin")) else []
+    checks = Windows([shard.tokens for shard in held_out], context)
+    looked_at = spread(len(checks), max(1, limit // context))
+
+    def validate() -> float:
+        starts = range(0, len(looked_at), micro_rows)
+        micros = (Micro(*checks.rows(looked_at[i : i + micro_rows])) for i in starts)
+        return mean_loss(model, micros, dtype)[0]
+
+    return validate if looked_at else None
 
 
 class WindowSource:

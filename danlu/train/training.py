@@ -57,17 +57,21 @@ def train_model(
     model: Any, tokenizer: Tokenizer, source: Source, config: TrainingConfig, run: StageRun, *,
     learning_rate: float, context: int, dtype: torch.dtype, peak_flops: float,
     validate: Callable[[], float] | None, sample: Callable[[], list[str]] | None, extra: Callable[[], dict[str, Any]],
+    keep_zeros: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Train to the end of the budget (from where a killed run stopped), write the payload, return the metrics.
 
     ``validate`` and ``sample`` are called as often as the config says; ``extra`` once, after the last step, for what
-    only this kind of stage reports. Raises what ``fit`` raises.
+    only this kind of stage reports. ``keep_zeros``: what is 0 in the matrices of the blocks stays 0.
+    Raises what ``fit`` raises.
     """
     from danlu.model.hub import save_model
     from danlu.train.fit import fit
     from danlu.train.schedule import Schedule
 
     optimizer = build_optimizer(model, config, learning_rate, dtype)
+    if keep_zeros:
+        optimizer.keep_zeros(parameter for parameter in model.blocks.parameters() if parameter.dim() == 2)
     fitted = fit(
         model, source, optimizer, run,
         schedule=Schedule(config.schedule, config.warmup, config.decay, config.final),
