@@ -10,7 +10,7 @@ ranks are in config.json, in the place that other readers look at before they op
 
 so that they refuse it by name: a reader that does not know the factors would begin with random matrices instead.
 
-`weight` multiplies the factors out. Who wants one matrix per place (the compiled engine, an exporter) reads that.
+`weight` multiplies the factors out. Who wants one matrix per place (the compiled engine, the GGUF file) reads that.
 """
 
 from __future__ import annotations

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from danlu.compress.export import export_model
 from danlu.compress.lowrank import factorise, rank_of
 from danlu.compress.prune import PruneConfig, prune
 from danlu.core.errors import UserError
 from danlu.core.stage import StageRun
-from danlu.model.hub import load_model, save_model
+from danlu.model.hub import load, load_model, save_model
 from danlu.model.low_rank import LowRankLinear, ranks_of
 from danlu.model.quantized import quantize_
 from tests.compress.models import saved_corpus, saved_model
@@ -74,6 +75,18 @@ def test_files_and_modules(tmp_path: Path) -> None:
         model.set_submodule(name, dense)
     with torch.no_grad():
         assert torch.allclose(model(ids), logits, atol=1e-4)
+
+
+def test_other_formats_have_the_product(tmp_path: Path) -> None:
+    run = StageRun.for_test(tmp_path)
+    config = PruneConfig(method="svd", rows=4, length=32)
+    prune(config, run, saved_model(tmp_path / "model"), saved_corpus(tmp_path / "corpus"))
+    (tmp_path / "gguf").mkdir()
+    export_model(run.out, tmp_path / "gguf", "gguf", "F32")
+    ids = torch.arange(40).view(1, 40)
+    with torch.no_grad():
+        theirs = load(next((tmp_path / "gguf").glob("*.gguf")))[0](ids)
+        assert torch.allclose(theirs, load_model(run.out)(ids), atol=1e-4)
 
 
 def test_what_it_cannot_be(tmp_path: Path) -> None:

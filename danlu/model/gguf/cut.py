@@ -27,6 +27,7 @@ from danlu.model.gguf.names import architecture_of, gguf_parts, is_interleaved, 
 from danlu.model.gguf.pack import quantize
 from danlu.model.gguf.writer import NewTensor
 from danlu.model.hub import Checkpoint, load_tokenizer
+from danlu.model.low_rank import LowRankLinear
 from danlu.model.quantized import Quantized
 from danlu.model.transformer import Transformer, fused_rows
 
@@ -144,6 +145,8 @@ def _numbers(module: nn.Module, kind: str) -> Grid | Tensor:
     """The weight or the bias of a module."""
     if isinstance(module, Quantized) and kind == "weight":
         return module.grid() if module.on_grid else module.widen()
+    if isinstance(module, LowRankLinear) and kind == "weight":
+        return module.weight.detach()
     return module.get_parameter(kind).detach()
 
 
@@ -159,6 +162,9 @@ def _tensors(model: Transformer) -> Iterator[tuple[str, str, tuple[int, ...]]]:
         if isinstance(module, Quantized):
             yield name, "weight", (module.rows, module.columns)
             names = [kind for kind, _ in module.named_parameters(recurse=False) if kind == "bias"]
+        elif isinstance(module, LowRankLinear):
+            yield name, "weight", (module.out_features, module.in_features)  # multiplied out
+            names = [] if module.bias is None else ["bias"]
         else:
             names = [kind for kind, _ in module.named_parameters(recurse=False)]
         for kind in names:
