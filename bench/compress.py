@@ -53,6 +53,10 @@ def quantized(name: str, text: str = "manuals", **config: Any) -> Row:
     return Row(name, "compress.quantize", config, text if needs else "")
 
 
+def pruned(name: str, **config: Any) -> Row:
+    return Row(name, "compress.prune", config, "" if config["method"] == "magnitude" else "manuals")
+
+
 ROWS = (
     Row("float32", ""),
     quantized("int8, nearest", method="rtn", bits=8),
@@ -74,6 +78,16 @@ ROWS = (
     quantized("int4 g32, GPTQ, one row", method="gptq", bits=4, rows=1),
     quantized("int4 g32, GPTQ on Python code", "Python", method="gptq", bits=4),
     quantized("int4 g32, GPTQ on Chinese manuals", "Chinese manuals", method="gptq", bits=4),
+    pruned("magnitude, half of the weights 0", method="magnitude"),
+    pruned("Wanda, half of the weights 0", method="wanda"),
+    pruned("SparseGPT, half of the weights 0", method="sparsegpt"),
+    pruned("magnitude, 2 of 4 weights 0", method="magnitude", pattern="2:4"),
+    pruned("Wanda, 2 of 4 weights 0", method="wanda", pattern="2:4"),
+    pruned("SparseGPT, 2 of 4 weights 0", method="sparsegpt", pattern="2:4"),
+    pruned("channels, a fifth gone", method="channels"),
+    pruned("heads, a third gone", method="heads", share=0.33),
+    pruned("layers, a fifth gone", method="layers"),
+    pruned("low rank, a fifth of the numbers gone", method="svd"),
     Row("llama.cpp Q4_0", "llama", {"type": "Q4_0"}),
     Row("llama.cpp Q4_1", "llama", {"type": "Q4_1"}),
     Row("llama.cpp Q4_K_M", "llama", {"type": "Q4_K_M"}),

@@ -180,34 +180,40 @@ def register(main: click.Group) -> None:
 
     @command(main)
     @click.argument("model")
-    @click.option("--method", required=True, help="rtn, hqq, gptq, awq, awq+gptq, smoothquant, fp8, nf4.")
-    @click.option("--bits", type=int, help="Default: the first that the method knows.")
-    @click.option("--calibration", metavar="CORPUS", help="Text that shows what the model is fed: gptq, awq, ....")
+    @click.option("--method", required=True, help="rtn, gptq, awq, wanda, channels, vocabulary, ...; ? lists them all.")
+    @click.option("--bits", type=int, help="Of a weight, when quantising; default: the first that the method knows.")
+    @click.option("--share", type=float, help="That goes, when pruning; default: the method's own.")
+    @click.option("--calibration", metavar="CORPUS", help="Text that shows what the model is fed: gptq, wanda, ....")
     @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Any other setting of the stage.")
-    @click.option("--name", required=True, help="Name of the smaller model in the store.")
+    @click.option("--name", help="Name of the smaller model in the store.")
     def compress(
         store: Store,
         as_json: bool,
         model: str,
         method: str,
         bits: int | None,
+        share: float | None,
         calibration: str | None,
         settings: tuple[str, ...],
-        name: str,
+        name: str | None,
     ) -> dict[str, Any]:
         """Make a model smaller."""
-        from danlu.compress.quantize import METHODS
+        from danlu.compress.methods import stage_for, summaries
         from danlu.core.progress import TerminalView
         from danlu.core.run import new_run_log, run_stage
 
+        if method == "?":
+            if not as_json:
+                print_table(("method", "what it does"), list(summaries().items()))
+            return {"methods": summaries()}
+        if not name:
+            raise UserError("the smaller model needs a name", "add --name NAME")
+        stage, values = stage_for(method, bits=bits, share=share, text=calibration)
         events = new_run_log(store, "compress")
         with TerminalView() as view:
             events.subscribe(view)
-            if bits is None and method in METHODS:
-                bits = METHODS[method].bits[0]
-            values = parse_settings(settings) | {"model": model, "method": method}
-            values |= {k: v for k, v in (("bits", bits), ("calibration", calibration)) if v is not None}
-            artifact = run_stage("compress.quantize", values, store, events, name)
+            values = parse_settings(settings) | {"model": model} | dict(values)
+            artifact = run_stage(stage, values, store, events, name)
         if not as_json:
             click.echo(f"{name} is {artifact.id}")
         return {"id": artifact.id, "name": name, "path": str(artifact.path), "metrics": artifact.manifest.metrics}

@@ -8,30 +8,25 @@
 What comes out is a model directory like any other, with a `quantization_config` in its `config.json`; every room that
 takes a model takes it. What it cost is not judged here but by `evaluate.compare`, on held-out text.
 
-| file        | what it answers                                                             |
-|-------------|-----------------------------------------------------------------------------|
-| `quantize`  | the table of methods, and the stage                                         |
-| `prune/`    | the same for pruning, and each way of it                                    |
-| `lowrank`   | a matrix as a product of two                                                |
-| `recover`   | what pruning took, trained back                                             |
-| `vocabulary`| a model without the tokens that nobody writes                               |
+| file          | what it answers                                                                     |
+|---------------|-------------------------------------------------------------------------------------|
+| `methods`     | every method by one name, whatever stage does it                                    |
+| `quantize`    | the stage and the table of ways to round                                            |
+| `gptq`        | rounding so that outputs stay                                                       |
+| `smoothing`   | AWQ, SmoothQuant: a factor moved from inputs to weights                             |
+| `hqq`         | scales from the weights alone                                                       |
+| `prune/`      | the same for pruning, and each way of it                                            |
+| `lowrank`     | a matrix as a product of two                                                        |
+| `recover`     | what pruning took, trained back                                                     |
+| `vocabulary`  | a model without the tokens that nobody writes                                       |
+| `calibration` | text that shows what the matrices are fed                                           |
+| `layers`      | that text on its way through a model, and what every matrix sees of it              |
+| `blockwise`   | a model changed block by block, in the memory of one block, resumable               |
+| `export`      | a model for other programs                                                          |
 
-The arithmetic of a quantised layer is in `danlu.kernels.int8`, the modules and the file format in
-`danlu.model.quantized`.
+What the numbers of a quantised matrix mean is in `danlu.kernels.grid`, how they are stored in `danlu.model.quantized`.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 STAGES: tuple[str, ...] = ("prune", "quantize", "recover", "vocabulary")
-
-_EXPORTS = ("METHODS", "quantize", "QuantizeConfig")
-
-
-def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        from danlu.compress import quantize as module
-
-        return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

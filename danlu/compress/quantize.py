@@ -93,7 +93,6 @@ METHODS: Mapping[str, Method] = {
     "fp8": Method((8,), "eight-bit floats, a scale a row", kind="float8"),
     "nf4": Method((4,), "sixteen quantiles of a normal distribution: to store, not to multiply", kind="nf4"),
 }
-_ALIASES = {"int8": "rtn", "int4": "rtn"}
 
 
 def estimate(config: QuantizeConfig, parents: Mapping[str, Manifest | None]) -> Estimate:
@@ -206,7 +205,7 @@ def quantize(
 
 def choose(config: QuantizeConfig) -> Method:
     """The row of METHODS. Raises UserError that lists what there is."""
-    row = METHODS.get(_ALIASES.get(config.method, config.method))
+    row = METHODS.get(config.method)
     if row is None or config.bits not in row.bits:
         known = [f"{name} with {' or '.join(map(str, one.bits))} bits" for name, one in METHODS.items()]
         raise UserError(

@@ -189,7 +189,7 @@ def test_twice_is_a_mistake(nano: Artifact, tmp_path: Path) -> None:
 
 
 def test_unknown_methods_list_what_there_is() -> None:
-    assert choose(QuantizeConfig(method="int8")) is METHODS["rtn"]
+    assert choose(QuantizeConfig(method="rtn")) is METHODS["rtn"]
     for name, bits in (("guess", 8), ("rtn", 3), ("awq", 8)):
         with pytest.raises(UserError, match="there is no method") as error:
             choose(QuantizeConfig(method=name, bits=bits))
