@@ -1,7 +1,7 @@
 """Every way of making SmolLM2-135M-Instruct smaller, on one table: what it saves, what it costs, how long it takes.
 
     python bench/compress.py                       all rows (about 40 minutes on two cores)
-    python bench/compress.py --only gptq,Q4        rows whose name has one of these; joined to the earlier result
+    python bench/compress.py --only "GPTQ;Q4"       rows whose name has one of these; joined to the earlier result
     python bench/compress.py --billions            a model of a few billion random weights through GPTQ, for its memory
 
 Perplexity is danlu's own, in float32 on torch's operators, windows of 512 tokens of Python's language reference (as
@@ -96,14 +96,14 @@ ROWS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="parts of row names, by comma")
+    parser.add_argument("--only", default="", help="parts of row names, by semicolons")
     parser.add_argument("--billions", action="store_true", help="only the memory of a large model")
     options = parser.parse_args()
     if options.billions:
         print("wrote", contest.write_result("compress_billions", billions()))
         return
-    parts = [part for part in options.only.split(",") if part]
-    chosen = [row for row in ROWS if not parts or row.name == "float32" or any(part in row.name for part in parts)]
+    parts = [part for part in options.only.split(";") if part]
+    chosen = [row for row in ROWS if not parts or any(part in row.name for part in parts)]
     file = contest.RESULTS / "compress.json"
     found = json.loads(file.read_text(encoding="utf-8"))["rows"] if parts and file.exists() else []
     rows = {row["name"]: row for row in found}
