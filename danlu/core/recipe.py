@@ -16,6 +16,9 @@
         corpora: [$corpus, books]    # a role of several inputs: a list, or a mapping {web: $corpus, books: books}
     serve: [int8]                    # what `danlu run` serves at the end
 
+A recipe that works on something of the user's declares it: `inputs: {model: , corpus: calibration-text}`. A stage then
+says `model: $model`, and `--set model=NAME` gives it (an id, a name or a path) or replaces what stands there.
+
 Reading a recipe checks all of it before anything runs: unknown keys, wrong types, missing inputs, inputs of the
 wrong kind, cycles. Each mistake is one sentence with file and line; for that, the YAML is read through its node
 tree, which knows the line of every key, and the lines follow the values through `extends` and `--set`.
@@ -38,7 +41,7 @@ from danlu.core.errors import UserError, suggest
 from danlu.core.stage import Stage, StageConfig, get_stage
 from danlu.core.store import NAME
 
-TOP_KEYS = ("name", "description", "extends", "budget", "stages", "serve")
+TOP_KEYS = ("name", "description", "extends", "inputs", "budget", "stages", "serve")
 Where = dict[tuple[str, ...], str]  # path of a value in the recipe -> "quickstart.yaml:12"
 
 
@@ -137,6 +140,7 @@ def build_recipe(raw: dict[str, Any], where: Where) -> Recipe:
     stages = raw.get("stages")
     if not isinstance(stages, dict) or not stages:
         raise UserError(f"{_at(where)}a recipe needs stages", 'write "stages:" and below it one mapping for each stage')
+    stages = _with_inputs(raw, stages, where)
     name = _read_name(raw.get("name", "recipe"), _at(where, "name"))
     whole = _read_budget(raw, where)
     nodes = {}
@@ -154,6 +158,30 @@ def build_recipe(raw: dict[str, Any], where: Where) -> Recipe:
             raise UserError(f'{_at(where, "serve")}serve: "{one}" is a {nodes[one].stage.makes}, and a model is needed')
     ordered = {name: nodes[name] for name in _order(nodes, where)}
     return Recipe(name, str(raw.get("description", "")), whole, ordered, served)
+
+
+def _with_inputs(raw: Mapping[str, Any], stages: Mapping[str, Any], where: Where) -> dict[str, Any]:
+    """The stages with `$NAME` replaced by what the user gave for the input NAME. UserError for one that is missing."""
+    inputs = raw.get("inputs") or {}
+    if not isinstance(inputs, dict):
+        raise UserError(f"{_at(where, 'inputs')}inputs is a mapping", 'write "inputs:" and below it "model:"')
+    clash = sorted(set(inputs) & set(stages))
+    if clash:
+        raise UserError(f'{_at(where, "inputs", clash[0])}"{clash[0]}" is an input and a stage', "rename one of them")
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: fill(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [fill(inner) for inner in value]
+        if not (isinstance(value, str) and value.startswith("$") and value[1:] in inputs):
+            return value
+        given = inputs[value[1:]]
+        if given in (None, ""):
+            raise UserError(f'the recipe needs to know its "{value[1:]}"', f"--set {value[1:]}=NAME, an id or a path")
+        return str(given)
+
+    return {name: fill(body) for name, body in stages.items()}
 
 
 # ---- reading -------------------------------------------------------------------------------------------------
@@ -233,8 +261,12 @@ def _override(raw: dict[str, Any], where: Where, key: str, value: Any) -> None:
             value = yaml.safe_load(value)
         except yaml.YAMLError:
             raise UserError(f'--set {key}: "{value}" is not a YAML value', "put quotes around it") from None
+    inputs = raw.get("inputs")
     if parts[0] in ("name", "description", "budget", "serve") and len(parts) == 1:
         raw[parts[0]] = value
+    elif isinstance(inputs, dict) and parts[0] in inputs and len(parts) == 1:
+        inputs[parts[0]] = value
+        parts = ("inputs", *parts)
     else:
         stages = raw.get("stages")
         stages = stages if isinstance(stages, dict) else {}

@@ -18,6 +18,8 @@ on the same cases, each with n and an interval:
 | `tasks`       | the table of tasks, and `run_task`, what `danlu eval` runs                          |
 | `report`      | a model's report card (stage `evaluate.report`)                                     |
 | `compare`     | a model before and after a change (stage `evaluate.compare`)                        |
+| `lab/`        | many versions of a model on one table and picture (stage `evaluate.lab`)            |
+| `speed`       | tokens per second on this machine, and the memory that takes                        |
 
 Perplexity is always given with bits per byte: perplexity per token falls or rises with the vocabulary, and a word
 is not a unit that Chinese has.
@@ -28,7 +30,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-STAGES: tuple[str, ...] = ("report", "compare")
+STAGES: tuple[str, ...] = ("report", "compare", "lab")
 
 _EXPORTS = {
     "TASKS": "tasks",

@@ -12,8 +12,6 @@ not of the text: with d_i = bits after - bits before of document i, change = sum
 
 from __future__ import annotations
 
-import math
-import time
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -22,8 +20,7 @@ from danlu.core.artifact import Artifact, atomic_write, write_json
 from danlu.core.stage import StageConfig, StageRun, stage
 
 if TYPE_CHECKING:
-    from danlu.model.transformer import Transformer
-    from danlu.tokenizer.tokenizer import Tokenizer
+    from danlu.evaluate.perplexity import TextScore
 
 
 class CompareConfig(StageConfig):
@@ -39,15 +36,16 @@ def compare(
     config: CompareConfig, run: StageRun, before: Artifact, after: Artifact, corpus: Artifact
 ) -> dict[str, Any]:
     """Size, bits per byte and speed of a model before and after a change."""
+    from danlu.engine import Engine
     from danlu.evaluate import samples
     from danlu.evaluate.perplexity import score_texts
-    from danlu.evaluate.statistics import bootstrap_ratio
+    from danlu.evaluate.speed import speeds
     from danlu.evaluate.tasks import load_judged, trained_context
 
     texts = [document.text for document in samples.held_out(corpus, config.max_bytes, config.seed)]
     context = config.context or trained_context(before)
     rows: dict[str, dict[str, Any]] = {}
-    speeds: dict[str, float] = {}
+    measured: dict[str, float] = {}
     nats: dict[str, list[float]] = {}
     for role, artifact in (("before", before), ("after", after)):
         model, tokenizer = load_judged(artifact)
@@ -55,23 +53,12 @@ def compare(
             model, tokenizer, texts, context=context, progress=lambda done, total: run.progress(done, total, "windows")
         )
         nats[role] = score.nats
-        low, high = score.summary(config.seed)["interval"]
-        rows[role] = {
-            "model": artifact.id,
-            "weight_bytes": weight_bytes(artifact),
-            "bits_per_byte": score.bits_per_byte,
-            "interval_low": low,
-            "interval_high": high,
-            "perplexity": score.perplexity,
-        }
-        speeds |= {f"{role}_{key}": value for key, value in speed(model, tokenizer, config.speed_tokens).items()}
-    difference = [a - b for a, b in zip(nats["after"], nats["before"], strict=True)]
-    low, high = bootstrap_ratio(difference, nats["before"], seed=config.seed)
+        rows[role] = row_of(artifact, score, config.seed)
+        engine = Engine((model, tokenizer), max_sequences=1, prefix_cache=False)
+        measured |= {f"{role}_{key}": value for key, value in speeds(engine, config.speed_tokens).items()}
     change = {
         "smaller": 1 - rows["after"]["weight_bytes"] / rows["before"]["weight_bytes"],
-        "bits_per_byte_change": sum(difference) / max(sum(nats["before"]), 1e-12),
-        "change_low": low,
-        "change_high": high,
+        **paired_change(nats["before"], nats["after"], config.seed),
         "documents": len(texts),
         "bytes": sum(len(text.encode("utf-8", "replace")) for text in texts),
     }
@@ -81,7 +68,33 @@ def compare(
     write_json(run.out / "report.json", {"before": rows["before"], "after": rows["after"], **change})
     atomic_write(run.out / "report.md", markdown(rows, change).encode())
     named = {f"{role}_{key}": row[key] for role, row in rows.items() for key in ("weight_bytes", "bits_per_byte")}
-    return named | change | speeds
+    return named | change | measured
+
+
+def row_of(artifact: Artifact, score: TextScore, seed: int) -> dict[str, Any]:
+    """Size and bits of one model, with an interval over documents."""
+    low, high = score.summary(seed)["interval"]
+    return {
+        "model": artifact.id,
+        "weight_bytes": weight_bytes(artifact),
+        "bits_per_byte": score.bits_per_byte,
+        "interval_low": low,
+        "interval_high": high,
+        "perplexity": score.perplexity,
+    }
+
+
+def paired_change(before: list[float], after: list[float], seed: int) -> dict[str, float]:
+    """What share of bits a change cost; the interval is that of the change. Nats of the same documents, in order."""
+    from danlu.evaluate.statistics import bootstrap_ratio
+
+    difference = [a - b for a, b in zip(after, before, strict=True)]
+    low, high = bootstrap_ratio(difference, before, seed=seed)
+    return {
+        "bits_per_byte_change": sum(difference) / max(sum(before), 1e-12),
+        "change_low": low,
+        "change_high": high,
+    }
 
 
 def weight_bytes(model: Artifact) -> int:
@@ -89,32 +102,6 @@ def weight_bytes(model: Artifact) -> int:
     if model.path.is_file():
         return model.path.stat().st_size
     return sum(file.stat().st_size for file in model.path.glob("*.safetensors"))
-
-
-def speed(model: Transformer, tokenizer: Tokenizer, tokens: int) -> dict[str, float]:
-    """Tokens per second of one sequence, decoding and reading; the best of three, for the machine is not ours alone."""
-    import torch
-
-    from danlu.engine import Engine, Sampling
-
-    length = max(2, min(256, model.config.max_position - tokens - 1))
-    prompt = [number % min(256, tokenizer.vocab_size) for number in range(length)]
-    engine = Engine((model, tokenizer), max_sequences=1)
-
-    def seconds(new_tokens: int) -> float:
-        begin = time.perf_counter()
-        list(engine.generate([prompt], Sampling(max_tokens=new_tokens, temperature=0.0, ignore_eos=True)))
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter() - begin
-
-    seconds(2)
-    reading = min(seconds(1) for _ in range(3))
-    decoding = min(seconds(tokens) for _ in range(3)) - reading
-    return {
-        "prefill_tokens_per_second": length / reading,
-        "decode_tokens_per_second": (tokens - 1) / decoding if decoding > 0 else math.nan,
-    }
 
 
 def markdown(rows: dict[str, dict[str, Any]], change: dict[str, Any]) -> str:

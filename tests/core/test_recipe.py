@@ -120,8 +120,36 @@ def test_recipes_that_are_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", list(bundled_recipes()))
 def test_every_bundled_recipe_is_valid(name: str) -> None:
-    recipe = load_recipe(name)
+    given = {"model": "m", "corpus": "c"} if name == "compression-lab" else {}
+    recipe = load_recipe(name, given)
     assert recipe.name == name and recipe.description
+
+
+INPUTS = """
+name: with-inputs
+inputs:
+  text:
+  model: kept
+stages:
+  score:
+    use: evaluate.report
+    model: $model
+    corpus: $text
+"""
+
+
+def test_inputs_of_the_user(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(INPUTS)
+    node = load_recipe(file, {"text": "my-text"}).nodes["score"]
+    assert node.inputs == {"model": "kept", "corpus": "my-text"} and not node.depends_on
+    assert load_recipe(file, {"text": "t", "model": "other@best"}).nodes["score"].inputs["model"] == "other@best"
+    with pytest.raises(UserError, match='needs to know its "text"') as error:
+        load_recipe(file)
+    assert "--set text=" in str(error.value.hint)
+    file.write_text(INPUTS.replace("  score:", "  text:"))
+    with pytest.raises(UserError, match='"text" is an input and a stage'):
+        load_recipe(file, {"text": "t"})
 
 
 def test_the_plan_says_why(tmp_path: Path) -> None:

@@ -1,0 +1,146 @@
+"""The stage `evaluate.lab`.
+
+Quality is judged as in `evaluate.compare`: bits per byte on the same held-out documents, the change in pairs. Beside it
+the next token: how often the model's first choice is the text's (accuracy), and how often it is the original's
+(agreement; only where both have the same tokens). Speeds are of this machine at this time. That is what a person wants
+to see beside the sizes, so unlike other payloads these files hold a clock, and a second run writes other numbers
+(decision 25).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from danlu.core.artifact import Artifact, atomic_write, write_json
+from danlu.core.stage import StageConfig, StageRun, stage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from danlu.model.transformer import Transformer
+    from danlu.tokenizer.tokenizer import Tokenizer
+
+
+class LabConfig(StageConfig):
+    max_bytes: int = Field(default=50_000, ge=1)  # of held-out text, in whole documents
+    context: int | None = Field(default=512, ge=2)  # positions per window; None: as in training
+    loss: float = Field(default=0.03, ge=0)  # of bits per byte that advice allows
+    speed_tokens: int = Field(default=64, ge=8)  # of each answer that is timed
+    requests: int = Field(default=8, ge=2)  # that are answered at once
+    seed: int = 0
+
+
+@stage("evaluate.lab", makes="report", takes={"model": "model", "corpus": "corpus", "candidates*": "model"})
+def lab(
+    config: LabConfig, run: StageRun, model: Artifact, corpus: Artifact, candidates: dict[str, Artifact]
+) -> dict[str, Any]:
+    """Size, quality, speed and memory of a model and of what compression made of it."""
+    from danlu.evaluate import samples
+    from danlu.evaluate.compare import paired_change, row_of
+    from danlu.evaluate.lab.advice import advise, mark_front
+    from danlu.evaluate.lab.page import markdown, page
+    from danlu.evaluate.lab.picture import picture
+    from danlu.evaluate.perplexity import score_texts
+    from danlu.evaluate.speed import in_a_process
+    from danlu.evaluate.statistics import share
+    from danlu.evaluate.tasks import load_judged, trained_context
+
+    texts = [document.text for document in samples.held_out(corpus, config.max_bytes, config.seed)]
+    context = config.context or trained_context(model)
+    everyone = {"original": model} | candidates
+    rows: list[dict[str, Any]] = []
+    nats: list[float] = []
+    choices: Tensor | None = None
+    weights, vocabulary = 0, 0
+    for number, (name, artifact) in enumerate(everyone.items()):
+        loaded, tokenizer = load_judged(artifact)
+        score = score_texts(loaded, tokenizer, texts, context=context)
+        own, right, seen = first_choices(loaded, tokenizer, texts, context or loaded.config.max_position)
+        if not number:
+            nats, choices, weights, vocabulary = score.nats, own, loaded.n_params, loaded.config.vocab_size
+        row = {"name": name, **row_of(artifact, score, config.seed), **paired_change(nats, score.nats, config.seed)}
+        row["bits_per_weight"] = 8 * row["weight_bytes"] / weights  # of the original's: what is pruned counts as 0 bits
+        row["smaller_than_float32"] = 1 - row["weight_bytes"] / (4 * weights)
+        row["accuracy"] = share(right, seen)
+        if choices is not None and loaded.config.vocab_size == vocabulary:
+            row["agreement"] = share(int((own == choices).sum()), seen)
+        del loaded
+        row |= in_a_process(artifact.path, config.speed_tokens, config.requests)
+        row["seconds_to_make"] = artifact.manifest.seconds if number else None
+        rows.append(row)
+        if not number:
+            rows.append(small_cache(row, artifact, texts, context, config))
+        run.progress(number + 1, len(everyone), "models")
+    mark_front(rows)
+    report = {
+        "model": model.id,
+        "corpus": corpus.id,
+        "documents": len(texts),
+        "bytes": sum(len(text.encode("utf-8", "replace")) for text in texts),
+        "context": context,
+        "requests": config.requests,
+        "rows": rows,
+        "advice": advise(rows, config.loss),
+    }
+    write_json(run.out / "report.json", report)
+    drawn = picture(rows)
+    atomic_write(run.out / "picture.svg", drawn.encode())
+    atomic_write(run.out / "report.md", markdown(report).encode())
+    atomic_write(run.out / "report.html", page(report, drawn).encode())
+    return {
+        "candidates": len(candidates),
+        "on_the_front": sum(row["front"] for row in rows),
+        **{f"{row['name']}_bits_per_byte": row["bits_per_byte"] for row in rows},
+    }
+
+
+def small_cache(
+    original: dict[str, Any], artifact: Artifact, texts: list[str], context: int | None, config: LabConfig
+) -> dict[str, Any]:
+    """The original with keys and values in 8 bits: the row of the original, with what that costs and gains."""
+    from danlu.engine import Engine
+    from danlu.evaluate.compare import paired_change
+    from danlu.evaluate.speed import in_a_process
+
+    nats: dict[str | None, list[float]] = {}
+    for kv_dtype in (None, "int8"):
+        engine = Engine(artifact.path, kv_dtype=kv_dtype, prefix_cache=False)
+        length = min(context or engine.max_context, engine.max_context)
+        nats[kv_dtype] = []
+        for text in texts:
+            ids = engine.encode(text)
+            pieces = [piece for at in range(0, len(ids), length) if len(piece := ids[at : at + length]) > 1]
+            nats[kv_dtype].append(-sum(one.logprob for found in engine.score(pieces) for one in found))
+    change = paired_change(nats[None], nats["int8"], config.seed)
+    times = in_a_process(artifact.path, config.speed_tokens, config.requests, "int8")
+    kept = {key: original[key] for key in ("model", "weight_bytes", "bits_per_weight", "smaller_than_float32")}
+    bits = original["bits_per_byte"] * (1 + change["bits_per_byte_change"])
+    perplexity = original["perplexity"] ** (1 + change["bits_per_byte_change"])
+    return {
+        "name": "original, int8 KV", **kept, **change, **times, "bits_per_byte": bits, "perplexity": perplexity,
+        "seconds_to_make": None,
+    }  # fmt: skip
+
+
+def first_choices(model: Transformer, tokenizer: Tokenizer, texts: list[str], length: int) -> tuple[Tensor, int, int]:
+    """The likeliest next token at every place of the texts, how many of them stand there, and how many there are.
+
+    Every window of `length` tokens begins anew.
+    """
+    import torch
+
+    found, right = [], 0
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        for ids in tokenizer.encode_batch(texts):
+            for begin in range(0, len(ids) - 1, length):
+                window = torch.tensor(ids[begin : begin + length + 1], device=device)
+                if len(window) < 2:
+                    continue
+                best = model(window[None, :-1])[0].argmax(dim=-1)
+                right += int((best == window[1:]).sum())
+                found.append(best.cpu())
+    choices = torch.cat(found) if found else torch.empty(0, dtype=torch.long)
+    return choices, right, len(choices)

@@ -1,0 +1,114 @@
+"""The lab: what it says of the rows, the front, the advice and the picture; and the recipe from end to end."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from danlu.core.artifact import Artifact
+from danlu.core.recipe import load_recipe
+from danlu.core.run import run_recipe
+from danlu.core.stage import StageRun
+from danlu.core.store import Store
+from danlu.evaluate.lab import LabConfig, lab
+from danlu.evaluate.lab.advice import advise, mark_front
+from danlu.evaluate.lab.picture import picture
+from danlu.model.hub import load, save_model
+from danlu.model.quantized import quantize_
+from danlu.model.transformer import Transformer
+from danlu.tokenizer.tokenizer import Tokenizer
+from tests.evaluate.conftest import tiny_config
+
+
+def row(name: str, size: float, change: float, alone: float = 1.0, together: float = 1.0) -> dict[str, Any]:
+    return {
+        "name": name, "weight_bytes": size, "bits_per_byte": 1 + change, "bits_per_byte_change": change,
+        "change_high": change + 0.005, "decode_tokens_per_second": alone, "batched_tokens_per_second": together,
+    }  # fmt: skip
+
+
+ROWS = [
+    row("original", 400e6, 0.0, 10, 40), row("eight", 100e6, 0.001, 30, 90), row("four", 60e6, 0.02, 50, 80),
+    row("worse four", 61e6, 0.2, 50, 99), row("tiny", 20e6, 0.5, 90, 95),
+]  # fmt: skip
+
+
+def test_the_front_is_what_nobody_beats_in_both() -> None:
+    rows = [dict(one) for one in ROWS]
+    mark_front(rows)
+    assert [one["name"] for one in rows if one["front"]] == ["original", "eight", "four", "tiny"]
+
+
+def test_advice_keeps_to_the_loss() -> None:
+    said = advise(ROWS, 0.03)
+    assert {use: one["choice"] for use, one in said.items()} == {"phone": "four", "laptop": "four", "server": "eight"}
+    assert "57.2 MiB" in said["phone"]["because"] and "+2.00%" in said["phone"]["because"]
+    assert {one["choice"] for one in advise(ROWS, 0.001).values()} == {"original"}
+    assert advise(ROWS, 1.0)["server"]["choice"] == "worse four"
+
+
+def test_the_picture_has_every_name_and_is_xml() -> None:
+    drawn = ET.fromstring(picture([*ROWS, row("<&>", 50e6, -0.01)]))
+    texts = ["".join(node.itertext()) for node in drawn.iter() if node.tag.endswith("text")]
+    for one in ROWS:
+        assert texts.count(one["name"]) == 2
+    assert "<&>" in texts
+    circles = [node for node in drawn.iter() if node.tag.endswith("circle")]
+    assert len(circles) == 12
+    assert all(0 < float(node.get("cx", 0)) < 1120 and 0 < float(node.get("cy", 0)) < 420 for node in circles)
+
+
+@pytest.fixture
+def int8(model_artifact: Artifact, tmp_path: Path) -> Artifact:
+    model, tokenizer = load(model_artifact.path)
+    quantize_(model, 8)
+    save_model(model, tmp_path / "int8", tokenizer)
+    return Artifact.from_path(tmp_path / "int8", "model")
+
+
+def test_rows_of_a_model_and_its_candidates(
+    model_artifact: Artifact, int8: Artifact, tokenizer: Tokenizer, corpus: Artifact, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    save_model(Transformer(tiny_config(tokenizer.vocab_size)), tmp_path / "other", tokenizer)
+    other = Artifact.from_path(tmp_path / "other", "model")
+    run = StageRun.for_test(tmp_path)
+    config = LabConfig(max_bytes=2000, context=32, speed_tokens=8, requests=2)
+    metrics = lab(config, run, model_artifact, corpus, {"int8": int8, "other": other})
+    report = json.loads((run.out / "report.json").read_text())
+    rows = {one["name"]: one for one in report["rows"]}
+    assert list(rows) == ["original", "original, int8 KV", "int8", "other"]
+    assert rows["original"]["bits_per_byte_change"] == 0 and rows["original"]["agreement"]["value"] == 1.0
+    assert rows["int8"]["agreement"]["value"] > 0.8 > rows["other"]["agreement"]["value"]
+    assert rows["int8"]["smaller_than_float32"] > 0.6 and abs(rows["int8"]["bits_per_byte_change"]) < 0.02
+    assert abs(rows["original, int8 KV"]["bits_per_byte_change"]) < 0.02
+    for one in rows.values():
+        assert one["decode_tokens_per_second"] > 0 and one["batched_tokens_per_second"] > 0
+        assert one["peak_memory_bytes"] > 1e6
+    assert metrics["candidates"] == 2 and metrics["int8_bits_per_byte"] == rows["int8"]["bits_per_byte"]
+    page = (run.out / "report.html").read_text()
+    assert "<svg" in page and "original, int8 KV" in page and "phone" in page
+    assert (run.out / "report.md").read_text().count("\n| ") == 5  # a head and four rows
+
+
+def test_the_recipe_from_end_to_end(model_artifact: Artifact, corpus: Artifact, tmp_path: Path) -> None:
+    """Three of its candidates on a tiny model; the others are not built."""
+    store = Store(tmp_path / "store")
+    recipe = load_recipe(
+        "compression-lab",
+        {
+            "model": str(model_artifact.path), "corpus": str(corpus.path),
+            "lab.candidates": "[$int8, $gptq4, $channels]",
+            "lab.max_bytes": 1000, "lab.speed_tokens": 8, "lab.requests": 2, "lab.context": 32,
+            "gptq4.rows": 4, "gptq4.length": 32, "channels.share": 0.5, "channels.rows": 4, "channels.length": 32,
+        },
+    )  # fmt: skip
+    made = run_recipe(recipe, store, only=["lab"]).artifacts
+    assert set(made) == {"int8", "gptq4", "channels", "lab"}
+    report = json.loads((made["lab"].path / "report.json").read_text())
+    assert [one["name"] for one in report["rows"]] == ["original", "original, int8 KV", "channels", "gptq4", "int8"]
