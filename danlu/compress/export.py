@@ -27,11 +27,9 @@ class Target:
 
 
 def _write_hf(model: Path, directory: Path, kind: str) -> dict[str, Any]:
-    from danlu.model.hub import load, save_model
+    from danlu.model.quantized.save import save_hf
 
-    loaded, tokenizer = load(model)
-    save_model(loaded, directory, tokenizer)
-    return {}
+    return save_hf(model, directory, kind)
 
 
 def _write_gguf(model: Path, directory: Path, kind: str) -> dict[str, Any]:
@@ -54,7 +52,7 @@ def _write_onnx(model: Path, directory: Path, kind: str) -> dict[str, Any]:
 
 
 TARGETS: Mapping[str, Target] = {
-    "hf": Target("transformers, vLLM", ("as-is",), _write_hf),
+    "hf": Target("transformers, vLLM", ("as-is", "float", "compressed-tensors", "gptq", "awq"), _write_hf),
     "gguf": Target(
         "llama.cpp, Ollama", ("as-is", "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"), _write_gguf
     ),

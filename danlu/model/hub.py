@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -39,13 +38,12 @@ from danlu.model.families import FAMILIES, config_from_hf, config_to_hf
 from danlu.model.low_rank import FORMAT as LOW_RANK
 from danlu.model.low_rank import SHARED, apply_ranks, low_rank_config
 from danlu.model.transformer import Transformer, fused_rows
+from danlu.model.weights import INDEX, WEIGHTS, Weights, open_weights
 
 if TYPE_CHECKING:
     from danlu.model.config import ModelConfig
     from danlu.tokenizer.tokenizer import Tokenizer
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 SHAPE_OF_PACKED = ".weight_shape"  # beside each .weight_packed: other readers want the unpacked shape
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -107,17 +105,17 @@ class Checkpoint:
         config = _with_stop_ids(config_from_hf(raw, str(path / "config.json")), path)
         with torch.device("meta"):
             self.model = Transformer(config).eval()
+        self._weights = open_weights(path)
         compressed = raw.get("quantization_config") or {}
         if compressed.get("format") == LOW_RANK:
             apply_ranks(self.model, compressed.get("ranks"))
         elif compressed:
             from danlu.model.quantized import apply_quantization
 
-            apply_quantization(self.model, compressed)
-        self._source = _open_weights(path)
-        self.model.to(_wanted_dtype(dtype, raw, self._source))
-        self._places = _places(self.model, self._source)
-        _compare(self.model, self._places, self._source, path)
+            self._weights = apply_quantization(self.model, compressed, self._weights)
+        self.model.to(_wanted_dtype(dtype, raw, self._weights))
+        self._places = _places(self.model, self._weights)
+        _compare(self.model, self._places, self._weights, path)
         self._lent: dict[str, Tensor] = {}  # memory of joined tensors, by the name they have in every block
 
     def load(self, device: torch.device | str | None = None) -> Transformer:
@@ -147,7 +145,7 @@ class Checkpoint:
     def _view(self, name: str, empty: Tensor) -> Tensor:
         place = self._places[name]
         if len(place.names) == 1:
-            stored = self._source.tensor(place.names[0])
+            stored = self._weights[place.names[0]].read()
             return (stored.t() if place.turned else stored).to(empty.dtype)
         general = re.sub(r"^blocks\.\d+\.", "blocks.{}.", name)
         if general not in self._lent:
@@ -159,7 +157,7 @@ class Checkpoint:
         """Fill `tensor` with the numbers of danlu's tensor `name`."""
         place = self._places[name]
         for part, target in zip(place.names, tensor.split(place.rows) if tensor.dim() else (tensor,), strict=True):
-            stored = self._source.tensor(part)
+            stored = self._weights[part].read()
             target.copy_(stored.t() if place.turned else stored)
 
 
@@ -169,11 +167,13 @@ def save_model(
     tokenizer: Tokenizer | None = None,
     dtype: torch.dtype | str | None = None,
     max_shard_size: int = 5 * 10**9,
+    layout: str | None = None,
 ) -> None:
     """Write a model as a Hugging Face directory, with its tokenizer when given.
 
     dtype None keeps the tensors' own. Files larger than `max_shard_size` bytes are split. Weight files of an earlier
-    save in the same directory are replaced. Raises UserError when the family cannot express the config.
+    save in the same directory are replaced. `layout` of quantised matrices: that of compressed-tensors, or one of
+    quantized/layouts. Raises UserError when the family or the layout cannot express the model.
     """
     from danlu.model.quantized import quantization_config
 
@@ -185,11 +185,16 @@ def save_model(
     quantized, low_rank = quantization_config(model), low_rank_config(model)
     if quantized and low_rank:
         raise UserError("a model with matrices of low rank cannot be quantised as well", "choose one of the two")
+    tensors = dict(_named_tensors(model))
+    if layout is not None:
+        from danlu.model.quantized.layouts import write_layout
+
+        tensors, quantized = write_layout(layout, model, tensors)
     if quantized or low_rank:
         raw["quantization_config"] = quantized or low_rank
     path.mkdir(parents=True, exist_ok=True)
     _remove_weights(path)
-    _write_weights(dict(_named_tensors(model)), path, cast, max_shard_size)
+    _write_weights(tensors, path, cast, max_shard_size)
     save_settings(model.config, path, tokenizer, raw)
 
 
@@ -250,60 +255,14 @@ def read_config(path: Path) -> dict[str, Any]:
     return read_json(file, "copy the model again")
 
 
-class _Source:
-    """The tensors of all weight files of a directory, by checkpoint name."""
-
-    def __init__(self) -> None:
-        self.file_of: dict[str, Any] = {}
-        self.path_of: dict[str, Path] = {}
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.file_of[name].get_slice(name).get_shape())
-
-    def tensor(self, name: str) -> Tensor:
-        return self.file_of[name].get_tensor(name)
-
-
-def _open_weights(path: Path) -> _Source:
-    source = _Source()
-    for file in _weight_files(path):
-        try:
-            opened: Any = safe_open(file, framework="pt")
-        except FileNotFoundError:
-            raise UserError(f"{path} lacks {file.name}", f"{INDEX} names it: copy the model again") from None
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{file} is truncated or damaged ({error})", "copy or download it again") from None
-        for name in opened.keys():  # noqa: SIM118 - not a dict
-            source.file_of[name], source.path_of[name] = opened, file
-    return source
-
-
-def _weight_files(path: Path) -> list[Path]:
-    if (path / WEIGHTS).exists():
-        return [path / WEIGHTS]
-    if not (path / INDEX).exists():
-        pickled = any(path.glob("pytorch_model*.bin"))
-        hint = "convert pytorch_model.bin to safetensors first: danlu does not unpickle" if pickled else ""
-        raise UserError(f"{path} has no {WEIGHTS}", hint or "copy the model again")
-    try:
-        index = json.loads((path / INDEX).read_text(encoding="utf-8"))
-        names = sorted({str(name) for name in index["weight_map"].values()})
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise UserError(f"{path / INDEX} is damaged ({error})", "copy the model again") from None
-    outside = [name for name in names if Path(name).name != name]
-    if outside:
-        raise UserError(f"{path / INDEX} names {outside[0]!r}, which is not a file of this directory")
-    return [path / name for name in names]
-
-
-def _wanted_dtype(dtype: torch.dtype | str | None, raw: Mapping[str, Any], source: _Source) -> torch.dtype:
+def _wanted_dtype(dtype: torch.dtype | str | None, raw: Mapping[str, Any], weights: Weights) -> torch.dtype:
     if dtype is not None:
         return _parse_dtype(dtype)
     named = raw.get("dtype") or raw.get("torch_dtype")
     if named in DTYPES:
         return DTYPES[named]
-    for name in source.file_of:
-        tensor = source.tensor(name)
+    for stored in weights.values():
+        tensor = stored.read()
         if tensor.is_floating_point():
             return tensor.dtype
     return torch.float32
@@ -326,10 +285,10 @@ class _Place:
     turned: bool  # stored as columns first
 
 
-def _places(model: Transformer, source: _Source) -> dict[str, _Place]:
+def _places(model: Transformer, weights: Weights) -> dict[str, _Place]:
     """By danlu's names. A checkpoint of the bare model, without a head, leaves the family's prefix out."""
     family = FAMILIES[model.config.family]
-    bare = not any(name.startswith(family.prefix) for name in source.file_of)
+    bare = not any(name.startswith(family.prefix) for name in weights)
     places = {}
     for name, empty in model.state_dict().items():
         names, turned = hf_parts(model.config, name)
@@ -338,7 +297,7 @@ def _places(model: Transformer, source: _Source) -> dict[str, _Place]:
     return places
 
 
-def _compare(model: Transformer, places: Mapping[str, _Place], source: _Source, path: Path) -> None:
+def _compare(model: Transformer, places: Mapping[str, _Place], weights: Weights, path: Path) -> None:
     """Every tensor is there, has its shape, and nothing is left over; else UserError that names them."""
     family = FAMILIES[model.config.family]
     expected: dict[str, tuple[int, ...]] = {}
@@ -347,14 +306,14 @@ def _compare(model: Transformer, places: Mapping[str, _Place], source: _Source, 
         for part, count in zip(place.names, place.rows, strict=True):
             shape = (count, *empty.shape[1:]) if empty.dim() else ()
             expected[part] = shape[::-1] if place.turned else shape
-    missing = sorted(set(expected) - set(source.file_of))
+    missing = sorted(set(expected) - set(weights))
     if missing:
         raise UserError(f"{path} lacks {_list(missing)}", "config.json and the weights do not belong together")
-    wrong = [f"{n} is {list(source.shape(n))}, not {list(s)}" for n, s in expected.items() if source.shape(n) != s]
+    wrong = [f"{n} is {list(weights[n].shape)}, not {list(s)}" for n, s in expected.items() if weights[n].shape != s]
     if wrong:
         raise UserError(f"{path}: {_list(wrong)}", "config.json and the weights do not belong together")
     ignored = (*family.ignored, SHAPE_OF_PACKED)
-    left = [name for name in source.file_of if name not in expected and not name.endswith(ignored)]
+    left = [name for name in weights if name not in expected and not name.endswith(ignored)]
     if model.config.tie_embeddings:  # some savers write the tied head as well
         left = [name for name in left if name != "lm_head.weight"]
     if left:

@@ -126,7 +126,7 @@ def test_four_bits_everywhere() -> None:
     assert config["format"] == "pack-quantized"
     assert config["config_groups"]["group_0"]["targets"] == ["Linear", "Embedding"]
     model = Transformer(ModelConfig(**SHAPE))
-    apply_quantization(model, config)
+    apply_quantization(model, config, {})
     assert model.embedding.weight_packed.shape == (128, 8)
 
 
@@ -161,7 +161,7 @@ def test_a_width_that_does_not_divide() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"quant_method": "gptq"}, 'quantised with "gptq"'),
+        ({"quant_method": "hqq"}, 'quantised with "hqq"'),
         ({"format": "float-quantized"}, "float-quantized"),
         ({"config_groups": {"g": {"targets": ["Linear"], "weights": {"num_bits": 4}}}}, "danlu reads"),
         ({"config_groups": {}}, "none of them is in the model"),
@@ -169,7 +169,7 @@ def test_a_width_that_does_not_divide() -> None:
 )
 def test_other_schemes_are_refused_by_name(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
-        apply_quantization(Transformer(ModelConfig(**SHAPE)), config_of(SCHEMES[8]) | change)
+        apply_quantization(Transformer(ModelConfig(**SHAPE)), config_of(SCHEMES[8]) | change, {})
     assert message in f"{error.value} {error.value.hint}"
 
 
@@ -177,20 +177,20 @@ def test_columns_in_an_order_of_their_own_are_refused() -> None:
     config = config_of(SCHEMES[4])
     config["config_groups"]["group_0"]["weights"]["actorder"] = "group"
     with pytest.raises(UserError, match="orders its columns"):
-        apply_quantization(Transformer(ModelConfig(**SHAPE)), config)
+        apply_quantization(Transformer(ModelConfig(**SHAPE)), config, {})
 
 
 def test_activation_quantisation_is_refused() -> None:
     config = config_of(SCHEMES[8])
     config["config_groups"]["group_0"]["input_activations"] = {"num_bits": 8}
     with pytest.raises(UserError, match="activations"):
-        apply_quantization(Transformer(ModelConfig(**SHAPE)), config)
+        apply_quantization(Transformer(ModelConfig(**SHAPE)), config, {})
 
 
 def test_parts_of_one_matrix_must_agree() -> None:
     config = config_of(SCHEMES[8]) | {"ignore": ["model.layers.0.self_attn.k_proj"]}
     with pytest.raises(UserError, match=r"parts of blocks\.0\.attention\.qkv"):
-        apply_quantization(Transformer(ModelConfig(**SHAPE)), config)
+        apply_quantization(Transformer(ModelConfig(**SHAPE)), config, {})
 
 
 def test_linear_only_and_modules_left_out_by_name_or_pattern() -> None:
@@ -198,7 +198,7 @@ def test_linear_only_and_modules_left_out_by_name_or_pattern() -> None:
     config["config_groups"]["group_0"]["targets"] = ["Linear"]
     with torch.device("meta"):
         model = Transformer(ModelConfig(**SHAPE, tie_embeddings=False))
-    apply_quantization(model, config)
+    apply_quantization(model, config, {})
     assert not isinstance(model.embedding, QuantizedEmbedding) and not isinstance(model.lm_head, QuantizedLinear)
     assert isinstance(model.blocks[1].mlp.down, QuantizedLinear)
     assert not isinstance(model.blocks[0].mlp.down, QuantizedLinear)

@@ -3,6 +3,9 @@
     scheme.py     one way to store a matrix: bits, group, with or without zero points; its tensors and arithmetic
     modules.py    a linear layer and an embedding that keep their matrix in a scheme
     config.py     the schemes of a model in the words of `quantization_config`, both ways
+    layouts/      matrices as GPTQ and AWQ checkpoints lay them out, both ways
+    widening.py   what comes in few bits and cannot stay so
+    save.py       a Hugging Face directory in one of these layouts
 
 The way in is `apply_quantization`: it swaps modules of a model that has no weights yet (device "meta"), so that a
 quantised model is never held in float. The way out is hub.save_model, which asks `quantization_config` what the model
@@ -17,9 +20,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from danlu.model.quantized.config import quantization_config, read_schemes
-from danlu.model.quantized.modules import Quantized, QuantizedEmbedding, QuantizedLinear, empty_twin
+from danlu.model.quantized.modules import Quantized, QuantizedEmbedding, QuantizedLinear, empty_twin, float_twin
 from danlu.model.quantized.scheme import FLOAT8, HEAD, NF4, SCHEMES, Scheme
 from danlu.model.transformer import Transformer
+from danlu.model.weights import Weights
 
 __all__ = [
     "FLOAT8",
@@ -32,6 +36,7 @@ __all__ = [
     "Scheme",
     "apply_quantization",
     "empty_twin",
+    "float_twin",
     "is_quantized",
     "matrices",
     "plan_of",
@@ -67,13 +72,24 @@ def plan_of(model: Transformer, scheme: Scheme, head: Scheme | None = None) -> d
     return {name: outer if name in ("embedding", "lm_head") else scheme for name in matrices(model)}
 
 
-def apply_quantization(model: Transformer, config: Mapping[str, Any]) -> None:
+def apply_quantization(model: Transformer, config: Mapping[str, Any], weights: Weights) -> Weights:
     """Swap the modules of `model` (in place) for those that a `quantization_config` asks for, without weights.
 
-    Call it before weights are loaded; the new tensors are on the device of the old ones, uninitialised.
-    Raises UserError for a scheme that danlu does not read.
+    Call it before weights are loaded; the new tensors are on the device of the old ones, uninitialised. Returns
+    `weights`, the tensors of the checkpoint, as those of the new modules: under danlu's names, and floats where a
+    matrix cannot stay as it is. Raises UserError for a scheme or a layout that danlu does not read.
     """
-    swap_(model, read_schemes(model.config, list(matrices(model)), config))
+    from danlu.model.quantized.layouts import LAYOUTS, read_layout
+    from danlu.model.quantized.widening import widen_misfits
+
+    found = matrices(model)
+    if config.get("quant_method") in LAYOUTS:
+        plan, weights = read_layout(model, found, config, weights)
+    else:
+        plan = read_schemes(model.config, list(found), config)
+    plan, weights = widen_misfits(model, plan, weights)
+    swap_(model, plan)
+    return weights
 
 
 def swap_(model: nn.Module, plan: Mapping[str, Scheme]) -> None:

@@ -11,6 +11,7 @@ all. transformers 5.23 with compressed-tensors 0.20 does not open a quantised em
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from danlu.model.hub import hf_parts
 from danlu.model.quantized.scheme import NF4, Scheme, scheme_from_json
 from danlu.model.transformer import Transformer
 
+log = logging.getLogger("danlu")
 METHOD, OWN_METHOD = "compressed-tensors", "danlu"  # the second where there is a format that the first does not know
 MIXED = "mixed-precision"
 
@@ -46,6 +48,9 @@ def quantization_config(model: Transformer) -> dict[str, Any] | None:
     # a kind that has no scheme is nobody's target, and of one that has, the modules without are left out by name
     targets = {target for group in groups.values() for target in group}
     left = [n for n in found if n not in schemes and ("Embedding" if n == "embedding" else "Linear") in targets]
+    ignored = [part for name in left for part in _names(model.config, name)]
+    if model.config.tie_embeddings and "embedding" not in schemes:
+        ignored.append("lm_head")  # a Linear in other programs, and made of the embedding
     formats = {scheme.format for scheme in groups}
     return {
         "quant_method": OWN_METHOD if NF4.format in formats else METHOD,
@@ -61,7 +66,7 @@ def quantization_config(model: Transformer) -> dict[str, Any] | None:
             }
             for number, (scheme, group) in enumerate(groups.items())
         },
-        "ignore": [part for name in left for part in _names(model.config, name)],
+        "ignore": ignored,
         "kv_cache_scheme": None,
     }
 
@@ -72,12 +77,12 @@ def read_schemes(config: ModelConfig, modules: list[str], raw: Mapping[str, Any]
     if method not in (METHOD, OWN_METHOD):
         raise UserError(
             f'the model is quantised with "{method}", which danlu does not read',
-            f'it reads "{METHOD}", and GGUF files',
+            f'it reads "{METHOD}", "gptq" and "awq", and GGUF files',
         )
+    _refuse(raw)
     targets: dict[str, Scheme] = {}
     for name, group in (raw.get("config_groups") or {}).items():
-        if group.get("input_activations"):
-            raise UserError(f"quantization_config.{name} quantises activations too", "danlu reads weights only")
+        _leave_activations(name, group.get("input_activations"))
         own = group.get("format") if form == MIXED else form
         scheme = scheme_from_json(group.get("weights") or {}, own, f"quantization_config.{name}")
         targets |= dict.fromkeys(group.get("targets") or (), scheme)
@@ -90,6 +95,25 @@ def read_schemes(config: ModelConfig, modules: list[str], raw: Mapping[str, Any]
     if not schemes:
         raise UserError(f"quantization_config has targets {sorted(targets)}", "none of them is in the model")
     return schemes
+
+
+def _refuse(raw: Mapping[str, Any]) -> None:
+    """What changes the numbers and is written beside the groups."""
+    for key, harmless in (("transform_config", ("", None)), ("sparsity_config", ("dense", None))):
+        words = raw.get(key) or {}
+        if words.get("config_groups") or words.get("format") not in harmless:
+            raise UserError(f"the model has a {key}", "danlu reads weights that are rounded and nothing else")
+
+
+def _leave_activations(name: str, words: Mapping[str, Any] | None) -> None:
+    """Activations that are rounded as they come need nothing from the file: the weights are the same without."""
+    if not words:
+        return
+    if words.get("dynamic") is not True:
+        raise UserError(
+            f"quantization_config.{name} has scales for activations too", "danlu reads those of weights"
+        )
+    log.warning("activations are computed in floats, not in %s bits as the file asks for", words.get("num_bits"))
 
 
 def _names(config: ModelConfig, module: str) -> list[str]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from danlu.kernels.grid import Grid, unpack
 from danlu.kernels.quantized import quantized_embedding, quantized_linear
+from danlu.model.layers import Embedding, Linear
 from danlu.model.quantized.scheme import Scheme
 
 
@@ -125,4 +126,18 @@ def empty_twin(module: nn.Module, scheme: Scheme, name: str) -> QuantizedLinear 
     twin = QuantizedLinear(scheme, columns, rows, module.bias is not None, module.weight.device)
     if module.bias is not None:
         twin.bias = nn.Parameter(module.bias.detach().clone(), requires_grad=False)
+    return twin
+
+
+def float_twin(module: Quantized, dtype: torch.dtype) -> Linear | Embedding:
+    """`module` written out: a Linear or an Embedding with the numbers that it stands for, in `dtype`."""
+    bias = getattr(module, "bias", None)
+    twin: Linear | Embedding
+    if isinstance(module, QuantizedEmbedding):
+        twin = Embedding(module.rows, module.columns, device="meta")
+    else:
+        twin = Linear(module.columns, module.rows, bias=bias is not None, device="meta")
+    twin.weight = nn.Parameter(module.widen(dtype), requires_grad=False)
+    if bias is not None:
+        twin.bias = nn.Parameter(bias.detach().to(dtype), requires_grad=False)
     return twin

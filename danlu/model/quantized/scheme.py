@@ -179,6 +179,8 @@ def scheme_from_json(weights: dict[str, Any], form: str | None, name: str) -> Sc
             f'{name} orders its columns by "{weights["actorder"]}"', "danlu reads groups of neighbours only"
         )
     group = weights.get("group_size") if strategy == "group" else None
+    if group not in GROUPS:
+        raise UserError(f"{name} has groups of {group}", "danlu reads " + ", ".join(str(g) for g in GROUPS if g))
     return Scheme(bits, group, bool(weights.get("symmetric", True)), own)
 
 
