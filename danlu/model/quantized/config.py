@@ -110,9 +110,7 @@ def _leave_activations(name: str, words: Mapping[str, Any] | None) -> None:
     if not words:
         return
     if words.get("dynamic") is not True:
-        raise UserError(
-            f"quantization_config.{name} has scales for activations too", "danlu reads those of weights"
-        )
+        raise UserError(f"quantization_config.{name} has scales for activations too", "danlu reads those of weights")
     log.warning("activations are computed in floats, not in %s bits as the file asks for", words.get("num_bits"))
 
 

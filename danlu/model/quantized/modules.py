@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from danlu.kernels.grid import Grid, unpack
 from danlu.kernels.quantized import quantized_embedding, quantized_linear
 from danlu.model.layers import Embedding, Linear
+from danlu.model.low_rank import LowRankLinear
 from danlu.model.quantized.scheme import Scheme
 
 
@@ -129,15 +130,16 @@ def empty_twin(module: nn.Module, scheme: Scheme, name: str) -> QuantizedLinear 
     return twin
 
 
-def float_twin(module: Quantized, dtype: torch.dtype) -> Linear | Embedding:
+def float_twin(module: Quantized | LowRankLinear, dtype: torch.dtype) -> Linear | Embedding:
     """`module` written out: a Linear or an Embedding with the numbers that it stands for, in `dtype`."""
+    wide = module.widen(dtype) if isinstance(module, Quantized) else module.weight.detach().to(dtype)
     bias = getattr(module, "bias", None)
     twin: Linear | Embedding
     if isinstance(module, QuantizedEmbedding):
-        twin = Embedding(module.rows, module.columns, device="meta")
+        twin = Embedding(*wide.shape, device="meta")
     else:
-        twin = Linear(module.columns, module.rows, bias=bias is not None, device="meta")
-    twin.weight = nn.Parameter(module.widen(dtype), requires_grad=False)
+        twin = Linear(wide.shape[1], wide.shape[0], bias=bias is not None, device="meta")
+    twin.weight = nn.Parameter(wide, requires_grad=False)
     if bias is not None:
         twin.bias = nn.Parameter(bias.detach().to(dtype), requires_grad=False)
     return twin

@@ -3,7 +3,7 @@
 | type               | quantised matrices of the blocks          | embedding and head | all other floats |
 |--------------------|-------------------------------------------|--------------------|------------------|
 | as-is              | as they are                               | as they are        | as they are      |
-| float              | written out in bfloat16                   | bfloat16           | bfloat16         |
+| float              | written out, products multiplied out too  | bfloat16           | bfloat16         |
 | compressed-tensors | as they are, in any mixture               | bfloat16           | bfloat16         |
 | gptq               | repacked; 4 bits in groups, all alike     | float16            | float16          |
 | awq                | repacked; 4 bits in groups, all alike     | float16            | float16          |
@@ -23,6 +23,7 @@ from torch import nn
 
 from danlu.core.errors import UserError
 from danlu.model.hub import Checkpoint, load, save_model
+from danlu.model.low_rank import LowRankLinear
 from danlu.model.quantized import NF4, is_quantized, schemes_of
 from danlu.model.quantized.modules import Quantized, float_twin
 from danlu.model.transformer import Transformer
@@ -57,7 +58,7 @@ def save_hf(path: Path, directory: Path, kind: str) -> dict[str, Any]:
     if row.blocks:
         _check(model, kind)
     if row.dtype is not None:
-        _write_out(model, row.dtype, OUTER if row.blocks else tuple(schemes_of(model)))
+        _write_out(model, row.dtype, only=OUTER if row.blocks else None)
         _cast(model, row.dtype)
     save_model(model, directory, tokenizer, layout=row.layout)
     _compare(model, directory)
@@ -80,10 +81,9 @@ def _check(model: Transformer, kind: str) -> None:
         raise UserError("nothing in the blocks of this model is quantised", "--type float writes the rest out")
 
 
-def _write_out(model: Transformer, dtype: torch.dtype, names: tuple[str, ...]) -> None:
-    for name in names:
-        module = getattr(model, name) if name in OUTER else model.get_submodule(name)
-        if isinstance(module, Quantized):
+def _write_out(model: Transformer, dtype: torch.dtype, only: tuple[str, ...] | None) -> None:
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Quantized | LowRankLinear) and (only is None or name in only):
             model.set_submodule(name, float_twin(module, dtype))
 
 

@@ -12,6 +12,7 @@ import torch
 from danlu.compress.export import TARGETS, export_model
 from danlu.core.errors import UserError
 from danlu.model.hub import load_model, save_model
+from danlu.model.low_rank import apply_ranks, ranks_of
 from danlu.model.quantized import FLOAT8, NF4, SCHEMES, Quantized, Scheme, is_quantized, quantize_, schemes_of
 from danlu.model.quantized.save import TYPES
 from tests.model.quantized.models import FAMILIES, small, tensors_of
@@ -75,6 +76,20 @@ def test_transformers_opens_floats(family: str, scheme: Scheme | None, tmp_path:
         if isinstance(module, Quantized):
             assert torch.equal(again.get_submodule(name).weight, module.widen(torch.bfloat16))
     torch.testing.assert_close(in_transformers(directory), again.float()(IDS), rtol=0, atol=1e-3)
+
+
+@torch.no_grad()
+def test_matrices_of_low_rank_are_multiplied_out(tmp_path: Path) -> None:
+    model = small("qwen2", None)
+    apply_ranks(model, {"blocks.0.mlp.down": 5, "blocks.1.attention.qkv": 7})
+    for name in ranks_of(model):
+        for factor in ("weight_left", "weight_right"):
+            torch.nn.init.normal_(model.get_submodule(name).get_parameter(factor), std=0.1)
+    directory = export(model, tmp_path, "float")
+    again = load_model(directory, dtype=torch.float32)
+    assert not ranks_of(again)
+    assert torch.equal(again.blocks[0].mlp.down.weight, model.blocks[0].mlp.down.weight.bfloat16().float())
+    torch.testing.assert_close(in_transformers(directory), again(IDS), rtol=0, atol=1e-3)
 
 
 @torch.no_grad()
