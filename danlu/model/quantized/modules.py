@@ -136,7 +136,7 @@ def float_twin(module: Quantized | LowRankLinear, dtype: torch.dtype) -> Linear 
     bias = getattr(module, "bias", None)
     twin: Linear | Embedding
     if isinstance(module, QuantizedEmbedding):
-        twin = Embedding(*wide.shape, device="meta")
+        twin = Embedding(wide.shape[0], wide.shape[1], device="meta")
     else:
         twin = Linear(wide.shape[1], wide.shape[0], bias=bias is not None, device="meta")
     twin.weight = nn.Parameter(wide, requires_grad=False)

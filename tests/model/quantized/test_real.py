@@ -1,7 +1,7 @@
 """SmolLM2 against what transformers answered on files that danlu exported (tests/oracles/compressed_tensors.py).
 
 Teacher forcing: a recorded token has to be the best one of danlu's decoder in torch after all before it. Scales are
-searched for, and may come out with another last bit on another processor: where two logits are close a token may differ.
+searched for and may come out with another last bit on another processor: where two logits are close a token may differ.
 """
 
 from __future__ import annotations
