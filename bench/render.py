@@ -189,6 +189,27 @@ def compress_table(data: dict[str, Any], words: dict[str, Any]) -> str:
     return table(columns, rows) + f"\nMachine: {data['machine']}; {data['held_out_bytes']:,} bytes of held-out text.\n"
 
 
+def lab_table(data: dict[str, Any], words: dict[str, Any]) -> str:
+    columns = ("", "MB", "bits per byte", "same first choice", "one answer, tokens/s", "at once", "memory, MB")
+    rows = []
+    for row in data["rows"]:
+        low, high = row["change_low"], row["change_high"]
+        rows.append(
+            (
+                f"**{row['name']}**" if row["front"] else row["name"],
+                f"{row['weight_bytes'] / 1e6:.1f}",
+                f"{row['bits_per_byte']:.4f} ({row['bits_per_byte_change']:+.2%}; {low:+.2%} to {high:+.2%})",
+                f"{row['agreement']['value']:.1%}" if "agreement" in row else "",
+                f"{row['decode_tokens_per_second']:.0f}",
+                f"{row['batched_tokens_per_second']:.0f}",
+                f"{row['peak_memory_bytes'] / 1e6:.0f}",
+            )
+        )
+    advice = "".join(f"- **{use}**: {one['choice']}, {one['because']}\n" for use, one in data["advice"].items())
+    about = f"{data['bytes']:,} bytes in {data['documents']} documents; {data['requests']} requests at once"
+    return table(columns, rows) + f"\nMachine: {data['machine']}; {about}. Bold: on the front.\n\n{advice}"
+
+
 def billions_table(data: dict[str, Any], words: dict[str, Any]) -> str:
     gib = {key: f"{data[key] / 2**30:.1f} GiB" for key in data if key.endswith("_bytes") or key.startswith("bytes_")}
     shape = f"{data['layers']} layers, width {data['hidden']}, MLP {data['inner']}"
@@ -266,6 +287,7 @@ TABLES = {
     "rounding": rounding_table,
     "compress": compress_table,
     "compress_billions": billions_table,
+    "lab": lab_table,
     "cache": cache_table,
     "start": start_table,
     "speculative": speculative_table,

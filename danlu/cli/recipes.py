@@ -108,9 +108,9 @@ def register(main: click.Group) -> None:
     @command(main)
     def recipes(store: Store, as_json: bool) -> dict[str, Any]:
         """List the recipes that ship with danlu."""
-        from danlu.core.recipe import bundled_recipes, load_recipe
+        from danlu.core.recipe import bundled_recipes, inputs_of, load_recipe
 
-        found = {name: load_recipe(name) for name in bundled_recipes()}
+        found = {name: load_recipe(name, {key: key.upper() for key in inputs_of(name)}) for name in bundled_recipes()}
         if not as_json:
             print_table(("recipe", "what it makes"), [(name, r.description) for name, r in found.items()])
         return {"recipes": {name: {"description": r.description, "stages": list(r.nodes)} for name, r in found.items()}}

@@ -106,6 +106,11 @@ def find_recipe(spec: str | Path) -> Path:
     return bundled[str(spec)]
 
 
+def inputs_of(spec: str | Path) -> list[str]:
+    """The names of what a recipe wants to be given."""
+    return list(_read_with_bases(find_recipe(spec), seen=())[0].get("inputs") or {})
+
+
 def load_recipe(
     spec: str | Path,
     overrides: Mapping[str, Any] | None = None,

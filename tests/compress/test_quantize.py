@@ -153,7 +153,8 @@ def test_kill_9_between_blocks(nano: Artifact, corpus: Artifact, tmp_path: Path)
     quantize(config, whole, nano, corpus)
     battered = tmp_path / "battered"
     script = (
-        "import sys; from pathlib import Path\n"
+        "import sys; from pathlib import Path; import torch\n"
+        f"torch.set_num_threads({torch.get_num_threads()})\n"
         "from danlu.compress.quantize import QuantizeConfig, quantize\n"
         "from danlu.core.artifact import Artifact; from danlu.core.stage import StageRun\n"
         "model, corpus, where = sys.argv[1:]\n"
