@@ -13,6 +13,7 @@ from danlu.core.errors import UserError
 if TYPE_CHECKING:
     from danlu.core.plan import Step
     from danlu.core.recipe import Recipe
+    from danlu.core.run import Result
     from danlu.core.store import Store
 
 SET = click.option(
@@ -75,9 +76,12 @@ def register(main: click.Group) -> None:
             result = run_recipe(loaded, store, only, events)
         artifacts = {name: artifact.id for name, artifact in result.artifacts.items()}
         if not as_json:
-            _print_artifacts(store, result.artifacts)
+            _print_artifacts(result)
         metrics = {name: artifact.manifest.metrics for name, artifact in result.artifacts.items()}
-        made = {"recipe": loaded.name, "artifacts": artifacts, "metrics": metrics, "events": str(result.events)}
+        made = {
+            "recipe": loaded.name, "artifacts": artifacts, "metrics": metrics, "failed": result.failed,
+            "events": str(result.events),
+        }  # fmt: skip
         if not serving:
             return made
         from danlu.serve.server import serve_models
@@ -194,10 +198,11 @@ def _standard_output_as_error(err: bool) -> Any:
     return contextlib.redirect_stdout(sys.stderr) if err else contextlib.nullcontext()
 
 
-def _print_artifacts(store: Store, artifacts: dict[str, Any]) -> None:
+def _print_artifacts(result: Result) -> None:
     from danlu.core.progress import human_bytes
 
-    rows = [(name, a.id, human_bytes(a.manifest.size)) for name, a in artifacts.items()]
+    rows = [(name, a.id, human_bytes(a.manifest.size)) for name, a in result.artifacts.items()]
+    rows += [(name, f"left out: {reason}", "") for name, reason in result.failed.items()]
     click.echo()
     print_table(("stage", "artifact", "size"), rows, right=(2,))
 

@@ -19,6 +19,9 @@
 A recipe that works on something of the user's declares it: `inputs: {model: , corpus: calibration-text}`. A stage then
 says `model: $model`, and `--set model=NAME` gives it (an id, a name or a path) or replaces what stands there.
 
+A stage with `may_fail: true` that fails is left out of the lists it is in (`corpora: [$it, books]`), and the run goes
+on.
+
 Reading a recipe checks all of it before anything runs: unknown keys, wrong types, missing inputs, inputs of the
 wrong kind, cycles. Each mistake is one sentence with file and line; for that, the YAML is read through its node
 tree, which knows the line of every key, and the lines follow the values through `extends` and `--set`.
@@ -28,7 +31,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -37,11 +40,12 @@ import yaml
 from pydantic import ValidationError
 
 from danlu.core.budget import Budget
-from danlu.core.errors import UserError, suggest
+from danlu.core.errors import StageFailed, UserError, suggest
 from danlu.core.stage import Stage, StageConfig, get_stage
 from danlu.core.store import NAME
 
 TOP_KEYS = ("name", "description", "extends", "inputs", "budget", "stages", "serve")
+STAGE_KEYS = ("use", "may_fail")  # of every stage, beside its config and inputs
 Where = dict[tuple[str, ...], str]  # path of a value in the recipe -> "quickstart.yaml:12"
 
 
@@ -57,6 +61,7 @@ class Node:
     config: StageConfig
     inputs: dict[str, str]
     takes_share: bool = False  # of the recipe's budget
+    may_fail: bool = False
 
     @property
     def depends_on(self) -> list[str]:
@@ -85,6 +90,29 @@ class Recipe:
                 needed.add(name)
                 stack += self.nodes[name].depends_on
         return [name for name in self.nodes if name in needed]
+
+    def without(self, lost: str, reason: str) -> Recipe:
+        """What is left when the stage `lost` failed: lists are shorter, and who needs it and may fail goes too.
+
+        Raises StageFailed when a stage needs it that may not fail.
+        """
+        gone, left = {lost}, {}
+        for name, node in self.nodes.items():
+            inputs = {role: spec for role, spec in node.inputs.items() if spec not in {f"${one}" for one in gone}}
+            if name in gone:
+                continue
+            if _roles(inputs) == _roles(node.inputs):
+                left[name] = replace(node, inputs=inputs)
+            elif node.may_fail:
+                gone.add(name)
+            else:
+                raise StageFailed(f'stage "{name}" cannot do without "{lost}"', reason)
+        return replace(self, nodes=left)
+
+
+def _roles(inputs: Iterable[str]) -> set[str]:
+    """The roles that have an input; those of one role are "role.name"."""
+    return {role.partition(".")[0] for role in inputs}
 
 
 def bundled_recipes() -> dict[str, Path]:
@@ -161,6 +189,8 @@ def build_recipe(raw: dict[str, Any], where: Where) -> Recipe:
             raise UserError(f'{_at(where, "serve")}serve: there is no stage "{one}"', suggest(one, nodes))
         if nodes[one].stage.makes != "model":
             raise UserError(f'{_at(where, "serve")}serve: "{one}" is a {nodes[one].stage.makes}, and a model is needed')
+        if nodes[one].may_fail:
+            raise UserError(f'{_at(where, "serve")}serve: "{one}" may fail, and what is served must be there')
     ordered = {name: nodes[name] for name in _order(nodes, where)}
     return Recipe(name, str(raw.get("description", "")), whole, ordered, served)
 
@@ -183,7 +213,10 @@ def _with_inputs(raw: Mapping[str, Any], stages: Mapping[str, Any], where: Where
             return value
         given = inputs[value[1:]]
         if given in (None, ""):
-            raise UserError(f'the recipe needs to know its "{value[1:]}"', f"--set {value[1:]}=NAME, an id or a path")
+            at = _at(where, "inputs", value[1:])
+            raise UserError(
+                f'{at}the recipe needs to know its "{value[1:]}"', f"--set {value[1:]}=NAME, an id or a path"
+            )
         return str(given)
 
     return {name: fill(body) for name, body in stages.items()}
@@ -336,8 +369,11 @@ def _read_node(name: str, body: Any, where: Where, whole: Budget | None) -> Node
         raise UserError(f"{_at(where, 'stages', name, 'use')}{error.message}", error.hint) from None
     inputs: dict[str, str] = {}
     values: dict[str, Any] = {}
+    may_fail = body.get("may_fail", False)
+    if not isinstance(may_fail, bool):
+        raise UserError(f'{_at(where, "stages", name, "may_fail")}may_fail of stage "{name}" is true or false')
     for key, value in body.items():
-        if key == "use":
+        if key in STAGE_KEYS:
             continue
         if key in stage.optional and value is None:
             continue
@@ -349,7 +385,7 @@ def _read_node(name: str, body: Any, where: Where, whole: Budget | None) -> Node
             values[key] = value
     config = _read_config(name, stage, values, where)
     resolved = _resolve_shares(name, config, whole, where)
-    return Node(name, stage, resolved, inputs, takes_share=resolved is not config)
+    return Node(name, stage, resolved, inputs, resolved is not config, may_fail)
 
 
 def _input(stage: str, role: str, value: Any, where: Where) -> str:
@@ -387,7 +423,7 @@ def _read_config(name: str, stage: Stage, values: dict[str, Any], where: Where) 
         at = _at(where, "stages", name, *path)
         key = ".".join(path)
         if first["type"] == "extra_forbidden":
-            valid = [*stage.config.model_fields, *stage.takes, "use"] if len(path) == 1 else []
+            valid = [*stage.config.model_fields, *stage.takes, *STAGE_KEYS] if len(path) == 1 else []
             raise UserError(
                 f'{at}stage "{name}" has no key "{key}"', suggest(path[-1], valid) if valid else ""
             ) from None
@@ -429,7 +465,7 @@ def _check_inputs(node: Node, nodes: dict[str, Node], where: Where) -> None:
             raise UserError(
                 f'{at}{role} of stage "{node.name}" takes a {" or ".join(kinds)}, and {spec} is a {source.stage.makes}'
             )
-    given = {role.partition(".")[0] for role in node.inputs}
+    given = _roles(node.inputs)
     for role in node.stage.takes:
         if role not in given and role not in node.stage.optional:
             raise UserError(

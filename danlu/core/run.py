@@ -26,7 +26,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType
@@ -34,7 +34,7 @@ from typing import Any
 
 from danlu.core.artifact import Artifact, Manifest, describe_files
 from danlu.core.device import cpu_name
-from danlu.core.errors import DanluError, Interrupted, StageFailed
+from danlu.core.errors import DanluError, Interrupted, StageFailed, UserError
 from danlu.core.events import Events, finite
 from danlu.core.plan import Step, plan
 from danlu.core.recipe import Recipe, build_recipe
@@ -47,29 +47,48 @@ _RUNS = itertools.count(1)  # runs of this process, so that two in one second ha
 
 @dataclass(frozen=True)
 class Result:
-    """What a run made: the artifact of every stage, and where its events are."""
+    """What a run made: the artifact of every stage, where its events are, and why a stage that may fail did."""
 
     artifacts: dict[str, Artifact]
     events: Path
+    failed: dict[str, str]
 
 
 def run_recipe(recipe: Recipe, store: Store, only: Iterable[str] | None = None, events: Events | None = None) -> Result:
     """Build every stage of the recipe that is out of date (with `only`: those stages and what they need).
 
+    A stage with `may_fail` that cannot be built is left out, with those that may fail and need it.
+
     Raises UserError for wrong input, StageFailed when a stage fails, Interrupted when the user stops it.
     """
-    steps = plan(recipe, store, only)
+    targets = list(only or ())
+    if targets:
+        recipe = replace(recipe, nodes={name: recipe.nodes[name] for name in recipe.needed_for(targets)})
     events = events or new_run_log(store, recipe.name)
     artifacts: dict[str, Artifact] = {}
-    with store.using(needed_ids(steps)):
-        for step in steps:
-            log = events.bind(stage=step.node.name)
-            artifacts[step.node.name] = artifact = run_step(step, store, log, artifacts)
-            for name in (step.node.name, f"{recipe.name}.{step.node.name}"):
-                if store.names().get(name, {}).get("") != artifact.id:
-                    store.set_name(name, artifact.id)
+    failed: dict[str, str] = {}
+    with contextlib.ExitStack() as in_use:
+        while len(artifacts) < len(recipe.nodes):
+            steps = [step for step in plan(recipe, store) if step.node.name not in artifacts]
+            in_use.enter_context(store.using(needed_ids(steps)))
+            for step in steps:
+                name = step.node.name
+                log = events.bind(stage=name)
+                try:
+                    artifacts[name] = artifact = run_step(step, store, log, artifacts)
+                except (UserError, StageFailed) as error:
+                    left = recipe.without(name, error.message) if step.node.may_fail else recipe
+                    if any(one not in left.nodes for one in targets) or left is recipe:
+                        raise
+                    failed |= {one: f'needs "{name}"' for one in recipe.nodes if one not in left.nodes}
+                    failed[name], recipe = error.message, left
+                    log.emit("warning", message=f"left out: {error}")
+                    break  # what is left has other ids
+                for label in (name, f"{recipe.name}.{name}"):
+                    if store.names().get(label, {}).get("") != artifact.id:
+                        store.set_name(label, artifact.id)
     assert events.path is not None
-    return Result(artifacts, events.path)
+    return Result(artifacts, events.path, failed)
 
 
 def new_run_log(store: Store, name: str) -> Events:

@@ -6,7 +6,7 @@ import pytest
 
 from danlu.core.errors import UserError
 from danlu.core.plan import plan
-from danlu.core.recipe import bundled_recipes, load_recipe
+from danlu.core.recipe import bundled_recipes, inputs_of, load_recipe
 from danlu.core.run import run_recipe
 from danlu.core.store import Store
 
@@ -62,6 +62,7 @@ def test_stages_are_ordered_and_shares_resolved(tmp_path: Path) -> None:
         ("budget: 100 steps", "budget: 100 steps\nserve: text", 'serve: "text" is a corpus, and a model is needed'),
         ("budget: 100 steps", "budget: 1m\nextends: no.yaml", "toy.yaml:3: extends: there is no recipe file no.yaml"),
         ("lines: 4", "lines: 4\n    lines: 5", 'toy.yaml:11: "lines" is there twice'),
+        ("lines: 4", "lines: 4\n    may_fail: 4", 'toy.yaml:11: may_fail of stage "text" is true or false'),
     ],
 )
 def test_each_mistake_is_one_sentence_with_file_and_line(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -120,8 +121,7 @@ def test_recipes_that_are_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", list(bundled_recipes()))
 def test_every_bundled_recipe_is_valid(name: str) -> None:
-    given = {"model": "m", "corpus": "c"} if name == "compression-lab" else {}
-    recipe = load_recipe(name, given)
+    recipe = load_recipe(name, dict.fromkeys(inputs_of(name), "mine"))
     assert recipe.name == name and recipe.description
 
 
@@ -144,7 +144,7 @@ def test_inputs_of_the_user(tmp_path: Path) -> None:
     node = load_recipe(file, {"text": "my-text"}).nodes["score"]
     assert node.inputs == {"model": "kept", "corpus": "my-text"} and not node.depends_on
     assert load_recipe(file, {"text": "t", "model": "other@best"}).nodes["score"].inputs["model"] == "other@best"
-    with pytest.raises(UserError, match='needs to know its "text"') as error:
+    with pytest.raises(UserError, match=r'r.yaml:4: the recipe needs to know its "text"') as error:
         load_recipe(file)
     assert "--set text=" in str(error.value.hint)
     file.write_text(INPUTS.replace("  score:", "  text:"))

@@ -213,3 +213,44 @@ def test_a_role_may_take_several_artifacts_by_name(tmp_path: Path) -> None:
 def test_several_inputs_are_checked_before_anything_runs(corpora: object) -> None:
     with pytest.raises(UserError):
         joined(corpora)
+
+
+def with_failing(**changes: dict[str, object]) -> Recipe:
+    """`both` joins a, b that refuses, and c that needs b; b and c may fail."""
+    stages: dict[str, dict[str, object]] = {
+        "a": {"use": "tests.core.toys:source"},
+        "b": {"use": "tests.core.toys:refuse", "may_fail": True},
+        "c": {"use": "tests.core.toys:refuse", "corpus": "$b", "may_fail": True},
+        "both": {"use": "tests.core.toys:join", "corpora": ["$a", "$b", "$c"]},
+    }
+    for name, change in changes.items():
+        stages[name] |= change
+    return build_recipe({"name": "toy", "stages": stages}, {})
+
+
+def test_what_may_fail_is_left_out(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for again in (False, True):
+        done = run_recipe(with_failing(), store, only=["both"])
+        assert list(done.artifacts) == ["a", "both"]
+        assert done.failed == {"b": "this does not suit me", "c": 'needs "b"'}
+        assert done.artifacts["both"].manifest.parents == {"corpora.a": done.artifacts["a"].id}
+        told = [(e["stage"], e["event"]) for e in read_events(done.events)]
+        assert ("b", "warning") in told and told[-1] == ("both", "cached" if again else "finished")
+
+
+@pytest.mark.parametrize(
+    ("changes", "only", "error"),
+    [
+        ({"b": {"may_fail": False}}, None, "does not suit me"),
+        ({"c": {"may_fail": False}}, None, 'stage "c" cannot do without "b". this does not suit me'),
+        ({"both": {"corpora": ["$b", "$c"]}}, None, 'stage "both" cannot do without "b"'),
+        ({}, ["b"], "does not suit me"),
+        ({}, ["c"], "does not suit me"),
+    ],
+)
+def test_what_is_needed_may_not_fail(
+    tmp_path: Path, changes: dict[str, dict[str, object]], only: list[str] | None, error: str
+) -> None:
+    with pytest.raises((UserError, StageFailed), match=error):
+        run_recipe(with_failing(**changes), Store(tmp_path), only)

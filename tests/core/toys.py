@@ -8,7 +8,7 @@ from typing import Any
 
 from danlu.core.artifact import Artifact, atomic_write, write_json
 from danlu.core.budget import Budget
-from danlu.core.errors import Interrupted
+from danlu.core.errors import Interrupted, UserError
 from danlu.core.stage import Estimate, StageConfig, StageRun, stage
 
 
@@ -98,3 +98,9 @@ def join(config: EmptyConfig, run: StageRun, corpora: dict[str, Artifact]) -> di
     """Say which artifact came under which name."""
     write_json(run.out / "report.json", {name: artifact.id for name, artifact in corpora.items()})
     return {"names": list(corpora)}
+
+
+@stage("toys.refuse", makes="corpus", takes={"corpus?": "corpus"})
+def refuse(config: EmptyConfig, run: StageRun, corpus: Artifact | None) -> dict[str, Any]:
+    """Nothing suits it."""
+    raise UserError("this does not suit me", "give another")
