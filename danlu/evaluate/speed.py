@@ -2,7 +2,9 @@
 
     python -m danlu.evaluate.speed MODEL TOKENS REQUESTS [KV_DTYPE]     prints one JSON object
 
-Best of three each time, for the machine is not ours alone. Nothing is remembered from one prompt to the next.
+The best of several tries counts, for the machine is not ours alone. Where models are set beside each other, the tries
+go in rounds through all of them: who else works here for a minute slows a try of each and not all tries of one. Nothing
+is remembered from one prompt to the next.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +23,10 @@ from danlu.core.errors import StageFailed
 if TYPE_CHECKING:
     from danlu.engine import Engine
 
-PROMPT, TIMES = 256, 3  # tokens of a prompt; runs of which the best counts
+PROMPT, TIMES = 256, 3  # tokens of a prompt; tries of which the best counts
 
 
-def speeds(engine: Engine, tokens: int, requests: int = 1) -> dict[str, float]:
+def speeds(engine: Engine, tokens: int, requests: int = 1, times: int = TIMES) -> dict[str, float]:
     """Tokens per second: prefill and decode of one answer of `tokens`, and of `requests` answers at once.
 
     The engine must have no prefix cache: a prompt that it knows is not read again.
@@ -31,24 +34,24 @@ def speeds(engine: Engine, tokens: int, requests: int = 1) -> dict[str, float]:
     length = max(2, min(PROMPT, engine.max_context - tokens - 1))
     vocabulary = min(256, engine.model.config.vocab_size)
     prompts = [[(place + shift) % vocabulary for place in range(length)] for shift in range(requests)]
-    _seconds(engine, prompts[:1], 2)
-    reading, whole = _seconds(engine, prompts[:1], 1), _seconds(engine, prompts[:1], tokens)
+    _seconds(engine, prompts[:1], 2, 1)
+    reading, whole = _seconds(engine, prompts[:1], 1, times), _seconds(engine, prompts[:1], tokens, times)
     found = {
         "prefill_tokens_per_second": length / reading,
         "decode_tokens_per_second": (tokens - 1) / max(whole - reading, 1e-9),
     }
     if requests > 1:
-        found["batched_tokens_per_second"] = requests * tokens / _seconds(engine, prompts, tokens)
+        found["batched_tokens_per_second"] = requests * tokens / _seconds(engine, prompts, tokens, times)
     return found
 
 
-def _seconds(engine: Engine, prompts: list[list[int]], tokens: int) -> float:
+def _seconds(engine: Engine, prompts: list[list[int]], tokens: int, times: int) -> float:
     import torch
 
     from danlu.engine import Sampling
 
     runs = []
-    for _ in range(TIMES):
+    for _ in range(times):
         begin = time.perf_counter()
         list(engine.generate(prompts, Sampling(max_tokens=tokens, temperature=0.0, ignore_eos=True)))
         if torch.cuda.is_available():
@@ -57,11 +60,33 @@ def _seconds(engine: Engine, prompts: list[list[int]], tokens: int) -> float:
     return min(runs)
 
 
-def in_a_process(model: Path, tokens: int, requests: int, kv_dtype: str = "") -> dict[str, float]:
-    """`speeds`, and peak_memory_bytes: of a process of its own, for that is what the system counts memory by.
+def in_processes(
+    models: Mapping[str, tuple[Path, str]],
+    tokens: int,
+    requests: int,
+    *,
+    times: int = TIMES,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, dict[str, float]]:
+    """By name of (model, type of its KV cache or ""): `speeds`, the best of `times` rounds through all models.
 
-    Raises StageFailed when the process fails.
+    Also peak_memory_bytes, of a process that loads the model and answers, and speed_spread: how far the slowest round
+    of one answer lies below the fastest, as a share. Raises StageFailed when a process fails.
     """
+    tries: dict[str, list[dict[str, float]]] = {name: [] for name in models}
+    for number in range(times):
+        for at, (name, (path, kv_dtype)) in enumerate(models.items()):
+            tries[name].append(_in_a_process(path, tokens, requests, kv_dtype))
+            if progress is not None:
+                progress(number * len(models) + at + 1, times * len(models))
+    found = {name: {key: max(one[key] for one in each) for key in each[0]} for name, each in tries.items()}
+    for name, best in found.items():
+        slowest = min(one["decode_tokens_per_second"] for one in tries[name])
+        best["speed_spread"] = 1 - slowest / best["decode_tokens_per_second"]
+    return found
+
+
+def _in_a_process(model: Path, tokens: int, requests: int, kv_dtype: str) -> dict[str, float]:
     command = [sys.executable, "-m", "danlu.evaluate.speed", str(model), str(tokens), str(requests), kv_dtype]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -70,7 +95,15 @@ def in_a_process(model: Path, tokens: int, requests: int, kv_dtype: str = "") ->
     return found
 
 
-def _main(model: str, tokens: str, requests: str, kv_dtype: str) -> dict[str, Any]:
+def peak_bytes() -> int:
+    """The most memory this process has held. On Linux `ru_maxrss` would begin at what its parent held."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return 1024 * int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")))
+
+
+def _main(model: str, tokens: str, requests: str, kv_dtype: str = "") -> dict[str, Any]:
     from danlu.engine import Engine
 
     # a cache for these requests and no more: the engine would take what the machine has
@@ -78,8 +111,7 @@ def _main(model: str, tokens: str, requests: str, kv_dtype: str) -> dict[str, An
         model, max_sequences=int(requests), prefix_cache=False, kv_dtype=kv_dtype or None,
         max_context=PROMPT + int(tokens) + 2,
     )  # fmt: skip
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {**speeds(engine, int(tokens), int(requests)), "peak_memory_bytes": peak}
+    return {**speeds(engine, int(tokens), int(requests), 1), "peak_memory_bytes": peak_bytes()}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 | file        | what it answers                                                                      |
 |-------------|--------------------------------------------------------------------------------------|
 | `stage`     | the stage: every candidate judged on the same held-out text                          |
-| `speed`     | tokens per second, alone and eight at once, and the memory of a process that answers |
 | `advice`    | which one is on the front, and which one for a phone, a laptop, a server             |
 | `picture`   | sizes and speeds against what they cost, as SVG                                      |
 | `page`      | the report as Markdown and as a page                                                 |

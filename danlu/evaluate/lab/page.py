@@ -57,12 +57,18 @@ def _columns(report: dict[str, Any]) -> list[str]:
 def _about(report: dict[str, Any]) -> str:
     return (
         f"{report['documents']} held-out documents, {report['bytes']:,} bytes, windows of {report['context']} tokens. "
-        "Speeds and memory are of the machine that made this report."
+        f"Speeds and memory are of the machine that made this report: the best of {report['rounds']} rounds through "
+        f"all rows; the rounds of one row lay up to {max(row['speed_spread'] for row in report['rows']):.0%} apart."
     )
 
 
+def _title(report: dict[str, Any]) -> str:
+    name = report["model_name"]
+    return f"Versions of {name} ({report['model']})" if name else f"Versions of {report['model']}"
+
+
 def markdown(report: dict[str, Any]) -> str:
-    lines = [f"# Versions of {report['model']}", "", _about(report), ""]
+    lines = [f"# {_title(report)}", "", _about(report), ""]
     lines += ["| " + " | ".join(_columns(report)) + " |", "|---" * len(COLUMNS) + "|"]
     lines += ["| " + " | ".join(cells(row)) + " |" for row in report["rows"]]
     lines += ["", *(f"- **{use}**: {one['choice']}, {one['because']}" for use, one in report["advice"].items())]
@@ -85,7 +91,7 @@ def page(report: dict[str, Any], drawn: str) -> str:
         '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Compression lab · 压缩实验</title>\n<style>{STYLE}</style></head>\n<body>\n"
-        f"<h1>Versions of {escape(report['model'])}</h1>\n<p class=faint>{escape(_about(report))}</p>\n{drawn}"
+        f"<h1>{escape(_title(report))}</h1>\n<p class=faint>{escape(_about(report))}</p>\n{drawn}"
         f"<h2>Which one · 选哪个</h2>\n<ul>{words}</ul>\n"
         f"<h2>All of them · 全部</h2>\n<p class=faint>In colour: no other is both smaller and better.</p>\n"
         f"<div class=wide><table><tr>{head}</tr>{body}</table></div>\n</body>\n</html>\n"

@@ -1,99 +1,111 @@
 """Two plots side by side, as SVG: file size, and speed of a single answer, against what was lost.
 
-Loss is on a logarithmic axis, from a hundredth of a percent: what lies below is drawn at the edge. Names are set beside
-their points, and moved down where they would lie on each other.
+All axes are logarithmic. Losses begin at a hundredth of a percent: what lies below is drawn at the edge. A name stands
+beside its point, or on the first free place around it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html import escape
 from typing import Any
 
+from danlu.evaluate.lab.advice import front, size, slowness
+
 Row = dict[str, Any]
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 560, 420, 64, 34, 110, 46
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 620, 460, 64, 34, 24, 46
 LEAST = 1e-4  # of the losses that are told apart
+LETTER, LINE = 6.6, 12  # width of a letter and height of a line: a guess that suits most fonts at 12 px
 STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#444}.title{font-weight:600;fill:#222}.axis{stroke:#999;fill:none}"
     ".grid{stroke:#e4e4e4}.point{fill:#9ab}.front{fill:#c2542d}.line{stroke:#c2542d;fill:none;stroke-dasharray:4 3}"
+    ".to{stroke:#bbb}"
 )
 
 
 def picture(rows: list[Row]) -> str:
     """The SVG of a lab's rows."""
-    plots = [
-        _plot(rows, lambda row: row["weight_bytes"] / 1e6, "size, MB", "smaller is to the left", 0, True),
-        _plot(
-            rows,
-            lambda row: row["decode_tokens_per_second"],
-            "one answer, tokens/s",
-            "faster is to the right",
-            1,
-            False,
-        ),
-    ]
+    drawn = _plot(0, rows, lambda row: size(row) / 1e6, size, "size, MB (smaller is to the left)")
+    drawn += _plot(1, rows, lambda row: 1 / slowness(row), slowness, "one answer, tokens/s (faster is to the right)")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * WIDTH} {HEIGHT}" role="img" '
         f'aria-label="size and speed of {len(rows)} versions of a model against what they lost">'
-        f'<style>{STYLE}</style><rect width="100%" height="100%" fill="#fff"/>' + "".join(plots) + "</svg>\n"
+        f'<style>{STYLE}</style><rect width="100%" height="100%" fill="#fff"/>{drawn}</svg>\n'
     )
 
 
-def _plot(rows: list[Row], value: Callable[[Row], float], label: str, hint: str, number: int, smaller: bool) -> str:
-    values = [value(row) for row in rows]
-    most = max(values) * 1.05
-    losses = [max(row["bits_per_byte_change"], LEAST) for row in rows]
-    top = 10 ** math.ceil(math.log10(max(max(losses), 10 * LEAST)))
-    x0, y0, w, h = number * WIDTH + LEFT, TOP, WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+def _plot(number: int, rows: list[Row], value: Callable[[Row], float], cost: Callable[[Row], float], title: str) -> str:
+    """One plot: `value` to the right, the loss upward, a line along the front of `cost`."""
+    left, top = number * WIDTH + LEFT, TOP
+    right, bottom = left + WIDTH - LEFT - RIGHT, HEIGHT - BOTTOM
+    values, losses = [value(row) for row in rows], [max(row["bits_per_byte_change"], LEAST) for row in rows]
+    x = _scale(min(values) * 0.85, max(values) * 1.25, left, right)
+    y = _scale(LEAST, max(*losses, 10 * LEAST) * 1.6, bottom, top)
 
-    def x(v: float) -> float:
-        return x0 + v / most * w
+    parts = [f'<text class="title" x="{left}" y="{top - 14}">{escape(title)}</text>']
+    for tick in _ticks(LEAST, max(*losses, 10 * LEAST) * 1.6, (1,)):
+        name = ("≤ " if tick <= LEAST * 1.001 else "") + f"{100 * tick:.3g}%"
+        parts.append(f'<path class="grid" d="M{left} {y(tick):.1f}H{right}"/>')
+        parts.append(f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{name}</text>')
+    for tick in _ticks(min(values) * 0.85, max(values) * 1.25, (1, 2, 5)):
+        parts.append(f'<path class="grid" d="M{x(tick):.1f} {top}V{bottom}"/>')
+        parts.append(f'<text x="{x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
+    parts.append(f'<path class="axis" d="M{left} {top}V{bottom}H{right}"/>')
+    parts.append(f'<text x="{left}" y="{bottom + 36}">up: more bits per byte than the original</text>')
 
-    def y(loss: float) -> float:
-        return y0 + h - math.log10(max(loss, LEAST) / LEAST) / math.log10(top / LEAST) * h
-
-    parts = [f'<text class="title" x="{x0}" y="{y0 - 14}">{escape(label)} ({escape(hint)})</text>']
-    decade = LEAST
-    while decade <= top * 1.001:
-        name = f"{decade:.0%}" if decade >= 0.01 else f"{decade:.2%}"
-        parts.append(f'<line class="grid" x1="{x0}" x2="{x0 + w}" y1="{y(decade):.1f}" y2="{y(decade):.1f}"/>')
-        parts.append(f'<text x="{x0 - 6}" y="{y(decade) + 4:.1f}" text-anchor="end">{name}</text>')
-        decade *= 10
-    step = _step(most)
-    for tick in range(int(most / step) + 1):
-        parts.append(
-            f'<line class="grid" x1="{x(tick * step):.1f}" x2="{x(tick * step):.1f}" y1="{y0}" y2="{y0 + h}"/>'
-        )
-        parts.append(f'<text x="{x(tick * step):.1f}" y="{y0 + h + 16}" text-anchor="middle">{tick * step:g}</text>')
-    parts.append(f'<path class="axis" d="M{x0} {y0}V{y0 + h}H{x0 + w}"/>')
-    parts.append(f'<text x="{x0}" y="{y0 + h + 36}">up: more bits per byte than the original</text>')
-    places = sorted(
-        ((x(v), y(loss), row) for v, loss, row in zip(values, losses, rows, strict=True)), key=lambda p: p[1]
-    )
-    front = _front(places, smaller)
-    if len(front) > 1:
-        parts.append('<path class="line" d="M' + "L".join(f"{px:.1f} {py:.1f}" for px, py, _ in front) + '"/>')
-    last = -math.inf
-    for px, py, row in places:
-        kind = "front" if any(row is other for _, _, other in front) else "point"
-        last = max(py + 4, last + 12)
+    places = {row["name"]: (x(v), y(loss)) for row, v, loss in zip(rows, values, losses, strict=True)}
+    best = [row["name"] for row in front(rows, cost)]
+    parts.append('<path class="line" d="M' + "L".join("{:.1f} {:.1f}".format(*places[name]) for name in best) + '"/>')
+    for name, (px, py) in places.items():
+        kind = "front" if name in best else "point"
         parts.append(f'<circle class="{kind}" cx="{px:.1f}" cy="{py:.1f}" r="4"/>')
-        parts.append(f'<text x="{px + 8:.1f}" y="{last:.1f}">{escape(row["name"])}</text>')
-    return "".join(parts)
+    return "".join([*parts, *_names(places, best, (left, top - 10, right, bottom))])
 
 
-def _front(places: list[tuple[float, float, Row]], smaller: bool) -> list[tuple[float, float, Row]]:
-    """Those that no other beats in both; from left to right. Lower on the page (larger y) is less lost."""
-    sign = 1 if smaller else -1
-
-    def beaten(p: tuple[float, float, Row]) -> bool:
-        return any(sign * q[0] <= sign * p[0] and q[1] >= p[1] and (q[0], q[1]) != (p[0], p[1]) for q in places)
-
-    return sorted((p for p in places if not beaten(p)), key=lambda p: p[0])
+def _scale(low: float, high: float, begin: float, end: float) -> Callable[[float], float]:
+    """low .. high to begin .. end, by ratios."""
+    return lambda value: begin + math.log(value / low) / math.log(high / low) * (end - begin)
 
 
-def _step(most: float) -> float:
-    rough = most / 5
-    power = 10 ** math.floor(math.log10(rough))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+def _ticks(low: float, high: float, factors: tuple[int, ...]) -> Iterator[float]:
+    """Factors of powers of ten from low to high."""
+    for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
+        yield from (tick for factor in factors if low * 0.999 <= (tick := factor * 10.0**power) <= high)
+
+
+def _names(places: dict[str, tuple[float, float]], first: list[str], inside: Box) -> Iterator[str]:
+    """The names beside their points, those of `first` first; a thread leads to one that had to move away."""
+    taken: list[Box] = [(px - 4, py - 4, px + 4, py + 4) for px, py in places.values()]
+    for name in sorted(places, key=lambda name: name not in first):
+        px, py = places[name]
+        width = LETTER * len(name)
+        boxes = [_box(px, py, dx, dy, width) for dy in _steps() for dx in (9, -9 - width, 30, -30 - width)]
+        free = (b for b in boxes if _within(b, inside) and not any(_overlap(b, other) for other in taken))
+        box = next(free, boxes[0])
+        taken.append(box)
+        middle = (box[1] + box[3]) / 2
+        if abs(middle - py) > LINE or not box[0] - 12 < px < box[2] + 12:
+            near = box[0] - 2 if box[0] > px else box[2] + 2
+            yield f'<path class="to" d="M{px:.1f} {py:.1f}L{near:.1f} {middle:.1f}"/>'
+        yield f'<text x="{box[0]:.1f}" y="{box[3] - 2:.1f}">{escape(name)}</text>'
+
+
+def _steps() -> Iterator[float]:
+    """0, then down and up in growing steps."""
+    yield 0
+    for step in range(1, 50):
+        yield from (step * LINE / 2, -step * LINE / 2)
+
+
+def _box(px: float, py: float, dx: float, dy: float, width: float) -> Box:
+    return px + dx, py + dy - LINE / 2, px + dx + width, py + dy + LINE / 2
+
+
+def _within(box: Box, outer: Box) -> bool:
+    return outer[0] <= box[0] and outer[1] <= box[1] and box[2] <= outer[2] and box[3] <= outer[3]
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
