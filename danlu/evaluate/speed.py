@@ -29,6 +29,8 @@ PROMPT, TIMES = 256, 3  # tokens of a prompt; tries of which the best counts
 def speeds(engine: Engine, tokens: int, requests: int = 1, times: int = TIMES) -> dict[str, float]:
     """Tokens per second: prefill and decode of one answer of `tokens`, and of `requests` answers at once.
 
+    The time of several at once includes reading their prompts, which goes on while others are answered already.
+
     The engine must have no prefix cache: a prompt that it knows is not read again.
     """
     length = max(2, min(PROMPT, engine.max_context - tokens - 1))

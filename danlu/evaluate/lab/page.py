@@ -14,7 +14,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #ddd; --faint: #999; --line: #3a3a3a; --paper: #1b1b1b;
   --mark: #e08a66; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
-  max-width: 78rem; padding: 0 1rem; }
+  max-width: 88rem; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; } .wide { overflow-x: auto; }
 table { border-collapse: collapse; } th { font-weight: normal; color: var(--faint); vertical-align: bottom; }
 td, th { padding: .2rem .7rem .2rem 0; text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
@@ -58,7 +58,8 @@ def _about(report: dict[str, Any]) -> str:
     return (
         f"{report['documents']} held-out documents, {report['bytes']:,} bytes, windows of {report['context']} tokens. "
         f"Speeds and memory are of the machine that made this report: the best of {report['rounds']} rounds through "
-        f"all rows; the rounds of one row lay up to {max(row['speed_spread'] for row in report['rows']):.0%} apart."
+        f"all rows; the rounds of one row lay up to {max(row['speed_spread'] for row in report['rows']):.0%} apart. "
+        f"{report['requests']} at once: tokens of the answers, reading the prompts included in the time."
     )
 
 
