@@ -14,9 +14,9 @@ A weight near the middle between two levels changes sides after a small move and
 which way each is rounded, not the distance. Scales and zero points are those of rounding to nearest, settled before
 the first step; what is stored in the end is, to the last bit, what the last validation saw.
 
-Worked example, levels of 1, plain gradient steps of 0.1 for the loss (w'_0 + w'_1 - 1)^2, w = [0.4, 0.45]:
-    w' = [0, 0], gradient -2 for both:  w = [0.6, 0.65], w' = [1, 1], gradient 2:  w = [0.4, 0.45], and so on;
-    as the learning rate falls to half, 0.05:  [0.5, 0.55] rounds to [0, 1] (half to even): loss 0, and there it stays.
+Worked example, levels of 1, plain gradient steps of 0.1 for the loss (w'_0 + w'_1 - 1)^2, w = [0.38, 0.45]:
+    w' = [0, 0], gradient -2 for both:  w = [0.58, 0.65], w' = [1, 1], gradient 2:  w = [0.38, 0.45], and so on;
+    as the learning rate falls to half, 0.05:  w = [0.48, 0.55], w' = [0, 1], loss 0, and there it stays.
 """
 
 from __future__ import annotations
