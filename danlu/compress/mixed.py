@@ -1,21 +1,21 @@
 """Mixed precision: bits for the matrices that need them, under a budget of bytes.
 
-Rounding a matrix W [N, K] moves its output by e x, with e = W - Q and x its input. What that does to the model's
-predictions is, to second order and summed over the places t of a text (Fisher; Kullback and Leibler's divergence has
-no first-order term),
+Rounding a matrix W [N, K] moves it by e = W - Q. What that does to the model's predictions on a text is, to second
+order (Kullback and Leibler's divergence has no first-order term; its second is Fisher's),
 
-    KL  ~  1/2 sum over t of (g_t . e x_t)^2,        g_t = d loss / d (W x_t),   the label drawn from the model itself
+    KL  ~  1/2 (sum over n, k of  e_nk d loss / d W_nk)^2,        the labels of the loss drawn from the model itself
 
-Taking g to be independent of x and its entries of one another, and the roundings of a row's columns of one another,
+on the average over labels. Errors of rounding have no common sign, so of the square only its diagonal is left:
 
-    KL per place  ~  1/2 sum over rows n, columns k of   a_n  e_nk^2  c_k
+    KL  ~  1/2 sum over n, k of   e_nk^2 F_nk r_k,        F_nk = mean over rows of text of (d loss / d W_nk)^2
 
-    a_n = mean of g_n^2                          how much an output matters: one backward pass gives it
-    c_k = mean of x_k^2                          to nearest: how much a column's error moves the output
-    c_k = 1 / U_kk^2,  H = mean x x^T = (U^T U)^-1    gptq: what is left of it when later columns have made up for it
+    r_k = 1                                       rounded to nearest
+    r_k = 1 / (U_kk^2 H_kk),  H = mean x x^T = (U^T U)^-1        gptq: the share of a column's error that is left when
+                                                  later columns have made up for it (the head of gptq.py)
 
-The embedding has no input but a place in the table: a_v is how often token v comes, c_k the mean of g_k^2 below it. The
-head's a_v is the mean of p_v (1 - p_v). A matrix that is both pays for both.
+The outer matrices are as tall as the vocabulary; theirs is taken apart: a_v c_k instead of F_vk. For the head a_v is
+the mean of p_v (1 - p_v) and c_k that of x_k^2; for the embedding a_v is how often token v comes and c_k the mean
+square of the gradient below it. A matrix that is both pays for both.
 
 So one walk forward and one back, block by block (only the hidden states between blocks are kept), price every matrix
 in every scheme of `LADDER` without running the model once for each: an estimate, and checked against such runs in the
@@ -23,8 +23,8 @@ tests. A matrix starts in the scheme of fewest bytes; then, as long as the budge
 a byte is taken. Only steps on the lower convex hull of a matrix' (bytes, loss) are offered, for those gains fall from
 step to step, and greed is then as good as any plan up to the last step that no longer fits.
 
-Worked example, 10 bytes to spend:   A: 2 bytes lose 9, 4 lose 3, 8 lose 1     B: 2 bytes lose 2, 4 lose 1
-    2 + 2 bytes are spent. A to 4 gains 3 a byte, B to 4 gains 0.5, A to 8 gains 0.5 (from 4).
+Worked example, 10 bytes to spend:   A: 2 bytes lose 9, 4 lose 3, 8 lose 1     B: 2 bytes lose 4, 4 lose 1
+    2 + 2 bytes are spent. A to 4 gains 3 a byte, B to 4 gains 1.5, A to 8 gains 0.5 (from 4).
     First A to 4 (6 spent), then B to 4 (8 spent); A to 8 would need 4 more and 2 are left. Loss 3 + 1.
 """
 
@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from danlu.compress.quantize import QuantizeConfig
 
 LADDER = (*(Scheme(4, group, symmetric) for group in (128, 64, 32) for symmetric in (True, False)), Scheme(8))
-SAMPLED = 512  # rows of a matrix that are rounded to see the error, those with the largest a_n
+SAMPLED = 512  # rows of a matrix that are rounded to see the error, those that count most
 HEAD_PLACES = 256  # places whose logits are in memory together
 
 
@@ -89,7 +89,10 @@ def options_of(source: Source, ids: Tensor, damp: float | None, run: StageRun, s
     file = run.work / "options.json"
     if file.exists():
         kept = json.loads(file.read_text(encoding="utf-8"))
-        return {name: [Option(Scheme(**o["scheme"]), o["bytes"], o["loss"]) for o in own] for name, own in kept.items()}
+        return {
+            name: [Option(Scheme(**own["scheme"]), own["bytes"], own["loss"]) for own in kept[name]]
+            for name in matrices(source.model)
+        }
     found: Options = {}
     model, walk, before = source.model, Walk(source.model, ids), list[Tensor]()
     steps = 2 * source.n_blocks
@@ -99,7 +102,7 @@ def options_of(source: Source, ids: Tensor, damp: float | None, run: StageRun, s
             before.append(walk.hidden.clone())
             walk.through(source.block(index))
             run.progress(index + 1, steps, "blocks measured")
-        gradient, *head = _head(model, walk.hidden, damp, seed)
+        gradient, head = _head(model, walk.hidden, seed)
         for index in reversed(range(source.n_blocks)):
             run.stop_if_asked()
             block = source.block(index)
@@ -111,15 +114,15 @@ def options_of(source: Source, ids: Tensor, damp: float | None, run: StageRun, s
                 assert x.grad is not None
                 above.copy_(x.grad)
             for name, one in seen.items():
-                found[f"blocks.{index}.{name}"] = _options(one.matrix.weight, [one.weights(ids.numel())])
+                found[f"blocks.{index}.{name}"] = one.options(ids.numel())
             run.progress(steps - index, steps, "blocks measured")
     often = torch.bincount(ids.flatten(), minlength=model.config.vocab_size) / ids.numel()
-    looked_up = (often, gradient.flatten(0, -2).square().mean(dim=0))
+    looked_up = _outer(often, gradient.flatten(0, -2).square().mean(dim=0))
     if model.lm_head is None:
-        found["embedding"] = _options(model.embedding.weight, [(head[0], head[1]), looked_up])
+        found["embedding"] = _options(model.embedding.weight, [head, looked_up])
     else:
         found["embedding"] = _options(model.embedding.weight, [looked_up])
-        found["lm_head"] = _options(model.lm_head.weight, [(head[0], head[1])])
+        found["lm_head"] = _options(model.lm_head.weight, [head])
     found = {name: found[name] for name in matrices(model)}
     partial = file.with_suffix(".partial")
     write_json(partial, {name: [asdict(option) for option in own] for name, own in found.items()})
@@ -178,47 +181,62 @@ def planned_bytes(config: ModelConfig, tokens: int) -> int:
     return between + 8 * min(tokens, 2 * AT_ONCE) * inner + 12 * HEAD_PLACES * config.vocab_size
 
 
+@dataclass(frozen=True)
+class _Weight:
+    """What the errors of a matrix [N, K] count for: rows [N] in all, cells(some rows) [n, K] one by one."""
+
+    rows: Tensor
+    cells: Callable[[Tensor], Tensor]
+
+
 class _Seen:
-    """Squares of a matrix' inputs and of the gradients of its outputs, summed as a text comes by both ways."""
+    """Squares of a matrix' gradients, one a row of text, and of its inputs, summed as text goes by both ways."""
 
     def __init__(self, matrix: Any, damp: float | None) -> None:
-        self.matrix, self.damp = matrix, damp
-        rows, columns = matrix.weight.shape
-        self.inputs = torch.zeros(columns, columns) if damp is not None else torch.zeros(columns)
-        self.gradients = torch.zeros(rows)
+        self.weight, self.damp = matrix.weight, damp
+        columns = self.weight.shape[1]
+        self.squares = torch.zeros_like(self.weight)
+        self.inputs = torch.zeros(columns, columns) if damp is not None else None
         matrix.register_forward_hook(self._forward)
 
     def _forward(self, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        x = inputs[0].detach().flatten(0, -2)
-        if self.damp is None:
-            self.inputs += x.square().sum(dim=0)
-        else:
-            self.inputs.addmm_(x.t(), x)
-        output.register_hook(self._backward)
+        x = inputs[0].detach()  # [n, T, K]
+        if self.inputs is not None:
+            self.inputs.addmm_(x.flatten(0, -2).t(), x.flatten(0, -2))
+        output.register_hook(lambda above: self._backward(x, above))
 
-    def _backward(self, gradient: Tensor) -> None:
-        self.gradients += gradient.flatten(0, -2).square().sum(dim=0)
+    def _backward(self, x: Tensor, above: Tensor) -> None:
+        for own, gradient in zip(x, above, strict=True):
+            of_weight = gradient.t() @ own  # [N, K]
+            self.squares.addcmul_(of_weight, of_weight)
 
-    def weights(self, places: int) -> tuple[Tensor, Tensor]:
-        """a [N], c [K]."""
-        return self.gradients / places, _columns(self.inputs / places, self.damp)
-
-
-def _columns(inputs: Tensor, damp: float | None) -> Tensor:
-    """c [K] of the mean square [K] or, for gptq, the mean of x x^T [K, K]."""
-    if damp is None:
-        return inputs
-    order = inputs.diagonal().argsort(descending=True, stable=True)
-    factor, _ = inverse_factor(inputs[order][:, order], damp)
-    return torch.empty(len(inputs)).index_copy_(0, order, factor.diagonal() ** -2)
+    def options(self, places: int) -> list[Option]:
+        shares = self.squares / places
+        diagonal = None
+        if self.inputs is not None:
+            diagonal = self.inputs.diagonal()
+            shares *= _left(self.inputs, self.damp) / diagonal.clamp_min(1e-30)
+        return _options(self.weight, [_Weight(shares.sum(dim=1), lambda some: shares[some])], diagonal)
 
 
-def _head(model: Any, hidden: Tensor, damp: float | None, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """hidden [n, T, D] before the last norm -> the loss's gradient there [n, T, D], and a [V], c [D] of the head."""
+def _left(hessian: Tensor, damp: float | None) -> Tensor:
+    """1 / U_kk^2 of each column [K], in the order in which gptq takes them."""
+    assert damp is not None
+    order = hessian.diagonal().argsort(descending=True, stable=True)
+    factor, _ = inverse_factor(hessian[order][:, order], damp)
+    return torch.empty(len(hessian)).index_copy_(0, order, factor.diagonal() ** -2)
+
+
+def _outer(rows: Tensor, columns: Tensor) -> _Weight:
+    return _Weight(rows * columns.sum(), lambda some: rows[some, None] * columns)
+
+
+def _head(model: Any, hidden: Tensor, seed: int) -> tuple[Tensor, _Weight]:
+    """hidden [n, T, D] before the last norm -> the loss's gradient there [n, T, D], and what the head counts for."""
     norm, head = copy.deepcopy(model.norm).float(), model.head_weight.float().detach()
     generator = torch.Generator().manual_seed(seed)
     gradients, rows = torch.empty_like(hidden).flatten(0, -2), torch.zeros(len(head))
-    inputs = torch.zeros(head.shape[1])  # the head is rounded to nearest, whatever the method
+    inputs = torch.zeros(head.shape[1])
     places = hidden.flatten(0, -2)
     for x, out in zip(places.split(HEAD_PLACES), gradients.split(HEAD_PLACES), strict=True):
         x = x.detach().requires_grad_()
@@ -232,29 +250,29 @@ def _head(model: Any, hidden: Tensor, damp: float | None, seed: int) -> tuple[Te
         normed.backward(above)
         assert x.grad is not None
         out.copy_(x.grad)
-    return gradients.view_as(hidden), rows / len(places), inputs / len(places)
+    return gradients.view_as(hidden), _outer(rows / len(places), inputs / len(places))
 
 
 @torch.no_grad()
-def _options(weight: Tensor, parts: list[tuple[Tensor, Tensor]]) -> list[Option]:
-    """parts: a [N] and c [K] of each thing the matrix [N, K] is used for."""
-    rows, columns = weight.shape
+def _options(weight: Tensor, uses: list[_Weight], importance: Tensor | None = None) -> list[Option]:
+    """uses: all that the matrix [N, K] is used for. importance [K]: that of the columns when scales are searched."""
     found = []
     for scheme in LADDER:
         try:
-            scheme.check(rows, columns, "")
+            scheme.check(*weight.shape, "")
         except UserError:
             continue
-        found.append(Option(scheme, scheme.bytes(rows, columns), sum(_loss(weight, a, c, scheme) for a, c in parts)))
+        loss = sum(_loss(weight, use, scheme, importance) for use in uses)
+        found.append(Option(scheme, scheme.bytes(*weight.shape), loss))
     return found
 
 
-def _loss(weight: Tensor, a: Tensor, c: Tensor, scheme: Scheme) -> float:
-    top = a.topk(min(SAMPLED, len(a))).indices.sort().values
-    some, seen = weight[top].float(), a[top]
-    error = some - scheme.rounded(some, c)
-    total = 0.5 * float((seen @ error.square() @ c).double())
-    return total * float(a.sum() / seen.sum().clamp_min(1e-30))
+def _loss(weight: Tensor, use: _Weight, scheme: Scheme, importance: Tensor | None) -> float:
+    top = use.rows.topk(min(SAMPLED, len(use.rows))).indices.sort().values
+    some, seen = weight[top].float(), use.cells(top)
+    error = some - scheme.rounded(some, importance)
+    scale = float(use.rows.sum() / seen.sum().clamp_min(1e-30))
+    return 0.5 * scale * float((error.square() * seen).sum(dtype=torch.float64))
 
 
 def _hull(options: list[Option]) -> list[Option]:
