@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -79,6 +79,31 @@ def check(config: QuantizeConfig) -> None:
         )
     if config.group is not None or config.symmetric is not None or config.head_bits != 8:
         raise UserError("a budget chooses group, symmetric and head_bits itself", "leave them out")
+
+
+def plan_under(
+    budget: float, source: Source, ids: Tensor, damp: float | None, run: StageRun, seed: int
+) -> tuple[dict[str, Scheme], dict[str, Any]]:
+    """The scheme of each matrix under `budget` bits a weight, and the account of it: of each matrix also what it would
+    lose in every other scheme. The rest as in `options_of`."""
+    options = options_of(source, ids, damp, run, seed)
+    plan = choose_options(options, bytes_for_matrices(source.model, budget))
+    facts = {
+        "budget": budget,
+        "expected_loss": sum(own.loss for own in plan.values()),
+        "plan": {
+            name: {
+                "bits": own.scheme.bits,
+                "group": own.scheme.group or "row",
+                "symmetric": own.scheme.symmetric,
+                "bytes": own.bytes,
+                "expected_loss": own.loss,
+                "sensitivity": {_word(option.scheme): option.loss for option in options[name]},
+            }
+            for name, own in plan.items()
+        },
+    }
+    return {name: own.scheme for name, own in plan.items()}, facts
 
 
 def options_of(source: Source, ids: Tensor, damp: float | None, run: StageRun, seed: int = 0) -> Options:
@@ -157,21 +182,6 @@ def bytes_for_matrices(model: Transformer, bits_per_weight: float) -> float:
     of_matrices = sum(model.get_parameter(f"{name}.weight").numel() for name in matrices(model))
     numbers = model.n_params
     return bits_per_weight * numbers / 8 - 4 * (numbers - of_matrices)
-
-
-def plan_report(options: Options, plan: Mapping[str, Option]) -> dict[str, Any]:
-    """Of each matrix its scheme, and what it would lose in every other."""
-    return {
-        name: {
-            "bits": own.scheme.bits,
-            "group": own.scheme.group or "row",
-            "symmetric": own.scheme.symmetric,
-            "bytes": own.bytes,
-            "expected_loss": own.loss,
-            "sensitivity": {_word(option.scheme): option.loss for option in options[name]},
-        }
-        for name, own in plan.items()
-    }
 
 
 def planned_bytes(config: ModelConfig, tokens: int) -> int:
@@ -256,14 +266,14 @@ def _head(model: Any, hidden: Tensor, seed: int) -> tuple[Tensor, _Weight]:
 @torch.no_grad()
 def _options(weight: Tensor, uses: list[_Weight], importance: Tensor | None = None) -> list[Option]:
     """uses: all that the matrix [N, K] is used for. importance [K]: that of the columns when scales are searched."""
-    found = []
+    (rows, columns), found = weight.shape, []
     for scheme in LADDER:
         try:
-            scheme.check(*weight.shape, "")
+            scheme.check(rows, columns, "")
         except UserError:
             continue
         loss = sum(_loss(weight, use, scheme, importance) for use in uses)
-        found.append(Option(scheme, scheme.bytes(*weight.shape), loss))
+        found.append(Option(scheme, scheme.bytes(rows, columns), loss))
     return found
 
 

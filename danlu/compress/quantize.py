@@ -123,7 +123,6 @@ def quantize(
     Raises UserError for an unknown method or number of bits, a model that is quantised already, a width that does not
     divide into groups, a budget that is too small, and a method or budget that needs text without any.
     """
-    import psutil
     import torch
 
     from danlu.compress import mixed
@@ -144,29 +143,21 @@ def quantize(
     source = Source(model)
     plan = {} if mixing else plan_for(config, scheme, source.model)
     ids = _text(config, source, model, calibration, run) if calibration and (method.needs_text or mixing) else None
-    streams = 0
-    if method.needs_text:
-        streams = 2 if method.round is _gptq and not method.smoothing and config.trust else 1
+    makes_up = method.round is _gptq and not method.smoothing and config.trust > 0
+    streams = (2 if makes_up else 1) if method.needs_text else 0
     planned = planned_bytes(
         source.model.config,
-        bits_per_weight=scheme.bits_per_weight if config.budget is None else config.budget,
+        bits_per_weight=config.budget or scheme.bits_per_weight,
         tokens=ids.numel() if ids is not None and streams else 0,
         streams=streams,
     )
     if mixing and ids is not None:
         planned = max(planned, mixed.planned_bytes(source.model.config, ids[: config.budget_rows].numel()))
-    run.events.emit("derived", text=f"needs about {human_bytes(planned)} of memory beside the program")
-    if planned > (free := psutil.virtual_memory().available):
-        message = f"about {human_bytes(planned)} of memory are needed and {human_bytes(free)} are free"
-        run.events.emit("warning", message=f"{message}: fewer or shorter rows of calibration text take less")
+    _say(planned, run)
     mixture: dict[str, Any] = {}
-    if config.budget is not None:
-        assert ids is not None
+    if config.budget is not None and ids is not None:
         damp = config.damp if method.round is _gptq else None
-        options = mixed.options_of(source, ids[: config.budget_rows], damp, run, config.seed)
-        chosen = mixed.choose_options(options, mixed.bytes_for_matrices(source.model, config.budget))
-        plan = {name: option.scheme for name, option in chosen.items()}
-        mixture = {"budget": config.budget, "expected_loss": sum(option.loss for option in chosen.values())}
+        plan, mixture = mixed.plan_under(config.budget, source, ids[: config.budget_rows], damp, run, config.seed)
     # the second stream is the same text in the model as it was
     walks = [Walk(source.model, ids) for _ in range(streams)] if ids is not None else []
     block_maker = _Blocks(config, method, plan, walks)
@@ -190,7 +181,7 @@ def quantize(
         "method": config.method,
         "bits": config.bits,
         "group": "mixed" if mixing else scheme.group or "row",
-        "symmetric": scheme.symmetric,
+        "symmetric": "mixed" if mixing else scheme.symmetric,
         "bytes_before": before,
         "bytes_in_float32": in_float32,
         "bytes_after": after,
@@ -199,16 +190,13 @@ def quantize(
         "max_error": max(errors),
         "mean_error": sum(errors) / len(errors),
     }
-    found |= mixture
+    found |= {key: value for key, value in mixture.items() if key != "plan"}
     if ids is not None:
         found["calibration_tokens"] = ids.numel()
     raised = sum(block.get("damped_again", 0) for block in facts)
     if raised:
         run.events.emit("warning", message=f"{raised} times a Hessian was not positive definite and was damped more")
-    report = found | {"blocks": facts} | context_of(model)
-    if mixing:
-        report["plan"] = mixed.plan_report(options, chosen)
-    write_json(run.out / "report.json", report)
+    write_json(run.out / "report.json", found | mixture | {"blocks": facts} | context_of(model))
     run.clear_work()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of this process: not part of the payload
     return found | {"planned_memory_bytes": planned, "peak_memory_bytes": peak}
@@ -263,6 +251,16 @@ def _text(config: QuantizeConfig, source: Source, model: Artifact, calibration: 
     if source.tokenizer is None:
         raise UserError(f"{model.id} has no tokenizer to read the calibration text with", "use rtn or hqq")
     return calibration_ids(config, calibration, source.tokenizer, source.model.config.max_position, run.events)
+
+
+def _say(planned: int, run: StageRun) -> None:
+    """What memory it will take, and whether that is there."""
+    import psutil
+
+    run.events.emit("derived", text=f"needs about {human_bytes(planned)} of memory beside the program")
+    if planned > (free := psutil.virtual_memory().available):
+        message = f"about {human_bytes(planned)} of memory are needed and {human_bytes(free)} are free"
+        run.events.emit("warning", message=f"{message}: fewer or shorter rows of calibration text take less")
 
 
 class _Blocks:

@@ -191,7 +191,7 @@ def micro_hidden(model: nn.Module, micro: Micro, device: torch.device) -> Tensor
         from danlu.model.attention import SegmentContext
 
         context = SegmentContext(micro.segments.to(device))
-    return model.hidden(inputs, positions, context)  # type: ignore[operator,no-any-return]
+    return model.hidden(inputs, positions, context)  # type: ignore[operator]
 
 
 def precision(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:
