@@ -47,7 +47,7 @@ def test_the_estimate_is_near_runs_with_one_matrix_rounded(family: dict[str, Any
     torch.manual_seed(1)
     artifact = saved_model(tmp_path / "model", family, vocab_size=424, tie_embeddings=False)
     source, ids = Source(artifact), torch.randint(0, 424, (16, 48))
-    options = options_of(source, ids, None, StageRun.for_test(tmp_path / "run"))
+    options = options_of(source, ids, StageRun.for_test(tmp_path / "run"))
     with torch.no_grad():
         before = load_model(artifact.path)(ids).log_softmax(-1)
     said, seen = [], []
@@ -66,15 +66,11 @@ def test_the_estimate_is_near_runs_with_one_matrix_rounded(family: dict[str, Any
     assert float(ratio.abs().max()) < torch.tensor(2.0).log()
 
 
-def test_more_bits_lose_less_and_gptq_loses_less_than_nearest(tmp_path: Path) -> None:
+def test_more_bits_lose_less(tmp_path: Path) -> None:
     source, ids = Source(saved_model(tmp_path / "model")), torch.arange(512).remainder(420).view(8, 64)
-    nearest = options_of(source, ids, None, StageRun.for_test(tmp_path / "a"))
-    made_up = options_of(source, ids, 0.01, StageRun.for_test(tmp_path / "b"))
-    for name, own in nearest.items():
+    for own in options_of(source, ids, StageRun.for_test(tmp_path / "a")).values():
         loss = {option.scheme: option.loss for option in own}
-        assert loss[Scheme(8)] < loss[Scheme(4, 32)]
-        if name != "embedding":
-            assert all(other.loss < option.loss for option, other in zip(own, made_up[name], strict=True))
+        assert 50 * loss[Scheme(8)] < loss[Scheme(4, 32)]
 
 
 @pytest.mark.parametrize("method", ["rtn", "gptq"])
