@@ -12,7 +12,8 @@ on the average over labels. Errors of rounding have no common sign, so of the sq
 with e of rounding to nearest. GPTQ leaves half of that, in most matrices (0.2 to 0.9). Measured on SmolLM2-135M, one
 matrix at a time in 4 bits (logarithms of estimate and run): to nearest the estimate is 0.6 to 1.2 times what is seen,
 correlation 0.99; of GPTQ 0.93. To put GPTQ's share of each column (1 / U_kk^2 H_kk, gptq.py) into the sum looks better
-founded and is worse, 0.71: the text that H was made from flatters it.
+founded and is worse, 0.71: the text that H was made from flatters it. So GPTQ's half is one number, `GPTQ_LEAVES`, for
+all matrices of the blocks; the outer ones are rounded to nearest by every method.
 
 The outer matrices are as tall as the vocabulary; theirs is taken apart: a_v c_k instead of F_vk. For the head a_v is
 the mean of p_v (1 - p_v) and c_k that of x_k^2; for the embedding a_v is how often token v comes and c_k the mean
@@ -22,7 +23,9 @@ So one walk forward and one back, block by block (only the hidden states between
 in every scheme of `LADDER` without running the model once for each: an estimate, and checked against such runs in the
 tests. A matrix starts in the scheme of fewest bytes; then, as long as the budget lasts, whichever step saves most loss
 a byte is taken. Only steps on the lower convex hull of a matrix' (bytes, loss) are offered, for those gains fall from
-step to step, and greed is then as good as any plan up to the last step that no longer fits.
+step to step, and greed is then as good as any plan up to the last step that no longer fits. That one can be large (an
+embedding is a fifth of a small model): so the walk is begun again with each step that did not fit taken beforehand, and
+the best plan counts.
 
 Worked example, 10 bytes to spend:   A: 2 bytes lose 9, 4 lose 3, 8 lose 1     B: 2 bytes lose 4, 4 lose 1
     2 + 2 bytes are spent. A to 4 gains 3 a byte, B to 4 gains 1.5, A to 8 gains 0.5 (from 4).
@@ -56,12 +59,13 @@ if TYPE_CHECKING:
 
 LADDER = (*(Scheme(4, group, symmetric) for group in (128, 64, 32) for symmetric in (True, False)), Scheme(8))
 SAMPLED = 512  # rows of a matrix that are rounded to see the error, those that count most
+GPTQ_LEAVES = 0.5
 HEAD_PLACES = 256  # places whose logits are in memory together
 
 
 @dataclass(frozen=True)
 class Option:
-    """A matrix in a scheme: bytes of its file, and the divergence it causes when rounded to nearest (nats a token)."""
+    """A matrix in a scheme: bytes of its file, and the divergence that it causes (nats a token, estimated)."""
 
     scheme: Scheme
     bytes: int
@@ -82,11 +86,11 @@ def check(config: QuantizeConfig) -> None:
 
 
 def plan_under(
-    budget: float, source: Source, ids: Tensor, run: StageRun, seed: int
+    budget: float, source: Source, ids: Tensor, left: float, run: StageRun, seed: int
 ) -> tuple[dict[str, Scheme], dict[str, Any]]:
     """The scheme of each matrix under `budget` bits a weight, and the account of it: of each matrix also what it would
     lose in every other scheme. The rest as in `options_of`."""
-    options = options_of(source, ids, run, seed)
+    options = options_of(source, ids, left, run, seed)
     plan = choose_options(options, bytes_for_matrices(source.model, budget))
     facts = {
         "budget": budget,
@@ -106,8 +110,9 @@ def plan_under(
     return {name: own.scheme for name, own in plan.items()}, facts
 
 
-def options_of(source: Source, ids: Tensor, run: StageRun, seed: int = 0) -> Options:
-    """Every matrix in every scheme that it divides into. ids [n, T].
+def options_of(source: Source, ids: Tensor, left: float, run: StageRun, seed: int = 0) -> Options:
+    """Every matrix in every scheme that it divides into. ids [n, T]; left: by the method, of what rounding a block's
+    matrix to nearest would lose.
 
     The result is kept in `run.work` for the next try. Raises Interrupted between two blocks.
     """
@@ -139,7 +144,7 @@ def options_of(source: Source, ids: Tensor, run: StageRun, seed: int = 0) -> Opt
                 assert x.grad is not None
                 above.copy_(x.grad)
             for name, one in seen.items():
-                found[f"blocks.{index}.{name}"] = one.options(ids.numel())
+                found[f"blocks.{index}.{name}"] = one.options(left / ids.numel())
             run.progress(steps - index, steps, "blocks measured")
     often = torch.bincount(ids.flatten(), minlength=model.config.vocab_size) / ids.numel()
     looked_up = _outer(often, gradient.flatten(0, -2).square().mean(dim=0))
@@ -156,25 +161,41 @@ def options_of(source: Source, ids: Tensor, run: StageRun, seed: int = 0) -> Opt
 
 
 def choose_options(options: Options, budget_bytes: float) -> dict[str, Option]:
-    """The plan that the greedy steps reach. Raises UserError for a budget below the smallest plan."""
+    """The plan of least loss among those the greedy steps reach, from the smallest and from one large step beforehand.
+
+    Raises UserError for a budget below the smallest plan.
+    """
     stairs = {name: _hull(own) for name, own in options.items()}
-    chosen = {name: stair[0] for name, stair in stairs.items()}
-    spent = sum(option.bytes for option in chosen.values())
+    first = {name: stair[0] for name, stair in stairs.items()}
+    spent = sum(option.bytes for option in first.values())
     if spent > budget_bytes:
         raise UserError(
             f"the smallest plan takes {spent:,} bytes and the budget leaves {int(budget_bytes):,} for the matrices",
             "give it more bits a weight",
         )
-    steps = [
-        ((low.loss - high.loss) / (high.bytes - low.bytes), name, low, high)
-        for name, stair in stairs.items()
-        for low, high in pairwise(stair)
-    ]
+    best, missed = _climb(stairs, first, budget_bytes)
+    for name, high in missed:
+        if spent - first[name].bytes + high.bytes <= budget_bytes:
+            other, _ = _climb(stairs, first | {name: high}, budget_bytes)
+            best = min(best, other, key=lambda plan: sum(option.loss for option in plan.values()))
+    return best
+
+
+def _climb(
+    stairs: Options, start: dict[str, Option], budget_bytes: float
+) -> tuple[dict[str, Option], list[tuple[str, Option]]]:
+    """Steps of most gain a byte first, from `start`; the plan, and the steps that were due and no longer fitted."""
+    plan, missed = dict(start), list[tuple[str, Option]]()
+    spent = sum(option.bytes for option in plan.values())
+    steps = [(_gain(low, high), name, low, high) for name, own in stairs.items() for low, high in pairwise(own)]
     for _, name, low, high in sorted(steps, key=lambda step: (-step[0], step[1], step[2].bytes)):
-        if chosen[name] == low and spent + high.bytes - low.bytes <= budget_bytes:
-            chosen[name] = high
-            spent += high.bytes - low.bytes
-    return chosen
+        if plan[name] == low:
+            if spent + high.bytes - low.bytes <= budget_bytes:
+                plan[name] = high
+                spent += high.bytes - low.bytes
+            else:
+                missed.append((name, high))
+    return plan, missed
 
 
 def bytes_for_matrices(model: Transformer, bits_per_weight: float) -> float:
@@ -216,8 +237,8 @@ class _Seen:
             of_weight = gradient.t() @ own  # [N, K]
             self.squares.addcmul_(of_weight, of_weight)
 
-    def options(self, places: int) -> list[Option]:
-        shares = self.squares / places
+    def options(self, factor: float) -> list[Option]:
+        shares = self.squares * factor
         return _options(self.weight, [_Weight(shares.sum(dim=1), lambda some: shares[some])])
 
 

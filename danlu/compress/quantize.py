@@ -156,7 +156,8 @@ def quantize(
     _say(planned, run)
     mixture: dict[str, Any] = {}
     if config.budget is not None and ids is not None:
-        plan, mixture = mixed.plan_under(config.budget, source, ids[: config.budget_rows], run, config.seed)
+        left = mixed.GPTQ_LEAVES if method.round is _gptq else 1.0
+        plan, mixture = mixed.plan_under(config.budget, source, ids[: config.budget_rows], left, run, config.seed)
     # the second stream is the same text in the model as it was
     walks = [Walk(source.model, ids) for _ in range(streams)] if ids is not None else []
     block_maker = _Blocks(config, method, plan, walks)

@@ -42,12 +42,19 @@ def test_only_steps_of_the_hull_are_taken() -> None:
     assert choose_options(options, 8)["A"].bytes == 8
 
 
+def test_a_large_step_may_come_first() -> None:
+    """B saves most in all, a little less a byte than A: after A it no longer fits."""
+    small, large = Scheme(4, 32), Scheme(8)
+    options = {"A": [Option(small, 1, 3), Option(large, 2, 0)], "B": [Option(small, 10, 21), Option(large, 20, 1)]}
+    assert {name: own.bytes for name, own in choose_options(options, 21).items()} == {"A": 1, "B": 20}
+
+
 @pytest.mark.parametrize("family", [LLAMA, GPT2], ids=["llama", "gpt2"])
 def test_the_estimate_is_near_runs_with_one_matrix_rounded(family: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(1)
     artifact = saved_model(tmp_path / "model", family, vocab_size=424, tie_embeddings=False)
     source, ids = Source(artifact), torch.randint(0, 424, (16, 48))
-    options = options_of(source, ids, StageRun.for_test(tmp_path / "run"))
+    options = options_of(source, ids, 1.0, StageRun.for_test(tmp_path / "run"))
     with torch.no_grad():
         before = load_model(artifact.path)(ids).log_softmax(-1)
     said, seen = [], []
@@ -68,7 +75,7 @@ def test_the_estimate_is_near_runs_with_one_matrix_rounded(family: dict[str, Any
 
 def test_more_bits_lose_less(tmp_path: Path) -> None:
     source, ids = Source(saved_model(tmp_path / "model")), torch.arange(512).remainder(420).view(8, 64)
-    for own in options_of(source, ids, StageRun.for_test(tmp_path / "a")).values():
+    for own in options_of(source, ids, 1.0, StageRun.for_test(tmp_path / "a")).values():
         loss = {option.scheme: option.loss for option in own}
         assert 50 * loss[Scheme(8)] < loss[Scheme(4, 32)]
 
