@@ -125,7 +125,7 @@ def quantize(
     """
     import torch
 
-    from danlu.compress import mixed
+    from danlu.compress import mixed, sensitivity
     from danlu.compress.blockwise import Source, change_blocks, planned_bytes
     from danlu.compress.layers import Walk
     from danlu.model.hub import save_model
@@ -152,12 +152,12 @@ def quantize(
         streams=streams,
     )
     if mixing and ids is not None:
-        planned = max(planned, mixed.planned_bytes(source.model.config, ids[: config.budget_rows].numel()))
+        planned = max(planned, sensitivity.planned_bytes(source.model.config, ids[: config.budget_rows].numel()))
     _say(planned, run)
     mixture: dict[str, Any] = {}
     if config.budget is not None and ids is not None:
-        left = mixed.GPTQ_LEAVES if method.round is _gptq else 1.0
-        plan, mixture = mixed.plan_under(config.budget, source, ids[: config.budget_rows], left, run, config.seed)
+        damp = config.damp if method.round is _gptq else None
+        plan, mixture = mixed.plan_under(config.budget, source, ids[: config.budget_rows], damp, run, config.seed)
     # the second stream is the same text in the model as it was
     walks = [Walk(source.model, ids) for _ in range(streams)] if ids is not None else []
     block_maker = _Blocks(config, method, plan, walks)

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from danlu.compress import mixed
+from danlu.compress import sensitivity
 from danlu.compress.blockwise import Source
-from danlu.compress.mixed import Option, choose_options, options_of
+from danlu.compress.mixed import choose_options
 from danlu.compress.quantize import QuantizeConfig, quantize
+from danlu.compress.sensitivity import Option, options_of
 from danlu.core.artifact import Artifact
 from danlu.core.errors import Interrupted, UserError
 from danlu.core.stage import StageRun
@@ -54,7 +55,7 @@ def test_the_estimate_is_near_runs_with_one_matrix_rounded(family: dict[str, Any
     torch.manual_seed(1)
     artifact = saved_model(tmp_path / "model", family, vocab_size=424, tie_embeddings=False)
     source, ids = Source(artifact), torch.randint(0, 424, (16, 48))
-    options = options_of(source, ids, 1.0, StageRun.for_test(tmp_path / "run"))
+    options = options_of(source, ids, None, StageRun.for_test(tmp_path / "run"))
     with torch.no_grad():
         before = load_model(artifact.path)(ids).log_softmax(-1)
     said, seen = [], []
@@ -73,11 +74,14 @@ def test_the_estimate_is_near_runs_with_one_matrix_rounded(family: dict[str, Any
     assert float(ratio.abs().max()) < torch.tensor(2.0).log()
 
 
-def test_more_bits_lose_less(tmp_path: Path) -> None:
+def test_more_bits_lose_less_and_gptq_loses_less_than_nearest(tmp_path: Path) -> None:
     source, ids = Source(saved_model(tmp_path / "model")), torch.arange(512).remainder(420).view(8, 64)
-    for own in options_of(source, ids, 1.0, StageRun.for_test(tmp_path / "a")).values():
-        loss = {option.scheme: option.loss for option in own}
-        assert 50 * loss[Scheme(8)] < loss[Scheme(4, 32)]
+    nearest = options_of(source, ids, None, StageRun.for_test(tmp_path / "a"))
+    made_up = options_of(source, ids, 0.01, StageRun.for_test(tmp_path / "b"))
+    for name, own in nearest.items():
+        loss, less = ({option.scheme: option.loss for option in found} for found in (own, made_up[name]))
+        assert 50 * loss[Scheme(8)] < loss[Scheme(4, 32)] and 50 * less[Scheme(8)] < less[Scheme(4, 32)]
+        assert name == "embedding" or less[Scheme(4, 32)] < loss[Scheme(4, 32)]
 
 
 @pytest.mark.parametrize("method", ["rtn", "gptq"])
@@ -116,7 +120,7 @@ def test_stopped_while_it_measures_and_after(tmp_path: Path, monkeypatch: pytest
         stopped.stop_requested = False
     assert (stopped.work / "options.json").exists()
     monkeypatch.undo()
-    monkeypatch.setattr(mixed, "_options", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(sensitivity, "_options", lambda *_: pytest.fail("measured again"))
     quantize(config, stopped, model, corpus)
     for file in whole.out.iterdir():
         assert file.read_bytes() == (stopped.out / file.name).read_bytes(), file.name
