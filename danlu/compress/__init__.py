@@ -13,7 +13,7 @@ takes a model takes it. What it cost is not judged here but by `evaluate.compare
 |---------------|-------------------------------------------------------------------------------------|
 | `methods`     | every method by one name, whatever stage does it                                    |
 | `quantize`    | the stage and the table of ways to round                                            |
-| `mixed`       | which matrices get more bits, under a budget; `sensitivity`: what each would lose    |
+| `mixed`       | which matrices get more bits, under a budget; `sensitivity`: what each loses       |
 | `qat`         | trained to be rounded; `straight_through` does it                                   |
 | `training`    | what `qat` and `recover` share                                                      |
 | `gptq`        | rounding so that outputs stay                                                       |
