@@ -76,6 +76,8 @@ ROWS = (
     quantized("int4 g32, GPTQ", method="gptq", bits=4),
     quantized("int4 g32, GPTQ, 80 rows", method="gptq", bits=4, rows=80),
     quantized("int4 g32, GPTQ, one row", method="gptq", bits=4, rows=1),
+    quantized("mixed, 5.43 bits a weight, GPTQ", method="gptq", bits=4, budget=5.43),
+    quantized("mixed, 5.43 bits a weight, GPTQ, 80 rows", method="gptq", bits=4, budget=5.43, rows=80),
     quantized("int4 g32, GPTQ on Python code", "Python", method="gptq", bits=4),
     quantized("int4 g32, GPTQ on Chinese manuals", "Chinese manuals", method="gptq", bits=4),
     pruned("magnitude, half of the weights 0", method="magnitude"),

@@ -3,6 +3,7 @@
     model --quantize--> model           (stage `compress.quantize`)
     model --prune--> model              (stage `compress.prune`: weights to zero, heads, channels, layers, low rank)
     pruned model --recover--> model     (stage `compress.recover`: trained on, zeros kept)
+    model --qat--> model                (stage `compress.qat`: trained on the grid it is stored on)
     model --vocabulary--> model         (stage `compress.vocabulary`: only the tokens that a corpus uses)
 
 What comes out is a model directory like any other, with a `quantization_config` in its `config.json`; every room that
@@ -12,6 +13,9 @@ takes a model takes it. What it cost is not judged here but by `evaluate.compare
 |---------------|-------------------------------------------------------------------------------------|
 | `methods`     | every method by one name, whatever stage does it                                    |
 | `quantize`    | the stage and the table of ways to round                                            |
+| `mixed`       | which matrices get more bits, under a budget; `sensitivity`: what each loses       |
+| `qat`         | trained to be rounded; `straight_through` does it                                   |
+| `training`    | what `qat` and `recover` share                                                      |
 | `gptq`        | rounding so that outputs stay                                                       |
 | `smoothing`   | AWQ, SmoothQuant: a factor moved from inputs to weights                             |
 | `hqq`         | scales from the weights alone                                                       |
@@ -29,4 +33,4 @@ What the numbers of a quantised matrix mean is in `danlu.kernels.grid`, how they
 
 from __future__ import annotations
 
-STAGES: tuple[str, ...] = ("prune", "quantize", "recover", "vocabulary")
+STAGES: tuple[str, ...] = ("prune", "qat", "quantize", "recover", "vocabulary")

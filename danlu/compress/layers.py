@@ -95,6 +95,11 @@ class Walk:
 
         self._through(block, show)
 
+    def step(self, block: Any, x: Tensor) -> Tensor:
+        """Rows x [n, T, D] through a block, to be differentiated; the walk itself does not move."""
+        x, added = block(x, None, self._rotary, self._context)
+        return x + added
+
     @torch.no_grad()
     def inputs(self, block: Any) -> Inputs:
         """Move on by one block; the inputs of its matrices, in parts."""

@@ -3,6 +3,20 @@
 quantize     rtn, hqq, gptq, awq, ...       --bits           compress.quantize
 prune        wanda, sparsegpt, heads, ...   --share          compress.prune
 vocabulary                                                   compress.vocabulary
+
+What they cost beside the quality of the result (that is measured: docs/compress.md). Two stages train; they have no
+method's name, since they want tokens and a budget of time:
+
+|                          | text           | time                        | memory                        |
+|--------------------------|----------------|-----------------------------|-------------------------------|
+| rtn, nf4, fp8, hqq       | none           | of reading; hqq more rounds | the result, a block in floats |
+| gptq, awq, smoothquant   | 16,000 tokens  | some forward passes over    | and hidden states of the text |
+|                          |                | it, a factor for each matrix|                               |
+| rtn or gptq, with budget | the same       | and one backward pass       | and the states of all blocks  |
+| pruning                  | as gptq, or no | as gptq                     | as gptq                       |
+| stage recover            | millions       | of training                 | 17 bytes a weight             |
+| stage qat                | millions       | of training                 | 20 bytes a weight             |
+| stage qat with distill   | millions       | and a forward pass a step   | 24 bytes a weight             |
 """
 
 from __future__ import annotations

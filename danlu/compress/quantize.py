@@ -34,9 +34,13 @@ from danlu.core.stage import Estimate, StageRun, stage
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from danlu.compress.blockwise import Source
     from danlu.compress.layers import Moments
     from danlu.kernels.grid import Grid
     from danlu.model.quantized import Scheme
+    from danlu.model.transformer import Transformer
+
+OUTER = ("embedding", "lm_head")
 
 
 class QuantizeConfig(CalibrationConfig):
@@ -47,6 +51,8 @@ class QuantizeConfig(CalibrationConfig):
     head_bits: Literal[4, 8, 16] = 8  # of embedding and head below 8 bits; 16: left as they are
     damp: float = Field(default=0.01, gt=0, lt=1)  # gptq: of the mean diagonal of the Hessian
     trust: float = Field(default=0.5, ge=0, le=1)  # gptq: how far to make up for the errors of earlier matrices
+    budget: float | None = Field(default=None, gt=0)  # bits a weight, over all: a scheme for each matrix (mixed.py)
+    budget_rows: int = Field(default=8, ge=1)  # of the calibration text, to see which matrices are sensitive
 
 
 Round = Callable[["QuantizeConfig", "Scheme", "Tensor", "Moments | None"], "tuple[Grid, dict[str, int]]"]
@@ -115,52 +121,46 @@ def quantize(
     """Write a model again with fewer bits per weight.
 
     Raises UserError for an unknown method or number of bits, a model that is quantised already, a width that does not
-    divide into groups, and a method that needs text without any.
+    divide into groups, a budget that is too small, and a method or budget that needs text without any.
     """
-    import psutil
     import torch
 
+    from danlu.compress import mixed, sensitivity
     from danlu.compress.blockwise import Source, change_blocks, planned_bytes
-    from danlu.compress.calibration import calibration_ids
     from danlu.compress.layers import Walk
     from danlu.model.hub import save_model
-    from danlu.model.quantized import plan_of, quantize_
+    from danlu.model.quantized import quantize_
 
     method, scheme = choose(config), scheme_of(config)
-    if method.needs_text and calibration is None:
+    mixing = config.budget is not None
+    if mixing:
+        mixed.check(config)
+    if (method.needs_text or mixing) and calibration is None:
         raise UserError(
-            f"{config.method} needs text that shows what the model is fed",
-            "--calibration CORPUS names one; rtn and hqq need none",
+            f"{'a budget' if mixing else config.method} needs text that shows what the model is fed",
+            "--calibration CORPUS names one; rtn and hqq without a budget need none",
         )
     source = Source(model)
-    plan = plan_of(source.model, scheme)
-    for name, own in plan.items():
-        matrix = source.model.get_submodule(name)
-        assert isinstance(matrix.weight, torch.Tensor)
-        own.check(matrix.weight.shape[0], matrix.weight.shape[1], name)
-
-    walks: list[Walk] = []
-    if method.needs_text:
-        assert calibration is not None
-        if source.tokenizer is None:
-            raise UserError(f"{model.id} has no tokenizer to read the calibration text with", "use rtn or hqq")
-        longest = source.model.config.max_position
-        ids = calibration_ids(config, calibration, source.tokenizer, longest, run.events)
-        walks = [Walk(source.model, ids)]
-        if method.round is _gptq and not method.smoothing and config.trust:
-            walks.append(Walk(source.model, ids))  # the same text in the model as it was
-
+    plan = {} if mixing else plan_for(config, scheme, source.model)
+    ids = _text(config, source, model, calibration, run) if calibration and (method.needs_text or mixing) else None
+    makes_up = method.round is _gptq and not method.smoothing and config.trust > 0
+    streams = (2 if makes_up else 1) if method.needs_text else 0
     planned = planned_bytes(
         source.model.config,
-        bits_per_weight=scheme.bits_per_weight,
-        tokens=walks[0].hidden.shape[:2].numel() if walks else 0,
-        streams=len(walks),
+        bits_per_weight=config.budget or scheme.bits_per_weight,
+        tokens=ids.numel() if ids is not None and streams else 0,
+        streams=streams,
     )
-    run.events.emit("derived", text=f"needs about {human_bytes(planned)} of memory beside the program")
-    if planned > (free := psutil.virtual_memory().available):
-        message = f"about {human_bytes(planned)} of memory are needed and {human_bytes(free)} are free"
-        run.events.emit("warning", message=f"{message}: fewer or shorter rows of calibration text take less")
-    block_maker = _Blocks(config, method, scheme, walks)
+    if mixing and ids is not None:
+        planned = max(planned, sensitivity.planned_bytes(source.model.config, ids[: config.budget_rows].numel()))
+    _say(planned, run)
+    mixture: dict[str, Any] = {}
+    if config.budget is not None and ids is not None:
+        damp = config.damp if method.round is _gptq else None
+        plan, mixture = mixed.plan_under(config.budget, source, ids[: config.budget_rows], damp, run, config.seed)
+    # the second stream is the same text in the model as it was
+    walks = [Walk(source.model, ids) for _ in range(streams)] if ids is not None else []
+    block_maker = _Blocks(config, method, plan, walks)
     original = source.block if len(walks) > 1 else None
     with torch.no_grad():
         result, facts = change_blocks(
@@ -170,9 +170,7 @@ def quantize(
             block_maker.change,
             finished=lambda index, block: block_maker.pass_by(block, original(index) if original else None),
         )
-        outer = {n: s for n, s in plan.items() if n in ("embedding", "lm_head")}
-        if scheme.bits < 8 and config.head_bits != 8:
-            outer = {} if config.head_bits == 16 else dict.fromkeys(outer, scheme)
+        outer = {name: own for name, own in plan.items() if name in OUTER}
         errors = [error for block in facts for error in block["errors"].values()]
         if outer:
             errors.append(quantize_(result.float(), outer)["max_error"])
@@ -182,8 +180,8 @@ def quantize(
     found = {
         "method": config.method,
         "bits": config.bits,
-        "group": scheme.group or "row",
-        "symmetric": scheme.symmetric,
+        "group": "mixed" if mixing else scheme.group or "row",
+        "symmetric": "mixed" if mixing else scheme.symmetric,
         "bytes_before": before,
         "bytes_in_float32": in_float32,
         "bytes_after": after,
@@ -192,12 +190,13 @@ def quantize(
         "max_error": max(errors),
         "mean_error": sum(errors) / len(errors),
     }
-    if method.needs_text:
-        found["calibration_tokens"] = walks[0].hidden.shape[0] * walks[0].hidden.shape[1]
+    found |= {key: value for key, value in mixture.items() if key != "plan"}
+    if ids is not None:
+        found["calibration_tokens"] = ids.numel()
     raised = sum(block.get("damped_again", 0) for block in facts)
     if raised:
         run.events.emit("warning", message=f"{raised} times a Hessian was not positive definite and was damped more")
-    write_json(run.out / "report.json", found | {"blocks": facts} | context_of(model))
+    write_json(run.out / "report.json", found | mixture | {"blocks": facts} | context_of(model))
     run.clear_work()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of this process: not part of the payload
     return found | {"planned_memory_bytes": planned, "peak_memory_bytes": peak}
@@ -231,12 +230,45 @@ def scheme_of(config: QuantizeConfig) -> Scheme:
     return Scheme(config.bits, None if group == "row" else group, symmetric)
 
 
+def plan_for(config: QuantizeConfig, scheme: Scheme, model: Transformer) -> dict[str, Scheme]:
+    """One scheme for all matrices but perhaps the outer ones. Raises UserError for a matrix that does not divide."""
+    from danlu.model.quantized import plan_of
+
+    plan = plan_of(model, scheme)
+    if scheme.bits < 8 and config.head_bits != 8:
+        outer = {name: scheme for name in plan if name in OUTER and config.head_bits == 4}
+        plan = {name: own for name, own in plan.items() if name not in OUTER} | outer
+    for name, own in plan.items():
+        weight = model.get_parameter(f"{name}.weight")
+        own.check(weight.shape[0], weight.shape[1], name)
+    return plan
+
+
+def _text(config: QuantizeConfig, source: Source, model: Artifact, calibration: Artifact, run: StageRun) -> Tensor:
+    """ids [n, T] of the calibration text."""
+    from danlu.compress.calibration import calibration_ids
+
+    if source.tokenizer is None:
+        raise UserError(f"{model.id} has no tokenizer to read the calibration text with", "use rtn or hqq")
+    return calibration_ids(config, calibration, source.tokenizer, source.model.config.max_position, run.events)
+
+
+def _say(planned: int, run: StageRun) -> None:
+    """What memory it will take, and whether that is there."""
+    import psutil
+
+    run.events.emit("derived", text=f"needs about {human_bytes(planned)} of memory beside the program")
+    if planned > (free := psutil.virtual_memory().available):
+        message = f"about {human_bytes(planned)} of memory are needed and {human_bytes(free)} are free"
+        run.events.emit("warning", message=f"{message}: fewer or shorter rows of calibration text take less")
+
+
 class _Blocks:
     """What happens to a block."""
 
-    def __init__(self, config: QuantizeConfig, method: Method, scheme: Scheme, walks: list[Any]) -> None:
+    def __init__(self, config: QuantizeConfig, method: Method, plan: Mapping[str, Scheme], walks: list[Any]) -> None:
         """walks: none, or the text in the model as it becomes, and perhaps the text in the model as it was."""
-        self.config, self.method, self.scheme = config, method, scheme
+        self.config, self.method, self.plan = config, method, plan
         self.walk, self.before = (*walks, None, None)[:2]
 
     def change(self, index: int, block: Any) -> dict[str, Any]:
@@ -248,16 +280,17 @@ class _Blocks:
         facts: dict[str, Any] = {"errors": {}}
         unchanged = self.before.inputs(block) if self.before is not None else None
         if self.method.smoothing:
-            scale_of = awq_scale(self.scheme) if self.method.smoothing == "awq" else smoothquant_scale
+            scale_of = awq_scale(scheme_of(self.config)) if self.method.smoothing == "awq" else smoothquant_scale
             smooth(block, self.walk.moments(block), scale_of)
 
         def visit(name: str, matrix: Any, inputs: Any) -> None:
-            twin = empty_twin(matrix, self.scheme, name)
+            scheme = self.plan[f"blocks.{index}.{name}"]
+            twin = empty_twin(matrix, scheme, name)
             if self.method.round is None:
                 error = twin.fill(matrix.weight)
             else:
-                found, own = self.method.round(self.config, self.scheme, matrix.weight, inputs)
-                twin.put(self.scheme.store(found))
+                found, own = self.method.round(self.config, scheme, matrix.weight, inputs)
+                twin.put(scheme.store(found))
                 error = twin.error(matrix.weight)
                 for key, value in own.items():
                     facts[key] = facts.get(key, 0) + value

@@ -110,8 +110,13 @@ def _fit(
 
 
 def _round(groups: Tensor, scale: Tensor, zero: Tensor | None, bits: int, symmetric: bool) -> Tensor:
-    low, high = LEVELS[bits] if symmetric else (LOWEST[bits], -LOWEST[bits] - 1)
+    low, high = levels(bits, symmetric)
     return torch.round(groups / scale + (0 if zero is None else zero)).clamp_(low, high)
+
+
+def levels(bits: int, symmetric: bool) -> tuple[int, int]:
+    """The lowest and the highest whole number."""
+    return LEVELS[bits] if symmetric else (LOWEST[bits], -LOWEST[bits] - 1)
 
 
 def _symmetric_scales(groups: Tensor, bits: int) -> list[tuple[Tensor, None]]:

@@ -189,10 +189,12 @@ def _serve(app: FastAPI, listener: socket.socket, drain_seconds: float, ready: s
 
 
 class _Quiet(logging.Filter):
-    """Drops uvicorn's line about requests that the time limit of the shutdown cut off: their clients are told."""
+    """Drops uvicorn's words about what a shutdown cut off: requests (their clients are told), and at a second signal
+    the application's own orderly end."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return "timeout graceful shutdown" not in record.getMessage()
+        message = record.getMessage()
+        return "timeout graceful shutdown" not in message and not message.rstrip().endswith("CancelledError")
 
 
 def _is_loopback(host: str) -> bool:

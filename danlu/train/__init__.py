@@ -7,6 +7,7 @@ A training step is one walk: batches -> model -> loss -> backward -> optimiser -
 * ``optim``       AdamW for vectors and tables, Muon for matrices
 * ``schedule``    the learning rate as a pure function of progress, and progress from any kind of budget
 * ``loop``        the generator of steps: accumulate, check, clip, update, measure
+* ``constraint``  what holds meanwhile: zeros that stay, weights seen rounded;  ``divergence``  a teacher's predictions
 * ``fit``         the consumer of steps: events, validation, samples, checkpoints, Ctrl-C
 * ``checkpoint``  everything a run is, written atomically and read back to the same bits
 * ``scaling``     from a budget of compute to width, depth, batch and learning rate, each step with its source

@@ -21,7 +21,8 @@ from danlu.core.budget import Budget
 from danlu.core.errors import Interrupted, StageFailed, UserError
 from danlu.core.stage import StageRun
 from danlu.train.checkpoint import resume, save_checkpoint
-from danlu.train.loop import Source, Step, train
+from danlu.train.constraint import FREE, Constraint
+from danlu.train.loop import Loss, Source, Step, train
 from danlu.train.optim import Optimizer
 from danlu.train.schedule import Horizon, Schedule, Spent
 
@@ -87,6 +88,8 @@ def fit(
     validate_every: Budget,
     sample: Callable[[], list[str]] | None = None,
     sample_every: Budget,
+    constraint: Constraint = FREE,
+    loss_of: Loss | None = None,
 ) -> Fitted:
     """Train ``model`` in place until the budget is spent.
 
@@ -109,14 +112,20 @@ def fit(
     with run.graceful():
         before = Spent(**spent.state())
         try:
-            for step in train(model, source, optimizer, schedule, horizon, spent, clip=clip, dtype=dtype):
+            steps = train(
+                model, source, optimizer, schedule, horizon, spent,
+                clip=clip, dtype=dtype, constraint=constraint, loss_of=loss_of,
+            )  # fmt: skip
+            for step in steps:
                 history.steps.append([step.step, step.tokens, step.loss])
                 speed.add(step)
                 _report(run, step, optimizer, peak_flops, horizon)
                 if validate is not None and due(validate_every, before, spent, horizon):
-                    _validate(run, validate, history, spent)
+                    _validate(run, validate, history, spent, constraint)
                 if sample is not None and due(sample_every, before, spent, horizon):
-                    for text in sample():
+                    with constraint.shown():
+                        texts = sample()
+                    for text in texts:
                         run.events.emit("sample", step=step.step, text=text)
                 if run.stop_requested:
                     save()
@@ -130,7 +139,7 @@ def fit(
             save()
             raise
         if validate is not None and (not history.validation or history.validation[-1][0] != spent.steps):
-            _validate(run, validate, history, spent)
+            _validate(run, validate, history, spent, constraint)
         save()  # a process killed while it writes the model need not train again
     return Fitted(history, spent, speed)
 
@@ -167,8 +176,11 @@ def _report(run: StageRun, step: Step, optimizer: Optimizer, peak_flops: float, 
     )
 
 
-def _validate(run: StageRun, validate: Callable[[], float], history: History, spent: Spent) -> None:
-    loss = validate()
+def _validate(
+    run: StageRun, validate: Callable[[], float], history: History, spent: Spent, constraint: Constraint
+) -> None:
+    with constraint.shown():
+        loss = validate()
     history.validation.append([spent.steps, spent.tokens, loss])
     run.events.emit("validation", step=spent.steps, tokens=spent.tokens, loss=round(loss, 6))
 

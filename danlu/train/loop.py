@@ -26,7 +26,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from danlu.core.errors import StageFailed
+from danlu.train.constraint import FREE, Constraint
 from danlu.train.loss import IGNORE, cross_entropy
 from danlu.train.optim import Optimizer, clip_
 from danlu.train.schedule import Horizon, Schedule, Spent
@@ -71,6 +72,9 @@ class LanguageModel(Protocol):
     def flops_per_token(self, length: int) -> float: ...
 
 
+Loss = Callable[[nn.Module, Micro, torch.device], tuple[Tensor, int]]  # sum over a micro-batch, number of targets
+
+
 @dataclass(frozen=True)
 class Step:
     """What one step did. loss: mean over the targets, before the update. seconds: this step alone."""
@@ -97,9 +101,12 @@ def train(
     *,
     clip: float = 1.0,
     dtype: torch.dtype = torch.float32,
+    constraint: Constraint = FREE,
+    loss_of: Loss | None = None,
 ) -> Iterator[Step]:
     """Train until the budget is spent, yielding after every update.
 
+    ``loss_of``: what is minimised, the sum over a micro-batch and its number of targets; None: cross-entropy.
     ``spent`` is updated in place; its seconds run on while the consumer works, since a person's three minutes do too.
     Raises StageFailed before an update that is not finite.
     """
@@ -115,7 +122,8 @@ def train(
         cost = {"steps": 1.0, "tokens": float(counted), "flops": flops}.get(horizon.kind, spent.cost)
         factor = schedule(horizon.middle(spent, cost))
         begin = time.perf_counter()
-        loss, norm = _gradient(model, micros, counted, device, dtype, optimizer, clip)
+        with constraint.shown():
+            loss, norm = _gradient(model, micros, counted, device, dtype, optimizer, clip, loss_of)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             source.resume(cursor)
             what = "loss" if not math.isfinite(loss) else "gradient"
@@ -123,7 +131,9 @@ def train(
                 f"the {what} of step {spent.steps + 1} is not finite (loss {loss}, gradient norm {norm})",
                 "the weights from before it are saved; lower learning_rate, lengthen warmup, or look at the data",
             )
+        constraint.before_update()
         optimizer.step(factor)
+        constraint.after_update()
         optimizer.zero_grad()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -151,13 +161,13 @@ def train(
 
 def _gradient(
     model: nn.Module, micros: list[Micro], counted: int, device: torch.device, dtype: torch.dtype,
-    optimizer: Optimizer, clip: float,
+    optimizer: Optimizer, clip: float, loss_of: Loss | None = None,
 ) -> tuple[float, float]:  # fmt: skip
     """Gradients of the mean loss over the ``counted`` targets of all micro-batches, clipped; (loss, norm before)."""
     total = torch.zeros((), device=device)
     with precision(device, dtype):
         for micro in micros:
-            loss, _ = micro_loss(model, micro, device)
+            loss, _ = (loss_of or micro_loss)(model, micro, device)
             total += loss.detach()
             with torch.autocast(device.type, enabled=False):  # nested, so the casts of the region outside stay cached
                 (loss / max(counted, 1)).backward()
@@ -168,15 +178,20 @@ def _gradient(
 
 def micro_loss(model: nn.Module, micro: Micro, device: torch.device) -> tuple[Tensor, int]:
     """Sum of the losses of one micro-batch and the number of targets."""
-    inputs, targets = micro.inputs.to(device, non_blocking=True), micro.targets.to(device, non_blocking=True)
+    targets = micro.targets.to(device, non_blocking=True)
+    return cross_entropy(micro_hidden(model, micro, device), head_weight(model), targets)
+
+
+def micro_hidden(model: nn.Module, micro: Micro, device: torch.device) -> Tensor:
+    """Hidden states [B, T, D] of one micro-batch, ready for the head."""
+    inputs = micro.inputs.to(device, non_blocking=True)
     positions = None if micro.positions is None else micro.positions.to(device)
     context = None
     if micro.segments is not None:
         from danlu.model.attention import SegmentContext
 
         context = SegmentContext(micro.segments.to(device))
-    hidden = model.hidden(inputs, positions, context)  # type: ignore[operator]  # [B, T, D]
-    return cross_entropy(hidden, head_weight(model), targets)
+    return model.hidden(inputs, positions, context)  # type: ignore[operator]
 
 
 def precision(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:

@@ -99,7 +99,6 @@ class Optimizer:
         self.betas, self.eps, self.momentum = betas, eps, momentum
         self.matrix_dtype = matrix_dtype  # in which Newton-Schulz multiplies; bfloat16 is enough where it is fast
         self.steps = 0
-        self.zeros: list[tuple[nn.Parameter, Tensor]] = []  # see keep_zeros
         self.state: dict[str, Tensor] = {}
         for group in self.groups:
             for name, param in zip(group.names, group.params, strict=True):
@@ -124,21 +123,12 @@ class Optimizer:
         for param in self.params:
             param.grad = None
 
-    def keep_zeros(self, params: Iterable[nn.Parameter]) -> None:
-        """What is 0 in these parameters now stays 0: its gradient counts for nothing, and no update moves it."""
-        self.zeros = [(param, zero) for param in params if bool((zero := param.detach() == 0).any())]
-
     @torch.no_grad()
     def step(self, factor: float = 1.0) -> None:
         self.steps += 1
-        for param, zero in self.zeros:
-            if param.grad is not None:
-                param.grad.masked_fill_(zero, 0)
         for group in self.groups:
             update = self._muon if group.rule == "muon" else self._adamw
             update(group, factor * group.learning_rate)
-        for param, zero in self.zeros:
-            param.masked_fill_(zero, 0)
 
     def _adamw(self, group: Group, lr: float) -> None:
         live = [(n, p) for n, p in zip(group.names, group.params, strict=True) if p.grad is not None]

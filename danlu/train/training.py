@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from danlu.core.device import Device
     from danlu.model.config import ModelConfig
     from danlu.tokenizer.tokenizer import Tokenizer
+    from danlu.train.constraint import Constraint
     from danlu.train.fit import Fitted
-    from danlu.train.loop import Source
+    from danlu.train.loop import Loss, Source
     from danlu.train.optim import Optimizer
 
 MICRO_TOKENS = {"cpu": 4096, "cuda": 65536}  # positions in one forward pass where memory allows
@@ -57,21 +58,21 @@ def train_model(
     model: Any, tokenizer: Tokenizer, source: Source, config: TrainingConfig, run: StageRun, *,
     learning_rate: float, context: int, dtype: torch.dtype, peak_flops: float,
     validate: Callable[[], float] | None, sample: Callable[[], list[str]] | None, extra: Callable[[], dict[str, Any]],
-    keep_zeros: bool = False,
+    constraint: Constraint | None = None, loss: Loss | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train to the end of the budget (from where a killed run stopped), write the payload, return the metrics.
 
     ``validate`` and ``sample`` are called as often as the config says; ``extra`` once, after the last step, for what
-    only this kind of stage reports. ``keep_zeros``: what is 0 in the matrices of the blocks stays 0.
-    Raises what ``fit`` raises.
+    only this kind of stage reports. ``constraint``: what holds meanwhile. ``loss``: what is minimised; None:
+    cross-entropy. Raises what ``fit`` raises.
     """
     from danlu.model.hub import save_model
+    from danlu.train.constraint import FREE
     from danlu.train.fit import fit
     from danlu.train.schedule import Schedule
 
     optimizer = build_optimizer(model, config, learning_rate, dtype)
-    if keep_zeros:
-        optimizer.keep_zeros(parameter for parameter in model.blocks.parameters() if parameter.dim() == 2)
+    constraint = constraint or FREE
     fitted = fit(
         model, source, optimizer, run,
         schedule=Schedule(config.schedule, config.warmup, config.decay, config.final),
@@ -79,13 +80,15 @@ def train_model(
         checkpoint_every=config.checkpoint_every,
         validate=validate, validate_every=config.validate_every,
         sample=sample, sample_every=config.sample_every,
+        constraint=constraint, loss_of=loss,
     )  # fmt: skip
-    save_model(model, run.out, tokenizer)
     facts = {
         "vocab_size": model.config.vocab_size,
         "parameters": sum(p.numel() for p in model.parameters()),
         "context": context,
     }
+    constraint.settle()
+    save_model(model, run.out, tokenizer)
     return write_report(run, fitted, optimizer, facts, extra(), config.reference, peak_flops)
 
 

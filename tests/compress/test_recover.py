@@ -15,6 +15,7 @@ from danlu.core.stage import StageRun
 from danlu.model.hub import load_model, save_model
 from danlu.model.quantized import quantize_
 from danlu.tokenizer.pack import PackConfig, pack
+from danlu.train.constraint import Zeros
 from danlu.train.optim import Group, Optimizer
 from tests.compress.models import saved_corpus, saved_model
 from tests.tokenizer.shared import TEXTS
@@ -67,10 +68,12 @@ def test_keep_zeros_by_hand() -> None:
     """Muon turns [[0, 1], [1, 0]] and this gradient into an update without zeros; the two stay all the same."""
     param = torch.nn.Parameter(torch.tensor([[0.0, 1], [1, 0]]))
     optimizer = Optimizer([Group("muon", ["w"], [param], 0.1, 0.0, [(2,)])])
-    optimizer.keep_zeros([param])
+    zeros = Zeros([param])
     for _ in range(3):
         param.grad = torch.tensor([[1.0, 2], [3, 4]])
+        zeros.before_update()
         optimizer.step()
+        zeros.after_update()
     assert param[0, 0] == param[1, 1] == 0 and param[0, 1] != 1
 
 

@@ -88,6 +88,7 @@ def test_ctrl_c_ends_the_server_and_its_replicas(model_paths: dict[str, Path], t
     with httpx.stream("POST", f"{url}/v1/completions", json=LONG, timeout=60) as stream:
         next(chunks(stream))
         os.killpg(server.pid, signal.SIGINT)  # as the terminal does: to the whole group
+        assert "stopping" in server.stderr.readline()  # two signals that wait for one process would be one
         os.killpg(server.pid, signal.SIGINT)  # and again: at once
     assert server.wait(timeout=60) == 130
     tiny.until(lambda: not any(replica.is_running() for replica in replicas))

@@ -107,6 +107,14 @@ class Scheme:
             tensors["weight_zero_point"] = (shape, torch.int32 if self.packed else torch.int8)
         return tensors
 
+    def bytes(self, rows: int, columns: int) -> int:
+        """Of a matrix [rows, columns], in a file."""
+        return sum(shape[0] * shape[1] * dtype.itemsize for shape, dtype in self.shapes(rows, columns).values())
+
+    def rounded(self, weight: Tensor, importance: Tensor | None = None) -> Tensor:
+        """`weight` [N, K] to nearest, in float32 again; of schemes of whole numbers."""
+        return grid.fit(weight, self.bits, self.group, self.symmetric, importance).widen()
+
     def round(self, weight: Tensor, importance: Tensor | None = None) -> dict[str, Tensor]:
         """`weight` [N, K] rounded to nearest, as the tensors of `shapes`. `importance` [K] of the columns' errors."""
         if self.kind == "float8":
