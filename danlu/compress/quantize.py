@@ -18,7 +18,6 @@ Below 8 bits the embedding and the head keep 8 (decision 10). Norms and biases s
 from __future__ import annotations
 
 import json
-import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +26,7 @@ from pydantic import Field
 
 from danlu.compress.calibration import CalibrationConfig
 from danlu.core.artifact import Artifact, Manifest, write_json
+from danlu.core.device import peak_bytes
 from danlu.core.errors import UserError
 from danlu.core.progress import human_bytes
 from danlu.core.stage import Estimate, StageRun, stage
@@ -198,8 +198,10 @@ def quantize(
         run.events.emit("warning", message=f"{raised} times a Hessian was not positive definite and was damped more")
     write_json(run.out / "report.json", found | mixture | {"blocks": facts} | context_of(model))
     run.clear_work()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of this process: not part of the payload
-    return found | {"planned_memory_bytes": planned, "peak_memory_bytes": peak}
+    return found | {
+        "planned_memory_bytes": planned,
+        "peak_memory_bytes": peak_bytes(),
+    }  # of this process: not in the payload
 
 
 def choose(config: QuantizeConfig) -> Method:

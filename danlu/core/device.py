@@ -17,9 +17,11 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -66,6 +68,16 @@ def probe(refresh: bool = False) -> Device:
     if refresh:
         _probe.cache_clear()
     return _probe()
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held so far. On Linux `ru_maxrss` would begin at what its parent held."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def choose_dtype(rates: Mapping[str, float], has_instructions: bool) -> str:

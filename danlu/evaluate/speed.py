@@ -10,7 +10,6 @@ is remembered from one prompt to the next.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from danlu.core.device import peak_bytes
 from danlu.core.errors import StageFailed
 
 if TYPE_CHECKING:
@@ -95,14 +95,6 @@ def _in_a_process(model: Path, tokens: int, requests: int, kv_dtype: str) -> dic
         raise StageFailed(f"{model} could not be timed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
-
-
-def peak_bytes() -> int:
-    """The most memory this process has held. On Linux `ru_maxrss` would begin at what its parent held."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return 1024 * int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")))
 
 
 def _main(model: str, tokens: str, requests: str, kv_dtype: str = "") -> dict[str, Any]:

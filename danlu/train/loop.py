@@ -23,7 +23,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from danlu.core.device import peak_bytes
 from danlu.core.errors import StageFailed
 from danlu.train.constraint import FREE, Constraint
 from danlu.train.loss import IGNORE, cross_entropy
@@ -215,7 +215,7 @@ def memory_in_use(device: torch.device) -> int:
     """The most bytes this process has held so far: on the accelerator if there is one, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_bytes()
 
 
 def keep_freed_memory() -> None:
