@@ -37,15 +37,20 @@ SOURCES = {
     "Python": ["python:stdlib"],
 }
 
+TRAINED = {"budget": "5m", "batch_tokens": 2048, "context": 256, "validation_tokens": 4096}
+
 
 @dataclass(frozen=True)
 class Row:
-    """A candidate. stage "": the model as it is; "llama": a type of llama.cpp's."""
+    """A candidate. stage "": the model as it is; "llama": a type of llama.cpp's. text: what it is calibrated on;
+    tokens: it is trained, on the manuals; base: the row that it starts from."""
 
     name: str
     stage: str
     config: dict[str, Any] = field(default_factory=dict)
     text: str = ""
+    tokens: bool = False
+    base: str = ""
 
 
 def quantized(name: str, text: str = "manuals", **config: Any) -> Row:
@@ -55,6 +60,10 @@ def quantized(name: str, text: str = "manuals", **config: Any) -> Row:
 
 def pruned(name: str, **config: Any) -> Row:
     return Row(name, "compress.prune", config, "" if config["method"] == "magnitude" else "manuals")
+
+
+def recovered(base: str) -> Row:
+    return Row(f"{base}, trained on for 5 minutes", "compress.recover", TRAINED, tokens=True, base=base)
 
 
 ROWS = (
@@ -80,13 +89,17 @@ ROWS = (
     quantized("mixed, 5.43 bits a weight, GPTQ, 80 rows", method="gptq", bits=4, budget=5.43, rows=80),
     quantized("int4 g32, GPTQ on Python code", "Python", method="gptq", bits=4),
     quantized("int4 g32, GPTQ on Chinese manuals", "Chinese manuals", method="gptq", bits=4),
+    Row("int4 g32, trained to be rounded for 5 minutes", "compress.qat", TRAINED | {"distill": 1.0}, tokens=True),
     pruned("magnitude, half of the weights 0", method="magnitude"),
     pruned("Wanda, half of the weights 0", method="wanda"),
     pruned("SparseGPT, half of the weights 0", method="sparsegpt"),
     pruned("magnitude, 2 of 4 weights 0", method="magnitude", pattern="2:4"),
     pruned("Wanda, 2 of 4 weights 0", method="wanda", pattern="2:4"),
     pruned("SparseGPT, 2 of 4 weights 0", method="sparsegpt", pattern="2:4"),
+    recovered("SparseGPT, half of the weights 0"),
+    recovered("SparseGPT, 2 of 4 weights 0"),
     pruned("channels, a fifth gone", method="channels"),
+    recovered("channels, a fifth gone"),
     pruned("heads, a third gone", method="heads", share=0.33),
     pruned("layers, a fifth gone", method="layers"),
     pruned("low rank, a fifth of the numbers gone", method="svd"),
@@ -149,9 +162,13 @@ def make(row: Row) -> tuple[Path, float, int]:
         return llama(model.path, row.config["type"])
     values = row.config | {"model": "smollm2"}
     if row.text:
-        corpus = {"source": SOURCES[row.text], "max_bytes": 6_000_000}
-        values["calibration"] = run_stage("data.prepare", corpus, store, save_as=f"text-{row.text[:7].strip()}").id
-    name = "c-" + "".join(letter if letter.isalnum() else "-" for letter in row.name)
+        values["calibration"] = corpus(row.text, store).id
+    if row.base:
+        values["model"] = store_name(row.base)
+    if row.tokens:
+        read = {"corpus": corpus("manuals", store).id, "tokenizer": model.id}
+        values["tokens"] = run_stage("tokenizer.pack", read, store, save_as="tokens-manuals").id
+    name = store_name(row.name)
     settings = [word for key, value in values.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     command = ["stage", row.stage, *settings, "--name", name, "--store", str(STORE), "--json"]
     done = subprocess.run([sys.executable, "-m", "danlu.cli.main", *command], capture_output=True, text=True)
@@ -159,6 +176,17 @@ def make(row: Row) -> tuple[Path, float, int]:
         raise contest.Unavailable(contest.one_line((done.stderr.splitlines() or ["?"])[-1]))
     made = store.resolve(name, kind="model")
     return made.path, made.manifest.seconds, int(made.manifest.metrics.get("peak_memory_bytes", 0))
+
+
+def corpus(text: str, store: Any) -> Any:
+    from danlu.core.run import run_stage
+
+    config = {"source": SOURCES[text], "max_bytes": 6_000_000}
+    return run_stage("data.prepare", config, store, save_as=f"text-{text[:7].strip()}")
+
+
+def store_name(row: str) -> str:
+    return "c-" + "".join(letter if letter.isalnum() else "-" for letter in row)
 
 
 def llama(model: Path, kind: str) -> tuple[Path, float, int]:

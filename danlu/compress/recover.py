@@ -30,7 +30,10 @@ class RecoverConfig(FurtherConfig):
     "compress.recover", makes="model", takes={"model": "model", "tokens": "tokens"}, estimate=estimate_with(BYTES_EACH)
 )
 def recover(config: RecoverConfig, run: StageRun, model: Artifact, tokens: Artifact) -> dict[str, Any]:
-    """Train a pruned model on, its zeros kept. Raises what `train_further` raises."""
+    """Train a pruned model on, its zeros kept.
+
+    Raises what `train_further` raises.
+    """
     from danlu.compress.prune.pruner import share_of_zeros
 
     def prepare(network: Transformer) -> tuple[Constraint, Loss]:

@@ -17,7 +17,8 @@
     serve: [int8]                    # what `danlu run` serves at the end
 
 A recipe that works on something of the user's declares it: `inputs: {model: , corpus: calibration-text}`. A stage then
-says `model: $model`, and `--set model=NAME` gives it (an id, a name or a path) or replaces what stands there.
+says `model: $model`, and `--set model=NAME` gives it (an id, a name or a path) or replaces what stands there. One that
+is a list is laid into the lists it stands in (`students: []` and `candidates: [$int8, $students]`).
 
 A stage with `may_fail: true` that fails is left out of the lists it is in (`corpora: [$it, books]`), and the run goes
 on.
@@ -135,8 +136,9 @@ def find_recipe(spec: str | Path) -> Path:
 
 
 def inputs_of(spec: str | Path) -> list[str]:
-    """The names of what a recipe wants to be given."""
-    return list(_read_with_bases(find_recipe(spec), seen=())[0].get("inputs") or {})
+    """The names of what a recipe must be given."""
+    inputs = _read_with_bases(find_recipe(spec), seen=())[0].get("inputs") or {}
+    return [name for name, given in inputs.items() if given in (None, "")]
 
 
 def load_recipe(
@@ -208,7 +210,8 @@ def _with_inputs(raw: Mapping[str, Any], stages: Mapping[str, Any], where: Where
         if isinstance(value, dict):
             return {key: fill(inner) for key, inner in value.items()}
         if isinstance(value, list):
-            return [fill(inner) for inner in value]
+            filled = [(inner, fill(inner)) for inner in value]
+            return [one for inner, own in filled for one in (own if inner != own and isinstance(own, list) else [own])]
         if not (isinstance(value, str) and value.startswith("$") and value[1:] in inputs):
             return value
         given = inputs[value[1:]]
@@ -217,7 +220,7 @@ def _with_inputs(raw: Mapping[str, Any], stages: Mapping[str, Any], where: Where
             raise UserError(
                 f'{at}the recipe needs to know its "{value[1:]}"', f"--set {value[1:]}=NAME, an id or a path"
             )
-        return str(given)
+        return [str(one) for one in given] if isinstance(given, list) else str(given)
 
     return {name: fill(body) for name, body in stages.items()}
 

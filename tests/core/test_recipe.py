@@ -152,6 +152,15 @@ def test_inputs_of_the_user(tmp_path: Path) -> None:
         load_recipe(file, {"text": "t"})
 
 
+def test_an_input_that_is_a_list(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("inputs: {extra: []}\nstages:\n  blend: {use: data.mix, corpora: [books, $extra]}\n")
+    assert inputs_of(file) == []
+    assert load_recipe(file).nodes["blend"].inputs == {"corpora.books": "books"}
+    assert set(load_recipe(file, {"extra": "[a, b]"}).nodes["blend"].inputs.values()) == {"a", "b", "books"}
+    assert set(load_recipe(file, {"extra": "a"}).nodes["blend"].inputs.values()) == {"a", "books"}
+
+
 def test_the_plan_says_why(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     path = write(tmp_path, GOOD)
