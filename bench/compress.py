@@ -1,7 +1,7 @@
 """Every way of making SmolLM2-135M-Instruct smaller, on one table: what it saves, what it costs, how long it takes.
 
     python bench/compress.py                       all rows (about 40 minutes on two cores)
-    python bench/compress.py --only "GPTQ;Q4"       rows whose name has one of these; joined to the earlier result
+    python bench/compress.py --only "GPTQ;=float8"  rows whose name has (or is) one of these, beside the earlier ones
     python bench/compress.py --billions            a model of a few billion random weights through GPTQ, for its memory
 
 Perplexity is danlu's own, in float32 on torch's operators, windows of 512 tokens of Python's language reference (as
@@ -80,8 +80,8 @@ ROWS = (
     quantized("int4 g32, AWQ and GPTQ", method="awq+gptq", bits=4),
     quantized("int4 g64, GPTQ", method="gptq", bits=4, group=64),
     quantized("int4 g32 symmetric, GPTQ", method="gptq", bits=4, symmetric=True),
-    quantized("int4 g32, GPTQ without making up for earlier errors", method="gptq", bits=4, trust=0.0),
-    quantized("int4 g32, GPTQ making up for all of them", method="gptq", bits=4, trust=1.0),
+    quantized("int4 g32, GPTQ alone", method="gptq", bits=4, trust=0.0, refine=0),
+    quantized("int4 g32, GPTQ not refined", method="gptq", bits=4, refine=0),
     quantized("int4 g32, GPTQ", method="gptq", bits=4),
     quantized("int4 g32, GPTQ, 80 rows", method="gptq", bits=4, rows=80),
     quantized("int4 g32, GPTQ, one row", method="gptq", bits=4, rows=1),
@@ -118,7 +118,7 @@ def main() -> None:
         print("wrote", contest.write_result("compress_billions", billions()))
         return
     parts = [part for part in options.only.split(";") if part]
-    chosen = [row for row in ROWS if not parts or any(part in row.name for part in parts)]
+    chosen = [row for row in ROWS if not parts or any(part in row.name or part == f"={row.name}" for part in parts)]
     file = contest.RESULTS / "compress.json"
     found = json.loads(file.read_text(encoding="utf-8"))["rows"] if parts and file.exists() else []
     rows = {row["name"]: row for row in found}

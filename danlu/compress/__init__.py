@@ -17,6 +17,7 @@ takes a model takes it. What it cost is not judged here but by `evaluate.compare
 | `qat`         | trained to be rounded; `straight_through` does it                                   |
 | `training`    | what `qat` and `recover` share                                                      |
 | `gptq`        | rounding so that outputs stay                                                       |
+| `refine`      | scales and numbers looked at again when all are there                               |
 | `smoothing`   | AWQ, SmoothQuant: a factor moved from inputs to weights                             |
 | `hqq`         | scales from the weights alone                                                       |
 | `prune/`      | the same for pruning, and each way of it                                            |

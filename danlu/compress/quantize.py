@@ -51,6 +51,7 @@ class QuantizeConfig(CalibrationConfig):
     head_bits: Literal[4, 8, 16] = 8  # of embedding and head below 8 bits; 16: left as they are
     damp: float = Field(default=0.01, gt=0, lt=1)  # gptq: of the mean diagonal of the Hessian
     trust: float = Field(default=0.5, ge=0, le=1)  # gptq: how far to make up for the errors of earlier matrices
+    refine: int = Field(default=2, ge=0)  # gptq: rounds of looking again at scales and numbers (refine.py)
     budget: float | None = Field(default=None, gt=0)  # bits a weight, over all: a scheme for each matrix (mixed.py)
     budget_rows: int = Field(default=8, ge=1)  # of the calibration text, to see which matrices are sensitive
 
@@ -81,12 +82,13 @@ def _gptq(
     config: QuantizeConfig, scheme: Scheme, weight: Tensor, inputs: Moments | None
 ) -> tuple[Grid, dict[str, int]]:
     from danlu.compress.gptq import for_new_inputs, gptq
+    from danlu.compress.refine import refine
 
     assert inputs is not None
     if inputs.cross is not None and config.trust:
         weight = for_new_inputs(weight, inputs.hessian, inputs.cross, config.trust)
     found, raised = gptq(weight, inputs.hessian, scheme, damp=config.damp)
-    return found, {"damped_again": raised}
+    return refine(weight, inputs.hessian, found, scheme, config.refine, config.damp), {"damped_again": raised}
 
 
 METHODS: Mapping[str, Method] = {
@@ -110,7 +112,7 @@ def estimate(config: QuantizeConfig, parents: Mapping[str, Manifest | None]) -> 
 
 @stage(
     "compress.quantize",
-    version="3",
+    version="4",
     makes="model",
     takes={"model": "model", "calibration?": "corpus"},
     estimate=estimate,
