@@ -12,21 +12,13 @@ takes a model takes it. What it cost is not judged here but by `evaluate.compare
 | file          | what it answers                                                                     |
 |---------------|-------------------------------------------------------------------------------------|
 | `methods`     | every method by one name, whatever stage does it                                    |
-| `quantize`    | the stage and the table of ways to round                                            |
-| `mixed`       | which matrices get more bits, under a budget; `sensitivity`: what each loses       |
-| `qat`         | trained to be rounded; `straight_through` does it                                   |
-| `training`    | what `qat` and `recover` share                                                      |
-| `gptq`        | rounding so that outputs stay                                                       |
-| `refine`      | scales and numbers looked at again when all are there                               |
-| `smoothing`   | AWQ, SmoothQuant: a factor moved from inputs to weights                             |
-| `hqq`         | scales from the weights alone                                                       |
-| `prune/`      | the same for pruning, and each way of it                                            |
-| `lowrank`     | a matrix as a product of two                                                        |
+| `quantize/`   | the stage, the table of ways to round, and each of them                             |
+| `prune/`      | the same for pruning                                                                |
+| `walk/`       | what both share: a text and a model, block by block                                 |
 | `recover`     | what pruning took, trained back                                                     |
+| `qat`         | trained to be rounded                                                               |
+| `training/`   | what these two share                                                                |
 | `vocabulary`  | a model without the tokens that nobody writes                                       |
-| `calibration` | text that shows what the matrices are fed                                           |
-| `layers`      | that text on its way through a model, and what every matrix sees of it              |
-| `blockwise`   | a model changed block by block, in the memory of one block, resumable               |
 | `export`      | a model for other programs                                                          |
 
 What the numbers of a quantised matrix mean is in `danlu.kernels.grid`, how they are stored in `danlu.model.quantized`.

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from danlu.compress.quantize import QuantizeConfig, plan_for, scheme_of
-from danlu.compress.training import FurtherConfig, estimate_with, train_further
+from danlu.compress.training.further import FurtherConfig, estimate_with, train_further
 from danlu.core.artifact import Artifact
 from danlu.core.stage import StageRun, stage
 
@@ -57,7 +57,7 @@ def qat(config: QatConfig, run: StageRun, model: Artifact, tokens: Artifact) -> 
     )
 
     def prepare(network: Transformer) -> tuple[Constraint, Loss]:
-        from danlu.compress.straight_through import Rounded, towards
+        from danlu.compress.training.straight_through import Rounded, towards
         from danlu.train.loop import micro_loss
 
         constraint = Rounded(network, plan_for(as_rounded, scheme_of(as_rounded), network))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from danlu.compress.training import FurtherConfig, estimate_with, train_further
+from danlu.compress.training.further import FurtherConfig, estimate_with, train_further
 from danlu.core.artifact import Artifact
 from danlu.core.stage import StageRun, stage
 

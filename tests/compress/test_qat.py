@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from danlu.compress.qat import QatConfig, qat
 from danlu.compress.quantize import QuantizeConfig, quantize
 from danlu.compress.recover import RecoverConfig, recover
-from danlu.compress.straight_through import Rounded
+from danlu.compress.training.straight_through import Rounded
 from danlu.core.artifact import Artifact
 from danlu.core.errors import UserError
 from danlu.core.stage import StageRun

@@ -10,10 +10,10 @@
 | `criteria`  | which single weights: magnitude, Wanda, SparseGPT                                    |
 | `pattern`   | a share of zeros, or n of m                                                          |
 | `structure` | channels, groups of heads, layers                                                    |
+| `low_rank`  | a matrix as a product of two                                                         |
 
-Low rank is a method of this table too: `danlu/compress/lowrank.py`. How a model is changed block by block, and a killed
-run goes on, is in `danlu/compress/blockwise.py`. What a pruned model has lost, `compress.recover`
-trains back.
+How a model is changed block by block, and a killed run goes on, is in `danlu/compress/walk/blockwise.py`. What a pruned
+model has lost, `compress.recover` trains back.
 """
 
 from danlu.compress.prune.methods import METHODS

@@ -9,9 +9,9 @@
 Why the inputs matter. One row w = [3, 2] with input columns of the norms [1, 4]: `magnitude` drops the 2, and the
 output loses 2 * 4 = 8; `wanda` drops the 3, and it loses 3 * 1 = 3.
 
-`sparsegpt` walks through the columns as GPTQ does (danlu/compress/gptq.py has the arithmetic): a weight that goes is
-an error e, and each later weight takes over e (H^-1)_kj / (H^-1)_kk of it. Worked example, w = [0.4, 0.7], half of
-the row, inputs that come together, H = [[1, 0.9], [0.9, 1]], so H^-1 = [[5.26, -4.74], [-4.74, 5.26]]:
+`sparsegpt` walks through the columns as GPTQ does (danlu/compress/quantize/gptq.py has the arithmetic): a weight that
+goes is an error e, and each later weight takes over e (H^-1)_kj / (H^-1)_kk of it. Worked example, w = [0.4, 0.7],
+half of the row, inputs that come together, H = [[1, 0.9], [0.9, 1]], so H^-1 = [[5.26, -4.74], [-4.74, 5.26]]:
 
     costs 0.4^2 / 5.26 = 0.030 and, once column 0 is settled, 0.7^2 / 1 = 0.49: the 0.4 goes,
     and 0.7 becomes 0.7 + 0.4 * 0.9 = 1.06: the output error falls from 0.16 to 0.0304
@@ -30,9 +30,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from danlu.compress.gptq import BLOCK, inverse_factor
-from danlu.compress.layers import Moments
 from danlu.compress.prune.pattern import Pattern
+from danlu.compress.quantize.gptq import BLOCK, inverse_factor
+from danlu.compress.walk.layers import Moments
 
 
 @dataclass(frozen=True)

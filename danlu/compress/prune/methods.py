@@ -47,7 +47,7 @@ def _parts(name: str) -> Make:
 
 
 def _low_rank(config: ModelConfig, pattern: Pattern) -> Pruner:
-    from danlu.compress.lowrank import LowRank
+    from danlu.compress.prune.low_rank import LowRank
 
     return LowRank(config, pattern.share)
 

@@ -4,7 +4,7 @@ Zeros       single weights become 0, by one of the criteria          same shapes
 Channels    inner channels of the MLP go                             smaller intermediate_size   (structure.py)
 HeadGroups  key/value heads go, with the query heads that use them   smaller n_kv_heads, n_heads (structure.py)
 Layers      whole blocks go                                          smaller n_layers            (structure.py)
-LowRank     each matrix becomes two                                  danlu/compress/lowrank.py
+LowRank     each matrix becomes two                                  danlu/compress/prune/low_rank.py
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from danlu.compress.layers import Moments, Walk, matrix_names
 from danlu.compress.prune.criteria import Criterion
 from danlu.compress.prune.pattern import Pattern
+from danlu.compress.walk.layers import Moments, Walk, matrix_names
 from danlu.model.config import ModelConfig
 from danlu.model.transformer import Block, Transformer, fused_rows
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from danlu.compress.calibration import CalibrationConfig
 from danlu.compress.prune.methods import choose
+from danlu.compress.walk.calibration import CalibrationConfig
 from danlu.core.artifact import Artifact, Manifest, write_json
 from danlu.core.errors import UserError
 from danlu.core.stage import Estimate, StageRun, stage
@@ -48,11 +48,10 @@ def prune(config: PruneConfig, run: StageRun, model: Artifact, calibration: Arti
     """
     import torch
 
-    from danlu.compress.blockwise import Source, change_blocks
-    from danlu.compress.calibration import calibration_ids
-    from danlu.compress.layers import Walk
     from danlu.compress.prune.pruner import share_of_zeros
-    from danlu.compress.quantize import context_of
+    from danlu.compress.walk.blockwise import Source, change_blocks, context_of
+    from danlu.compress.walk.calibration import calibration_ids
+    from danlu.compress.walk.layers import Walk
     from danlu.model.hub import save_model
 
     method, pattern = choose(config.method, config.share, config.pattern)

@@ -31,8 +31,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from danlu.compress.layers import Moments, Walk
 from danlu.compress.prune.pruner import Pruner
+from danlu.compress.walk.layers import Moments, Walk
 from danlu.core.errors import UserError
 from danlu.model.config import ModelConfig
 from danlu.model.families import config_to_hf

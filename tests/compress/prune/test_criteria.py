@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from danlu.compress.layers import Moments
 from danlu.compress.prune.criteria import CRITERIA, magnitude, sparsegpt
 from danlu.compress.prune.pattern import Pattern
+from danlu.compress.walk.layers import Moments
 
 
 def seen(hessian: Tensor) -> Moments:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from danlu.compress.layers import Moments, Walk, matrix_names
-from danlu.compress.smoothing import awq_scale, output_error, smooth, smoothquant_scale
+from danlu.compress.quantize.smoothing import awq_scale, output_error, smooth, smoothquant_scale
+from danlu.compress.walk.layers import Moments, Walk, matrix_names
 from danlu.kernels.grid import fit
 from danlu.model.config import ModelConfig
 from danlu.model.quantized import Scheme

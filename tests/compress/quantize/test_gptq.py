@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from danlu.compress.gptq import for_new_inputs, gptq, inverse_factor
-from danlu.compress.smoothing import output_error
+from danlu.compress.quantize.gptq import for_new_inputs, gptq, inverse_factor
+from danlu.compress.quantize.smoothing import output_error
 from danlu.kernels.grid import fit
 from danlu.model.quantized import Scheme
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from danlu.compress.export import export_model
-from danlu.compress.lowrank import factorise, rank_of
 from danlu.compress.prune import PruneConfig, prune
+from danlu.compress.prune.low_rank import factorise, rank_of
 from danlu.core.errors import UserError
 from danlu.core.stage import StageRun
 from danlu.model.hub import load, load_model, save_model

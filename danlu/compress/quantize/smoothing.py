@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from danlu.compress.layers import Moments
+from danlu.compress.walk.layers import Moments
 from danlu.kernels import grid
 from danlu.model.quantized import Scheme
 

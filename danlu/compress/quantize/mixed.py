@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from danlu.compress.blockwise import Source
-from danlu.compress.sensitivity import Option, Options, options_of
+from danlu.compress.quantize.sensitivity import Option, Options, options_of
+from danlu.compress.walk.blockwise import Source
 from danlu.core.errors import UserError
 from danlu.core.stage import StageRun
 from danlu.model.quantized import Scheme, matrices

@@ -154,3 +154,15 @@ def _read(file: Path, block: nn.Module) -> dict[str, Any]:
         block.load_state_dict({name: opened.get_tensor(name) for name in opened.keys()}, assign=True)  # noqa: SIM118
     facts: dict[str, Any] = json.loads(header["facts"])
     return facts
+
+
+def context_of(model: Artifact) -> dict[str, Any]:
+    """The length of the training windows goes with the weights: an evaluation asks for it."""
+    file = model.path / "report.json"
+    if not file.is_file():
+        return {}
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return {"context": report["context"]} if isinstance(report, dict) and "context" in report else {}

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from danlu.compress import sensitivity
-from danlu.compress.blockwise import Source
-from danlu.compress.mixed import choose_options
-from danlu.compress.quantize import QuantizeConfig, quantize
-from danlu.compress.sensitivity import Option, options_of
+from danlu.compress.quantize import QuantizeConfig, quantize, sensitivity
+from danlu.compress.quantize.mixed import choose_options
+from danlu.compress.quantize.sensitivity import Option, options_of
+from danlu.compress.walk.blockwise import Source
 from danlu.core.artifact import Artifact
 from danlu.core.errors import Interrupted, UserError
 from danlu.core.stage import StageRun

@@ -7,12 +7,12 @@ from itertools import product
 import pytest
 import torch
 
-from danlu.compress.gptq import gptq
-from danlu.compress.refine import best_scales, descend, refine
-from danlu.compress.smoothing import output_error
+from danlu.compress.quantize.gptq import gptq
+from danlu.compress.quantize.refine import best_scales, descend, refine
+from danlu.compress.quantize.smoothing import output_error
 from danlu.kernels.grid import Grid
 from danlu.model.quantized import Scheme
-from tests.compress.test_gptq import inputs
+from tests.compress.quantize.test_gptq import inputs
 
 PAIR = torch.tensor([[1.0, 0.9], [0.9, 1.0]])
 

@@ -17,14 +17,10 @@ Below 8 bits the embedding and the head keep 8 (decision 10). Norms and biases s
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from danlu.compress.calibration import CalibrationConfig
+from danlu.compress.quantize.methods import OUTER, Method, QuantizeConfig, choose, plan_for, scheme_of
 from danlu.core.artifact import Artifact, Manifest, write_json
 from danlu.core.device import peak_bytes
 from danlu.core.errors import UserError
@@ -34,73 +30,8 @@ from danlu.core.stage import Estimate, StageRun, stage
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from danlu.compress.blockwise import Source
-    from danlu.compress.layers import Moments
-    from danlu.kernels.grid import Grid
+    from danlu.compress.walk.blockwise import Source
     from danlu.model.quantized import Scheme
-    from danlu.model.transformer import Transformer
-
-OUTER = ("embedding", "lm_head")
-
-
-class QuantizeConfig(CalibrationConfig):
-    method: str = "rtn"
-    bits: int = 8
-    group: Literal["row", 32, 64, 128] | None = None  # weights that share a scale; None: a row for 8 bits, 32 for 4
-    symmetric: bool | None = None  # None: as the method likes it best
-    head_bits: Literal[4, 8, 16] = 8  # of embedding and head below 8 bits; 16: left as they are
-    damp: float = Field(default=0.01, gt=0, lt=1)  # gptq: of the mean diagonal of the Hessian
-    trust: float = Field(default=0.5, ge=0, le=1)  # gptq: how far to make up for the errors of earlier matrices
-    refine: int = Field(default=2, ge=0)  # gptq: rounds of looking again at scales and numbers (refine.py)
-    budget: float | None = Field(default=None, gt=0)  # bits a weight, over all: a scheme for each matrix (mixed.py)
-    budget_rows: int = Field(default=8, ge=1)  # of the calibration text, to see which matrices are sensitive
-
-
-Round = Callable[["QuantizeConfig", "Scheme", "Tensor", "Moments | None"], "tuple[Grid, dict[str, int]]"]
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to round. needs_text: it looks at what matrices are fed; smoothing: awq, smoothquant."""
-
-    bits: tuple[int, ...]
-    summary: str
-    round: Round | None = None  # None: to nearest, whatever the scheme
-    kind: str = "int"
-    needs_text: bool = False
-    smoothing: str = ""
-    symmetric: bool = True
-
-
-def _hqq(config: QuantizeConfig, scheme: Scheme, weight: Tensor, inputs: Moments | None) -> tuple[Grid, dict[str, int]]:
-    from danlu.compress.hqq import hqq
-
-    return hqq(weight, scheme), {}
-
-
-def _gptq(
-    config: QuantizeConfig, scheme: Scheme, weight: Tensor, inputs: Moments | None
-) -> tuple[Grid, dict[str, int]]:
-    from danlu.compress.gptq import for_new_inputs, gptq
-    from danlu.compress.refine import refine
-
-    assert inputs is not None
-    if inputs.cross is not None and config.trust:
-        weight = for_new_inputs(weight, inputs.hessian, inputs.cross, config.trust)
-    found, raised = gptq(weight, inputs.hessian, scheme, damp=config.damp)
-    return refine(weight, inputs.hessian, found, scheme, config.refine, config.damp), {"damped_again": raised}
-
-
-METHODS: Mapping[str, Method] = {
-    "rtn": Method((8, 4), "round to nearest; no text needed"),
-    "hqq": Method((4, 8), "scales for an error that ignores outliers; no text needed", _hqq, symmetric=False),
-    "gptq": Method((4, 8), "rounds so that outputs stay", _gptq, needs_text=True, symmetric=False),
-    "awq": Method((4,), "finer steps for columns with large inputs", None, "int", True, "awq", False),
-    "awq+gptq": Method((4,), "both", _gptq, "int", True, "awq", False),
-    "smoothquant": Method((8,), "outliers of the inputs moved into the weights", None, "int", True, "smoothquant"),
-    "fp8": Method((8,), "eight-bit floats, a scale a row", kind="float8"),
-    "nf4": Method((4,), "sixteen quantiles of a normal distribution: to store, not to multiply", kind="nf4"),
-}
 
 
 def estimate(config: QuantizeConfig, parents: Mapping[str, Manifest | None]) -> Estimate:
@@ -127,9 +58,9 @@ def quantize(
     """
     import torch
 
-    from danlu.compress import mixed, sensitivity
-    from danlu.compress.blockwise import Source, change_blocks, planned_bytes
-    from danlu.compress.layers import Walk
+    from danlu.compress.quantize import mixed, sensitivity
+    from danlu.compress.walk.blockwise import Source, change_blocks, context_of, planned_bytes
+    from danlu.compress.walk.layers import Walk
     from danlu.model.hub import save_model
     from danlu.model.quantized import quantize_
 
@@ -145,8 +76,7 @@ def quantize(
     source = Source(model)
     plan = {} if mixing else plan_for(config, scheme, source.model)
     ids = _text(config, source, model, calibration, run) if calibration and (method.needs_text or mixing) else None
-    makes_up = method.round is _gptq and not method.smoothing and config.trust > 0
-    streams = (2 if makes_up else 1) if method.needs_text else 0
+    streams = (2 if method.makes_up and config.trust > 0 else 1) if method.needs_text else 0
     planned = planned_bytes(
         source.model.config,
         bits_per_weight=config.budget or scheme.bits_per_weight,
@@ -158,7 +88,7 @@ def quantize(
     _say(planned, run)
     mixture: dict[str, Any] = {}
     if config.budget is not None and ids is not None:
-        damp = config.damp if method.round is _gptq else None
+        damp = config.damp if method.needs_text else None
         plan, mixture = mixed.plan_under(config.budget, source, ids[: config.budget_rows], damp, run, config.seed)
     # the second stream is the same text in the model as it was
     walks = [Walk(source.model, ids) for _ in range(streams)] if ids is not None else []
@@ -206,51 +136,9 @@ def quantize(
     }  # of this process: not in the payload
 
 
-def choose(config: QuantizeConfig) -> Method:
-    """The row of METHODS. Raises UserError that lists what there is."""
-    row = METHODS.get(config.method)
-    if row is None or config.bits not in row.bits:
-        known = [f"{name} with {' or '.join(map(str, one.bits))} bits" for name, one in METHODS.items()]
-        raise UserError(
-            f'there is no method "{config.method}" with {config.bits} bits', "available: " + ", ".join(known)
-        )
-    return row
-
-
-def scheme_of(config: QuantizeConfig) -> Scheme:
-    """How the matrices of the blocks will be stored. Raises UserError where the method leaves no choice."""
-    from danlu.model.quantized import FLOAT8, NF4, Scheme
-
-    method = choose(config)
-    if method.kind != "int":
-        own = FLOAT8 if method.kind == "float8" else NF4
-        if config.symmetric is False or config.group not in (None, own.group or "row"):
-            raise UserError(f"{config.method} has groups and zero points of its own", "leave group and symmetric out")
-        return own
-    group = (None if config.bits == 8 else 32) if config.group is None else config.group
-    symmetric = method.symmetric if config.symmetric is None else config.symmetric
-    if config.bits == 8 and config.symmetric is None:
-        symmetric = True  # zero points are worth nothing there, and the fast products have none
-    return Scheme(config.bits, None if group == "row" else group, symmetric)
-
-
-def plan_for(config: QuantizeConfig, scheme: Scheme, model: Transformer) -> dict[str, Scheme]:
-    """One scheme for all matrices but perhaps the outer ones. Raises UserError for a matrix that does not divide."""
-    from danlu.model.quantized import plan_of
-
-    plan = plan_of(model, scheme)
-    if scheme.bits < 8 and config.head_bits != 8:
-        outer = {name: scheme for name in plan if name in OUTER and config.head_bits == 4}
-        plan = {name: own for name, own in plan.items() if name not in OUTER} | outer
-    for name, own in plan.items():
-        weight = model.get_parameter(f"{name}.weight")
-        own.check(weight.shape[0], weight.shape[1], name)
-    return plan
-
-
 def _text(config: QuantizeConfig, source: Source, model: Artifact, calibration: Artifact, run: StageRun) -> Tensor:
     """ids [n, T] of the calibration text."""
-    from danlu.compress.calibration import calibration_ids
+    from danlu.compress.walk.calibration import calibration_ids
 
     if source.tokenizer is None:
         raise UserError(f"{model.id} has no tokenizer to read the calibration text with", "use rtn or hqq")
@@ -277,8 +165,8 @@ class _Blocks:
 
     def change(self, index: int, block: Any) -> dict[str, Any]:
         """Quantise the matrices of `block`. {errors: relative error of each matrix, ...}"""
-        from danlu.compress.layers import matrix_names
-        from danlu.compress.smoothing import awq_scale, smooth, smoothquant_scale
+        from danlu.compress.quantize.smoothing import awq_scale, smooth, smoothquant_scale
+        from danlu.compress.walk.layers import matrix_names
         from danlu.model.quantized import empty_twin
 
         facts: dict[str, Any] = {"errors": {}}
@@ -339,15 +227,3 @@ def _product(shape: Any) -> int:
     for size in shape:
         total *= size
     return total
-
-
-def context_of(model: Artifact) -> dict[str, Any]:
-    """The length of the training windows goes with the weights: an evaluation asks for it."""
-    file = model.path / "report.json"
-    if not file.is_file():
-        return {}
-    try:
-        report = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        return {}
-    return {"context": report["context"]} if isinstance(report, dict) and "context" in report else {}

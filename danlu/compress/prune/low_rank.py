@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from danlu.compress.layers import Moments, matrix_names
 from danlu.compress.prune.pruner import Pruner
+from danlu.compress.walk.layers import Moments, matrix_names
 from danlu.core.errors import UserError
 from danlu.model.config import ModelConfig
 from danlu.model.low_rank import LowRankLinear

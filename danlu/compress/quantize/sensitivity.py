@@ -35,9 +35,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from danlu.compress.blockwise import Source
-from danlu.compress.gptq import inverse_factor
-from danlu.compress.layers import AT_ONCE, Walk, matrix_names
+from danlu.compress.quantize.gptq import inverse_factor
+from danlu.compress.walk.blockwise import Source
+from danlu.compress.walk.layers import AT_ONCE, Walk, matrix_names
 from danlu.core.artifact import write_json
 from danlu.core.errors import UserError
 from danlu.core.stage import StageRun
