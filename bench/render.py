@@ -288,6 +288,7 @@ TABLES = {
     "compress": compress_table,
     "compress_billions": billions_table,
     "lab": lab_table,
+    "lab_quickstart": lab_table,
     "cache": cache_table,
     "start": start_table,
     "speculative": speculative_table,
