@@ -235,18 +235,15 @@ def billions(
     layers: int = 28, hidden: int = 2560, inner: int = 9216, rows: int = 4, length: int = 256
 ) -> dict[str, Any]:
     """Random weights in the shape of a few billion parameters, through the stage, in a process of its own."""
-    layers, hidden, inner, rows, length = 28, 2560, 9216, 4, 256
-    folder = STORE / "billions"
+    folder = STORE / f"random-{layers}-{hidden}-{inner}"
     write_random(folder, layers, hidden, inner)
     from danlu.core.run import run_stage
     from danlu.core.store import Store
 
-    corpus = run_stage(
-        "data.prepare", {"source": SOURCES["Python"], "max_bytes": 2_000_000}, Store(STORE), save_as="few"
-    )
+    few = run_stage("data.prepare", {"source": SOURCES["Python"], "max_bytes": 2_000_000}, Store(STORE), save_as="few")
     config = {
         "model": str(folder), "method": "gptq", "bits": 4, "group": 128, "rows": rows, "length": length,
-        "calibration": corpus.id,
+        "calibration": few.id,
     }  # fmt: skip
     settings = [word for key, value in config.items() for word in ("--set", f"{key}={value}")]
     command = [sys.executable, "-m", "danlu.cli.main", "stage", "compress.quantize", *settings]
