@@ -116,7 +116,7 @@ class Checkpoint:
         self.model.to(_wanted_dtype(dtype, raw, self._weights))
         self._places = _places(self.model, self._weights)
         _compare(self.model, self._places, self._weights, path)
-        self._lent: dict[str, Tensor] = {}  # memory of joined tensors, by the name they have in every block
+        self._lent: dict[Any, Tensor] = {}  # memory of joined tensors, by their name in every block, shape and dtype
 
     def load(self, device: torch.device | str | None = None) -> Transformer:
         """`model`, every tensor in memory of its own."""
@@ -147,7 +147,7 @@ class Checkpoint:
         if len(place.names) == 1:
             stored = self._weights[place.names[0]].read()
             return (stored.t() if place.turned else stored).to(empty.dtype)
-        general = re.sub(r"^blocks\.\d+\.", "blocks.{}.", name)
+        general = re.sub(r"^blocks\.\d+\.", "blocks.{}.", name), empty.shape, empty.dtype
         if general not in self._lent:
             self._lent[general] = torch.empty(empty.shape, dtype=empty.dtype)
         self._read(name, self._lent[general])

@@ -11,8 +11,8 @@ from danlu import Engine, Sampling
 from danlu.compress.prune import PruneConfig, prune
 from danlu.compress.quantize import QuantizeConfig, quantize
 from danlu.core.stage import StageRun
-from danlu.model.hub import load_model
-from danlu.model.quantized import schemes_of
+from danlu.model.hub import load, load_model, save_model
+from danlu.model.quantized import Scheme, quantize_, schemes_of
 from tests.compress.models import saved_corpus, saved_model
 
 PROMPT = list(range(40, 60))
@@ -44,3 +44,12 @@ def test_a_scheme_for_each_matrix(tmp_path: Path) -> None:
     inner = {scheme for name, scheme in schemes_of(load_model(run.out)).items() if name.startswith("blocks.")}
     assert {scheme.bits for scheme in inner} == {4, 8}
     check_greedy_tokens(run.out, slack=0.01)
+
+
+def test_groups_that_differ_from_block_to_block(tmp_path: Path) -> None:
+    saved = saved_model(tmp_path / "model", hidden_size=64)
+    model, tokenizer = load(saved.path)
+    plan = {"blocks.0.attention.qkv": Scheme(4, 32), "blocks.1.attention.qkv": Scheme(4, 64, False)}
+    quantize_(model, plan)
+    save_model(model, tmp_path / "out", tokenizer)
+    check_greedy_tokens(tmp_path / "out", slack=0.01)
