@@ -28,6 +28,8 @@ class TerminalView:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._begin = 0.0
+        self._part: tuple[str, int | None] = ("", None)  # unit and total of what is being counted
+        self._part_begin = self._last_progress = 0.0
         self._last_plain = 0.0
 
     def __enter__(self) -> TerminalView:
@@ -45,7 +47,8 @@ class TerminalView:
         self._line("=", event["stage"], f"{event['id']}  is up to date", "dim")
 
     def _on_started(self, event: Event) -> None:
-        self._begin = self._last_plain = time.monotonic()
+        self._begin = self._last_plain = self._last_progress = time.monotonic()
+        self._part = ("", None)
         self._end_live()
         if not self.console.is_terminal:
             self._line("*", event["stage"], event["use"], "")
@@ -64,10 +67,12 @@ class TerminalView:
 
     def _on_progress(self, event: Event) -> None:
         done, total, unit = event["done"], event.get("total"), event["unit"]
-        rate = done / max(1e-9, time.monotonic() - self._begin)
         status = f"{done:,}" + (f" of {total:,}" if total else "") + f" {unit}"
-        if total and rate > 0:
-            status += f"  {(total - done) / rate:.0f}s left"
+        if (unit, total) != self._part:  # a stage counts one thing after another: each began where the last one ended
+            self._part, self._part_begin = (unit, total), self._last_progress
+        self._last_progress = time.monotonic()
+        if total and done:
+            status += f"  {human_seconds((total - done) * (self._last_progress - self._part_begin) / done)} left"
         self._status(event["stage"], status, done, total)
 
     def _on_step(self, event: Event) -> None:
@@ -82,7 +87,7 @@ class TerminalView:
         progress = event.get("progress")
         if isinstance(progress, float) and progress > 0.01:
             left = (time.monotonic() - self._begin) * (1 - progress) / progress
-            parts.append(f"{left:.0f}s left")
+            parts.append(f"{human_seconds(left)} left")
         self._status(event["stage"], "  ".join(parts), progress or 0, 1.0 if progress else None)
 
     def _on_sample(self, event: Event) -> None:

@@ -438,17 +438,20 @@ def _read_config(name: str, stage: Stage, values: dict[str, Any], where: Where) 
 
 
 def _resolve_shares(name: str, config: StageConfig, whole: Budget | None, where: Where) -> StageConfig:
-    """Replace budgets like 70% by that share of the recipe's budget."""
+    """Replace budgets like 70% by that share of the recipe's budget; without one, of the stage's own."""
     shares = {
         k: v for k in type(config).model_fields if isinstance(v := getattr(config, k), Budget) and v.kind == "share"
     }
     if not shares:
         return config
-    key, share = next(iter(shares.items()))
+    key = "budget" if "budget" in shares else next(iter(shares))
+    own = getattr(config, "budget", None)
+    if whole is None and isinstance(own, Budget) and key != "budget":
+        whole = own
     if whole is None:
         raise UserError(
-            f'{_at(where, "stages", name, key)}{key} of stage "{name}" is {share}, but the recipe has no budget',
-            'write "budget: 5m" at the top of the recipe, or an amount here',
+            f'{_at(where, "stages", name, key)}{key} of stage "{name}" is {shares[key]}, but the recipe has no budget',
+            f'write "budget: 5m" at the top of the recipe, or an amount here; for a stage alone: --set {key}=5m',
         )
     return config.model_copy(update={k: v.of(whole) for k, v in shares.items()})
 

@@ -29,37 +29,46 @@ PROMPT, TIMES = 256, 3  # tokens of a prompt; tries of which the best counts
 def speeds(engine: Engine, tokens: int, requests: int = 1, times: int = TIMES) -> dict[str, float]:
     """Tokens per second: prefill and decode of one answer of `tokens`, and of `requests` answers at once.
 
-    The time of several at once includes reading their prompts, which goes on while others are answered already.
+    Decode is timed from an answer's first token to its last. The difference of two answers, a short and a long one,
+    would be as fast as one likes when the short one was disturbed. The time of several at once includes reading their
+    prompts, which goes on while others are answered already.
 
     The engine must have no prefix cache: a prompt that it knows is not read again.
     """
     length = max(2, min(PROMPT, engine.max_context - tokens - 1))
     vocabulary = min(256, engine.model.config.vocab_size)
     prompts = [[(place + shift) % vocabulary for place in range(length)] for shift in range(requests)]
-    _seconds(engine, prompts[:1], 2, 1)
-    reading, whole = _seconds(engine, prompts[:1], 1, times), _seconds(engine, prompts[:1], tokens, times)
+    _seconds_alone(engine, prompts[0], 2)
+    alone = [_seconds_alone(engine, prompts[0], tokens) for _ in range(times)]
     found = {
-        "prefill_tokens_per_second": length / reading,
-        "decode_tokens_per_second": (tokens - 1) / max(whole - reading, 1e-9),
+        "prefill_tokens_per_second": length / min(reading for reading, _ in alone),
+        "decode_tokens_per_second": (tokens - 1) / min(writing for _, writing in alone),
     }
     if requests > 1:
-        found["batched_tokens_per_second"] = requests * tokens / _seconds(engine, prompts, tokens, times)
+        best = min(_seconds_together(engine, prompts, tokens) for _ in range(times))
+        found["batched_tokens_per_second"] = requests * tokens / best
     return found
 
 
-def _seconds(engine: Engine, prompts: list[list[int]], tokens: int, times: int) -> float:
-    import torch
-
+def _seconds_alone(engine: Engine, prompt: list[int], tokens: int) -> tuple[float, float]:
+    """Until the first of `tokens`, and from there to the last. Every token is read from the device when it is made."""
     from danlu.engine import Sampling
 
-    runs = []
-    for _ in range(times):
-        begin = time.perf_counter()
-        list(engine.generate(prompts, Sampling(max_tokens=tokens, temperature=0.0, ignore_eos=True)))
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        runs.append(time.perf_counter() - begin)
-    return min(runs)
+    begin = time.perf_counter()
+    stream = engine.stream(prompt, Sampling(max_tokens=tokens, temperature=0.0, ignore_eos=True))
+    next(stream)
+    first = time.perf_counter()
+    for _ in stream:
+        pass
+    return first - begin, time.perf_counter() - first
+
+
+def _seconds_together(engine: Engine, prompts: list[list[int]], tokens: int) -> float:
+    from danlu.engine import Sampling
+
+    begin = time.perf_counter()
+    list(engine.generate(prompts, Sampling(max_tokens=tokens, temperature=0.0, ignore_eos=True)))
+    return time.perf_counter() - begin
 
 
 def in_processes(

@@ -1,5 +1,6 @@
 import io
 
+import pytest
 from rich.console import Console
 
 from danlu.core.events import Events
@@ -30,6 +31,24 @@ def test_a_log_file_gets_plain_lines() -> None:
 def test_a_terminal_gets_a_live_line() -> None:
     text = show(terminal=True)
     assert "61% of peak" in text and "loss 2.500" in text and "model-1" in text
+
+
+def test_the_time_that_is_left_is_of_what_is_being_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, clock = io.StringIO(), iter(range(0, 10_000, 30))
+    monkeypatch.setattr("danlu.core.progress.time.monotonic", lambda: float(next(clock)))
+    events = Events().bind(stage="lab")
+    with TerminalView(Console(file=out, width=160)) as view:
+        monkeypatch.setattr(view, "_status", lambda stage, status, done, total: out.write(status + "\n"))
+        events.subscribe(view)
+        events.emit("started", use="evaluate.lab")  # the clock says 0
+        events.emit("progress", done=1, total=2, unit="models")  # 30
+        events.emit("progress", done=2, total=2, unit="models")  # 60
+        events.emit("progress", done=1, total=11, unit="timings")  # 90: one took 30 s, ten are to come
+    assert [line.rpartition("  ")[2] for line in out.getvalue().splitlines()[1:]] == [
+        "30.0s left",
+        "0.0s left",
+        "5m00s left",
+    ]
 
 
 def test_units_for_people() -> None:

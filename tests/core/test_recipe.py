@@ -36,6 +36,12 @@ def test_stages_are_ordered_and_shares_resolved(tmp_path: Path) -> None:
     assert recipe.needed_for(["text"]) == ["text"]
 
 
+def test_shares_without_a_budget_of_the_recipe_are_of_the_stages_own(tmp_path: Path) -> None:
+    text = "name: alone\nstages:\n  more:\n    use: compress.recover\n    model: m\n    tokens: t\n    budget: 30s\n"
+    config = load_recipe(write(tmp_path, text)).nodes["more"].config
+    assert (str(config.budget), str(config.validate_every)) == ("30s", "6s")  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from danlu.core.recipe import load_recipe
 from danlu.core.run import run_recipe
 from danlu.core.stage import StageRun
 from danlu.core.store import Store
+from danlu.engine import Engine
 from danlu.evaluate.lab import LabConfig, lab
 from danlu.evaluate.lab.advice import advise, front, size, slowness
 from danlu.evaluate.lab.picture import picture
-from danlu.evaluate.speed import in_processes
+from danlu.evaluate.speed import in_processes, speeds
 from danlu.model.hub import load, save_model
 from danlu.model.quantized import quantize_
 from danlu.model.transformer import Transformer
@@ -78,6 +80,25 @@ def test_memory_is_that_of_the_process_and_not_of_its_parent(model_artifact: Art
     found = in_processes({"tiny": (model_artifact.path, "")}, 8, 2, times=2)["tiny"]
     assert len(ballast) > found["peak_memory_bytes"] > 1e7
     assert 0 <= found["speed_spread"] < 1 and found["batched_tokens_per_second"] > 0
+
+
+def test_a_disturbed_reading_does_not_make_writing_fast(
+    model_artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock on which the first token takes 100 s and each later one 1 s, whatever the machine does."""
+    engine = Engine(model_artifact.path, max_sequences=1, prefix_cache=False, max_context=64)
+    now, stream = 0.0, engine.stream
+
+    def slow_stream(*arguments: Any) -> Iterator[Any]:
+        nonlocal now
+        for number, delta in enumerate(stream(*arguments)):
+            now += 1.0 if number else 100.0
+            yield delta
+
+    monkeypatch.setattr(engine, "stream", slow_stream)
+    monkeypatch.setattr("danlu.evaluate.speed.time.perf_counter", lambda: now)
+    found = speeds(engine, 8)
+    assert found["decode_tokens_per_second"] == 1.0 and found["prefill_tokens_per_second"] < 1
 
 
 def test_the_picture_has_every_name_and_is_xml() -> None:
