@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,8 +192,18 @@ def register(main: click.Group) -> None:
         with explain_disk_errors(directory), atomic_directory(directory) as temporary:
             facts = write(found.path, temporary, target or default, kind)
         if not as_json:
-            click.echo(f"wrote {directory}")
+            _print_written(directory, facts.get("notes", ()))
         return {"id": found.id, "path": str(directory), "format": target or default, **facts}
+
+
+def _print_written(directory: Path, notes: Iterable[str]) -> None:
+    from danlu.core.progress import human_bytes
+
+    sizes = [(file.name, human_bytes(file.stat().st_size)) for file in sorted(directory.iterdir()) if file.is_file()]
+    print_table(("file", "size"), sizes, right=(1,))
+    for note in notes:
+        click.echo(f"note: {note}")
+    click.echo(f"wrote {directory}")
 
 
 def _export_model(path: Path, directory: Path, target: str, kind: str | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import closing, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from danlu.core.errors import UserError
 from danlu.serve import MAX_WAITING
 
 if TYPE_CHECKING:
+    from danlu.core.artifact import Artifact
     from danlu.core.store import Store
 
 
@@ -180,12 +182,12 @@ def register(main: click.Group) -> None:
 
     @command(main)
     @click.argument("model")
-    @click.option("--method", required=True, help="rtn, gptq, awq, wanda, channels, vocabulary, ...; ? lists them all.")
+    @click.option("--method", default="?", help="rtn, gptq, awq, wanda, channels, vocabulary, ...; without it a list.")
     @click.option("--bits", type=int, help="Of a weight, when quantising; default: the first that the method knows.")
     @click.option("--share", type=float, help="That goes, when pruning; default: the method's own.")
     @click.option("--calibration", metavar="CORPUS", help="Text that shows what the model is fed: gptq, wanda, ....")
     @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Any other setting of the stage.")
-    @click.option("--name", help="Name of the smaller model in the store.")
+    @click.option("--name", help="Name of the smaller model in the store (default: MODEL-METHOD, with the bits).")
     def compress(
         store: Store,
         as_json: bool,
@@ -198,24 +200,26 @@ def register(main: click.Group) -> None:
         name: str | None,
     ) -> dict[str, Any]:
         """Make a model smaller."""
-        from danlu.compress.methods import stage_for, summaries
+        from danlu.compress.methods import needs_text, stage_for, summaries
         from danlu.core.progress import TerminalView
         from danlu.core.run import new_run_log, run_stage
 
         if method == "?":
             if not as_json:
-                print_table(("method", "what it does"), list(summaries().items()))
+                rows = [(name, "text" if needs_text(name) else "", what) for name, what in summaries().items()]
+                print_table(("method", "needs", "what it does"), rows)
+                click.echo("text: --calibration CORPUS. What each costs and which to take: docs/compress.md")
             return {"methods": summaries()}
-        if not name:
-            raise UserError("the smaller model needs a name", "add --name NAME")
         stage, values = stage_for(method, bits=bits, share=share, text=calibration)
+        name = name or _smaller_name(model, method, values.get("bits"))
         events = new_run_log(store, "compress")
         with TerminalView() as view:
             events.subscribe(view)
             values = parse_settings(settings) | {"model": model} | dict(values)
             artifact = run_stage(stage, values, store, events, name)
         if not as_json:
-            click.echo(f"{name} is {artifact.id}")
+            click.echo(f"{name} is {artifact.id}: {_smaller(store.resolve(model, 'model'), artifact)}")
+            click.echo(f"what it lost: danlu eval {name} --task perplexity --data CORPUS")
         return {"id": artifact.id, "name": name, "path": str(artifact.path), "metrics": artifact.manifest.metrics}
 
 
@@ -280,6 +284,23 @@ def _pairs(adapters: tuple[str, ...]) -> dict[str, str]:
 def _served_name(spec: str) -> str:
     """The name clients use: the given one, or the last part of a path."""
     return Path(spec).stem if "/" in spec or spec.endswith(".gguf") else spec
+
+
+def _smaller_name(model: str, method: str, bits: int | None) -> str:
+    """chat, gptq, 4: chat-gptq4."""
+    base = re.sub(r"[^\w.-]", "-", _served_name(model).partition("@")[0]).lstrip("-_.")
+    return f"{base}-{method.replace('+', '-')}{bits or ''}"
+
+
+def _smaller(before: Artifact, after: Artifact) -> str:
+    """What became of the files of the weights."""
+    from danlu.core.progress import human_bytes
+    from danlu.evaluate.compare import weight_bytes
+
+    old, new = weight_bytes(before), weight_bytes(after)
+    zeros = after.manifest.metrics.get("zeros", 0)
+    told = f"; {zeros:.0%} of the weights are 0, which take as much room as others" if zeros > 0.01 else ""
+    return f"weights of {human_bytes(old)} in {human_bytes(new)}, {1 - new / old:.0%} smaller{told}"
 
 
 def _number(value: Any) -> str:

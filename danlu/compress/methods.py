@@ -37,6 +37,13 @@ def summaries() -> dict[str, str]:
     return found | {VOCABULARY: "only the tokens that the texts use"}
 
 
+def needs_text(method: str) -> bool:
+    """Whether a method looks at text (`--calibration`)."""
+    if method == VOCABULARY:
+        return True
+    return quantize.METHODS[method].needs_text if method in quantize.METHODS else prune.METHODS[method].calibrated
+
+
 def stage_for(
     method: str, *, bits: int | None = None, share: float | None = None, text: str | None = None
 ) -> tuple[str, Mapping[str, Any]]:

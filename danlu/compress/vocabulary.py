@@ -65,6 +65,9 @@ def vocabulary(config: VocabularyConfig, run: StageRun, model: Artifact, corpus:
         "parameters": network.n_params,
         "corpus_covered": float(counts[ids].sum() / counts.sum()),  # share of its tokens that stay as they are
     }
+    if len(ids) == before[0]:
+        told = f"all {before[0]:,} tokens occur in these texts, so that nothing is cut"
+        run.events.emit("warning", message=f"{told}; a larger min_count cuts the rare ones")
     write_json(run.out / "report.json", facts)
     return facts
 

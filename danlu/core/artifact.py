@@ -229,9 +229,14 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def publish_directory(temporary: Path, path: Path) -> None:
-    """Flush every file of `temporary` to the disk and rename it to `path`; an older `path` makes way first."""
+    """Flush every file of `temporary` to the disk and rename it to `path`; an older `path` makes way first.
+
+    Who may read the directory may read its files: safetensors writes them for their owner alone.
+    """
+    mode = temporary.stat().st_mode & 0o666
     for file in temporary.rglob("*"):
         if file.is_file():
+            file.chmod(mode)
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
     sync_directory(temporary)

@@ -106,7 +106,11 @@ class TerminalView:
     def _on_finished(self, event: Event) -> None:
         self._end_live()
         text = f"{event['id']}  {event['seconds']:.1f}s  {human_bytes(event['size'])}"
-        shown = [f"{k} {_number(v)}" for k, v in event.get("metrics", {}).items() if isinstance(v, (int, float, str))]
+        shown = [
+            f"{k} {_number(v)}"
+            for k, v in event.get("metrics", {}).items()
+            if isinstance(v, (int, float, str)) and v != ""
+        ]
         self._line("+", event["stage"], "  ".join([text, *shown[:5]]), "green")
 
     def _on_failed(self, event: Event) -> None:

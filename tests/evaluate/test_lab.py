@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,17 @@ def test_the_picture_has_every_name_and_is_xml() -> None:
         assert texts.count(one["name"]) == 2
     assert "<&>" in texts
     circles = [node for node in drawn.iter() if node.tag.endswith("circle")]
-    assert len(circles) == 12
-    assert all(0 < float(node.get("cx", 0)) < 1240 and 0 < float(node.get("cy", 0)) < 460 for node in circles)
+    assert len(circles) == 14  # two are the key
+    assert all(0 < float(node.get("cx", 0)) < 1240 and 0 < float(node.get("cy", 0)) < 480 for node in circles)
+
+
+@pytest.mark.parametrize("fastest", [12, 900, 40_000, 63e9])
+def test_names_of_ticks_lie_apart(fastest: float) -> None:
+    drawn = ET.fromstring(picture([row("original", 400e6, 0.0, 10), row("fast", 100e6, 0.01, fastest)]))
+    middle = [node for node in drawn.iter() if node.get("text-anchor") == "middle"]
+    places = [(float(node.get("x", 0)), 6.6 * len(str(node.text))) for node in middle]
+    for (x, width), (after, wide) in pairwise(places):
+        assert after < x or x + width / 2 < after - wide / 2
 
 
 @pytest.fixture
@@ -161,5 +171,8 @@ def test_the_recipe_from_end_to_end(model_artifact: Artifact, corpus: Artifact, 
     assert set(done.artifacts) == {"int8", "gptq4", "channels", "lab"}
     assert "1 groups of heads" in done.failed["heads"]  # which cannot lose one
     report = json.loads((done.artifacts["lab"].path / "report.json").read_text())
-    names = [one["name"] for one in report["rows"]]
-    assert names == ["original", "original, int8 KV", "channels", "int8", "gptq4"]
+    made = {one["name"]: one.get("how", "") for one in report["rows"]}
+    assert list(made) == ["original", "original, int8 KV", "channels", "int8", "gptq4"]
+    assert made["int8"] == "rtn, 8 bits, a scale a row" and made["channels"] == "channels, 50% gone"
+    assert made["gptq4"] == "gptq, 4 bits, groups of 32, zero points"
+    assert "gptq, 4 bits" in (done.artifacts["lab"].path / "report.html").read_text()

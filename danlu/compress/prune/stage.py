@@ -82,9 +82,9 @@ def prune(config: PruneConfig, run: StageRun, model: Artifact, calibration: Arti
         "method": config.method,
         "share": pattern.share,
         "pattern": config.pattern,
+        "zeros": share_of_zeros(pruned),
         "parameters_before": before,
         "parameters": pruned.n_params,
-        "zeros": share_of_zeros(pruned),
     }
     told = [{key: value for key, value in one.items() if key != "kept" or len(value) <= FEW} for one in facts]
     write_json(run.out / "report.json", found | {"layers": told} | context_of(model))

@@ -77,7 +77,7 @@ METHODS: Mapping[str, Method] = {
     "hqq": Method((4, 8), "scales for an error that ignores outliers; no text needed", _hqq, symmetric=False),
     "gptq": Method((4, 8), "rounds so that outputs stay", _gptq, needs_text=True, symmetric=False, makes_up=True),
     "awq": Method((4,), "finer steps for columns with large inputs", None, "int", True, "awq", False),
-    "awq+gptq": Method((4,), "both", _gptq, "int", True, "awq", False),
+    "awq+gptq": Method((4,), "awq first, then gptq", _gptq, "int", True, "awq", False),
     "smoothquant": Method((8,), "outliers of the inputs moved into the weights", None, "int", True, "smoothquant"),
     "fp8": Method((8,), "eight-bit floats, a scale a row", kind="float8"),
     "nf4": Method((4,), "sixteen quantiles of a normal distribution: to store, not to multiply", kind="nf4"),

@@ -112,12 +112,12 @@ def quantize(
     found = {
         "method": config.method,
         "bits": config.bits,
+        "smaller": 1 - after / before,
         "group": "mixed" if mixing else scheme.group or "row",
         "symmetric": "mixed" if mixing else scheme.symmetric,
         "bytes_before": before,
         "bytes_in_float32": in_float32,
         "bytes_after": after,
-        "smaller": 1 - after / before,
         "smaller_than_float32": 1 - after / in_float32,
         "max_error": max(errors),
         "mean_error": sum(errors) / len(errors),

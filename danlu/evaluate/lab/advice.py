@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from danlu.core.progress import human_bytes
+from danlu.evaluate.lab.page import change
 
 Row = dict[str, Any]
 NEAR = 0.05  # of the best
@@ -51,11 +52,11 @@ def advise(rows: list[Row], loss: float) -> dict[str, dict[str, str]]:
     fit = [row for row in rows if row["change_high"] <= loss] or rows[:1]
     uses = {
         "phone": (size, "the smallest file", lambda row: human_bytes(size(row))),
-        "laptop": (slowness, "the fastest single answer", lambda row: f"{1 / slowness(row):.0f} tokens/s"),
+        "laptop": (slowness, "the fastest single answer", lambda row: f"{1 / slowness(row):,.0f} tokens/s"),
         "server": (
             slowness_together,
             "the most tokens of several answers at once",
-            lambda row: f"{1 / slowness_together(row):.0f} tokens/s",
+            lambda row: f"{1 / slowness_together(row):,.0f} tokens/s",
         ),
     }
     advice = {}
@@ -67,6 +68,6 @@ def advise(rows: list[Row], loss: float) -> dict[str, dict[str, str]]:
         advice[use] = {
             "choice": row["name"],
             "because": f"{what} within {loss:.0%} more bits per byte{among}: {told(row)}, "
-            f"{row['bits_per_byte_change']:+.2%} bits per byte, at most {row['change_high']:+.2%}",
+            f"{change(row['bits_per_byte_change'])} bits per byte, at most {change(row['change_high'])}",
         }
     return advice

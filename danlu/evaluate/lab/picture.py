@@ -1,7 +1,7 @@
 """Two plots side by side, as SVG: file size, and speed of a single answer, against what was lost.
 
-All axes are logarithmic. Losses begin at a hundredth of a percent: what lies below is drawn at the edge. A name stands
-beside its point, or on the first free place around it.
+All axes are logarithmic, with as many of 1, 2, 5, 10, ... marked as have room. Losses begin at a hundredth of a
+percent: what lies below is drawn at the edge. A name stands beside its point, or on the first free place around it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from danlu.evaluate.lab.advice import front, size, slowness
 
 Row = dict[str, Any]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 620, 460, 64, 34, 24, 46
+WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 620, 480, 64, 34, 24, 66
+MOST_TICKS = 8  # whose names stand side by side
 LEAST = 1e-4  # of the losses that are told apart
 LETTER, LINE = 6.6, 12  # width of a letter and height of a line: a guess that suits most fonts at 12 px
 STYLE = (
@@ -27,8 +28,9 @@ STYLE = (
 
 def picture(rows: list[Row]) -> str:
     """The SVG of a lab's rows."""
-    drawn = _plot(0, rows, lambda row: size(row) / 1e6, size, "size, MB (smaller is to the left)")
-    drawn += _plot(1, rows, lambda row: 1 / slowness(row), slowness, "one answer, tokens/s (faster is to the right)")
+    drawn = _plot(0, rows, lambda row: size(row) / 1e6, size, "size, MB (smaller is to the left)", "smaller")
+    title = "speed of one answer, tokens/s (faster is to the right)"
+    drawn += _plot(1, rows, lambda row: 1 / slowness(row), slowness, title, "faster")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * WIDTH} {HEIGHT}" role="img" '
         f'aria-label="size and speed of {len(rows)} versions of a model against what they lost">'
@@ -36,8 +38,16 @@ def picture(rows: list[Row]) -> str:
     )
 
 
-def _plot(number: int, rows: list[Row], value: Callable[[Row], float], cost: Callable[[Row], float], title: str) -> str:
-    """One plot: `value` to the right, the loss upward, a line along the front of `cost`."""
+def _plot(
+    number: int,
+    rows: list[Row],
+    value: Callable[[Row], float],
+    cost: Callable[[Row], float],
+    title: str,
+    better: str,
+) -> str:
+    """One plot: `value` to the right, the loss upward, a line along the front of `cost`: those that none is `better`
+    than and loses less."""
     left, top = number * WIDTH + LEFT, TOP
     right, bottom = left + WIDTH - LEFT - RIGHT, HEIGHT - BOTTOM
     values, losses = [value(row) for row in rows], [max(row["bits_per_byte_change"], LEAST) for row in rows]
@@ -45,15 +55,18 @@ def _plot(number: int, rows: list[Row], value: Callable[[Row], float], cost: Cal
     y = _scale(LEAST, max(*losses, 10 * LEAST) * 1.6, bottom, top)
 
     parts = [f'<text class="title" x="{left}" y="{top - 14}">{escape(title)}</text>']
-    for tick in _ticks(LEAST, max(*losses, 10 * LEAST) * 1.6, (1,)):
+    for tick in _decades(LEAST, max(*losses, 10 * LEAST) * 1.6, (1,)):
         name = ("≤ " if tick <= LEAST * 1.001 else "") + f"{100 * tick:.3g}%"
         parts.append(f'<path class="grid" d="M{left} {y(tick):.1f}H{right}"/>')
         parts.append(f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{name}</text>')
-    for tick in _ticks(min(values) * 0.85, max(values) * 1.25, (1, 2, 5)):
+    for tick in _ticks(min(values) * 0.85, max(values) * 1.25):
         parts.append(f'<path class="grid" d="M{x(tick):.1f} {top}V{bottom}"/>')
-        parts.append(f'<text x="{x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
+        parts.append(f'<text x="{x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick:,.9g}</text>')
     parts.append(f'<path class="axis" d="M{left} {top}V{bottom}H{right}"/>')
-    parts.append(f'<text x="{left}" y="{bottom + 36}">up: more bits per byte than the original</text>')
+    told = "the higher, the more is lost: bits per byte of held-out text, more than the original's"
+    parts.append(f'<text x="{left}" y="{bottom + 36}">{told}</text>')
+    parts.append(f'<circle class="front" cx="{left + 4}" cy="{bottom + 50}" r="4"/>')
+    parts.append(f'<text x="{left + 14}" y="{bottom + 54}">none is both {better} and better</text>')
 
     places = {row["name"]: (x(v), y(loss)) for row, v, loss in zip(rows, values, losses, strict=True)}
     best = [row["name"] for row in front(rows, cost)]
@@ -69,7 +82,17 @@ def _scale(low: float, high: float, begin: float, end: float) -> Callable[[float
     return lambda value: begin + math.log(value / low) / math.log(high / low) * (end - begin)
 
 
-def _ticks(low: float, high: float, factors: tuple[int, ...]) -> Iterator[float]:
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers from low to high, as many as have room."""
+    found: list[float] = []
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        found = list(_decades(low, high, factors))
+        if len(found) <= MOST_TICKS:
+            return found
+    return found[:: math.ceil(len(found) / MOST_TICKS)]
+
+
+def _decades(low: float, high: float, factors: tuple[int, ...]) -> Iterator[float]:
     """Factors of powers of ten from low to high."""
     for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
         yield from (tick for factor in factors if low * 0.999 <= (tick := factor * 10.0**power) <= high)

@@ -37,7 +37,12 @@ class LabConfig(StageConfig):
     seed: int = 0
 
 
-@stage("evaluate.lab", makes="report", takes={"model": "model", "corpus": "corpus", "candidates*": "model"})
+@stage(
+    "evaluate.lab",
+    version="2",
+    makes="report",
+    takes={"model": "model", "corpus": "corpus", "candidates*": "model"},
+)
 def lab(
     config: LabConfig, run: StageRun, model: Artifact, corpus: Artifact, candidates: dict[str, Artifact]
 ) -> dict[str, Any]:
@@ -54,7 +59,8 @@ def lab(
 
     texts = [document.text for document in samples.held_out(corpus, config.max_bytes, config.seed)]
     if len(texts) < FEW:
-        run.events.emit("warning", message=f"only {len(texts)} held-out documents: intervals of so few say little")
+        few = f"only {len(texts)} held-out documents: intervals of so few say little"
+        run.events.emit("warning", message=f"{few}; a larger max_bytes takes more, if the corpus has them")
     context = config.context or trained_context(model)
     if "original" in candidates:
         raise UserError('a candidate cannot be called "original"', "that is the model: candidates: {NAME: ...}")
@@ -75,6 +81,7 @@ def lab(
         row["accuracy"] = share(right, seen)
         if choices is not None and loaded.config.vocab_size == vocabulary:
             row["agreement"] = share(int((own == choices).sum()), seen)
+        row["how"] = how(artifact) if number else ""
         row["seconds_to_make"] = artifact.manifest.seconds if number else None
         rows.append(row)
         del loaded
@@ -107,10 +114,32 @@ def lab(
     atomic_write(run.out / "report.md", markdown(report).encode())
     atomic_write(run.out / "report.html", page(report, drawn).encode())
     return {
+        **{use: one["choice"] for use, one in report["advice"].items()},
         "candidates": len(candidates),
         "on_the_front": sum(row["front"] for row in rows),
         **{f"{row['name']}_bits_per_byte": row["bits_per_byte"] for row in rows},
     }
+
+
+def how(artifact: Artifact) -> str:
+    """What was done to make a candidate, from its manifest; "" for a model from elsewhere."""
+    config, metrics = artifact.manifest.config, artifact.manifest.metrics
+    parts = [config.get("method") or artifact.manifest.stage.rpartition(".")[2]]
+    if bits := config.get("bits"):
+        parts.append(f"{bits} bits")
+    if group := metrics.get("group", config.get("group")):
+        parts.append({"row": "a scale a row", "mixed": "schemes mixed"}.get(group, f"groups of {group}"))
+    if metrics.get("symmetric") is False:
+        parts.append("zero points")
+    if config.get("budget") and "method" in config:
+        parts.append(f"{config['budget']:g} bits a weight in all")
+    if share := metrics.get("share"):
+        parts.append(f"{share:.0%} gone")
+    if pattern := config.get("pattern"):
+        parts.append(pattern)
+    if "rows_before" in metrics:
+        parts.append(f"{metrics['rows']:,} of {metrics['rows_before']:,} tokens kept")
+    return ", ".join(parts)
 
 
 def small_cache(

@@ -59,7 +59,14 @@ def write_onnx(path: Path, directory: Path, kind: str = "as-is", inline_limit: i
     if settings is not None:
         write_json(directory / "genai_config.json", settings)
     written = sum(one.stat().st_size for one in (file, data) if one.exists())
-    return {"numbers": kind, "bytes": written, "opset": graph.opset, "checked_by": readers}
+    notes = []
+    words = directory / "tokenizer.json"
+    if settings is not None and words.is_file() and r"\p{Han}" in words.read_text(encoding="utf-8"):
+        notes.append(
+            "onnxruntime-genai runs the model but cannot open its tokenizer, whose pattern knows scripts: encode with "
+            "the package tokenizers"
+        )
+    return {"numbers": kind, "bytes": written, "opset": graph.opset, "checked_by": readers, "notes": notes}
 
 
 def _opened(path: Path, kind: str) -> tuple[Transformer, Tokenizer | None, Lend, str]:

@@ -62,7 +62,18 @@ def save_hf(path: Path, directory: Path, kind: str) -> dict[str, Any]:
         _cast(model, row.dtype)
     save_model(model, directory, tokenizer, layout=row.layout)
     _compare(model, directory)
-    return {"bytes": sum(file.stat().st_size for file in directory.glob("*.safetensors"))}
+    return {"bytes": sum(file.stat().st_size for file in directory.glob("*.safetensors")), "notes": _notes(model, kind)}
+
+
+def _notes(model: Transformer, kind: str) -> list[str]:
+    """What a reader of the directory has to know."""
+    schemes = schemes_of(model)
+    if kind == "as-is" and schemes:
+        return ["danlu opens these quantised weights; for transformers and vLLM: --type compressed-tensors, or float"]
+    packed = any(scheme.bits < 8 and not scheme.symmetric for scheme in schemes.values())
+    if kind == "compressed-tensors" and packed:
+        return ["transformers opens 4 bits with zero points only with CompressedTensorsConfig(dequantize=True)"]
+    return []
 
 
 def _check(model: Transformer, kind: str) -> None:
