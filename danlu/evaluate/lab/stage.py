@@ -96,6 +96,7 @@ def lab(
     on_front = front(rows, size)
     for row in rows:
         row |= {**times[row["name"]], "front": row in on_front}
+    advice = advise(rows, config.loss)
     report = {
         "model": model.id,
         "model_name": model.manifest.name,
@@ -106,7 +107,7 @@ def lab(
         "requests": config.requests,
         "rounds": config.rounds,
         "rows": rows,
-        "advice": advise(rows, config.loss),
+        "advice": advice,
     }
     write_json(run.out / "report.json", report)
     drawn = picture(rows)
@@ -114,7 +115,7 @@ def lab(
     atomic_write(run.out / "report.md", markdown(report).encode())
     atomic_write(run.out / "report.html", page(report, drawn).encode())
     return {
-        **{use: one["choice"] for use, one in report["advice"].items()},
+        **{use: one["choice"] for use, one in advice.items()},
         "candidates": len(candidates),
         "on_the_front": sum(row["front"] for row in rows),
         **{f"{row['name']}_bits_per_byte": row["bits_per_byte"] for row in rows},

@@ -24,8 +24,16 @@ def export(model: Any, tmp_path: Path, kind: str) -> Path:
     save_model(model, tmp_path / "model")
     (tmp_path / "out").mkdir()
     facts = export_model(tmp_path / "model", tmp_path / "out", "hf", kind)
+    notes = facts.pop("notes")
+    assert bool(notes) == (
+        (kind == "as-is" and is_quantized(model)) or (kind == "compressed-tensors" and zeros_packed(model))
+    )
     assert facts == {"type": kind, "bytes": (tmp_path / "out" / "model.safetensors").stat().st_size}
     return tmp_path / "out"
+
+
+def zeros_packed(model: Any) -> bool:
+    return any(scheme.bits == 4 and not scheme.symmetric for scheme in schemes_of(model).values())
 
 
 def in_transformers(directory: Path, dequantize: bool = False) -> torch.Tensor:
