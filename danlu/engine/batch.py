@@ -50,6 +50,7 @@ class Batch:
     rows: list[int] = field(default_factory=list)
     hidden_rows: list[int] = field(default_factory=list)
     values: bool = True  # whether the logits are read, or only the best of each row
+    goes_on: bool = False  # whether the next step may well be of the same sequences, with the best token of each
 
     def add(
         self,

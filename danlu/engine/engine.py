@@ -43,11 +43,11 @@ from danlu.engine.pooling import Pool
 from danlu.engine.request import Delta, Output, Pooling, Request, Sampling, Sequence, TokenLogprob
 from danlu.engine.runner import Runner
 from danlu.engine.sampling import sample, token_logprobs
-from danlu.engine.scheduler import Scheduler
+from danlu.engine.scheduler import Scheduler, Step
 from danlu.engine.speculative import DraftModel, Lookup, Speculator
 from danlu.engine.structured import Grammars, Matcher
 from danlu.kernels.decoder import PAGE, Decoder
-from danlu.model.quantized import is_quantized
+from danlu.model.quantized import cast_rest_, float_dtype, is_quantized
 
 if TYPE_CHECKING:
     from danlu.model.hub import Checkpoint
@@ -164,8 +164,8 @@ class Engine:
         self.artifact_id = None if isinstance(source, tuple) else artifact_id_of(source)
         self._parallel = ParallelRunner(model, tensor_parallel, place) if tensor_parallel > 1 else None
         self.model = self._parallel.model if self._parallel is not None else model
-        weights = next(p for p in self.model.parameters() if p.is_floating_point())
-        self.device, self.dtype = place if checkpoint is not None else weights.device, weights.dtype
+        self.device = place if checkpoint is not None else next(self.model.parameters()).device
+        self.dtype = float_dtype(self.model)
         self.config, config = model.config, self.model.config  # of the whole model, and of what this process has of it
         self.max_context = min(max_context or config.max_position, config.max_position)
         self.max_sequences = max_sequences
@@ -177,6 +177,11 @@ class Engine:
         kept = decoder.shape.kv_dtype if decoder is not None else KV_DTYPES[kv_dtype] if kv_dtype else self.dtype
         if decoder is None and kept == torch.int8:
             raise UserError("keys and values in int8 need the compiled kernels, which cannot compute this model here")
+        if self.device.type == "cuda" and kept != self.dtype:
+            raise UserError(
+                f'kv_dtype is "{kv_dtype}" and the model computes in {self.dtype}',
+                "on a GPU they must agree: leave kv_dtype out, or give dtype as well",
+            )
         shape = CacheShape(config.n_layers, config.n_kv_heads, config.head_dim, kept)
         sharers = tensor_parallel if self.device.type == "cpu" else 1
         n_blocks = plan_blocks(
@@ -195,6 +200,7 @@ class Engine:
             max_sequences=max_sequences,
             prefix_cache=prefix_cache,
             share=self.share,
+            ahead=self.device.type == "cuda",
         )
         if self._parallel is not None:
             self._parallel.use(self.cache)
@@ -221,9 +227,7 @@ class Engine:
     ) -> Decoder | None:
         """The model in the compiled kernels, or None where they cannot compute it."""
         if kv_dtype is None:
-            weights = next(p for p in model.parameters() if p.is_floating_point())
-            quantised = is_quantized(model)
-            kv_dtype = torch.bfloat16 if quantised else weights.dtype
+            kv_dtype = torch.bfloat16 if is_quantized(model) else float_dtype(model)
         if self._parallel is not None or self.device.type != "cpu" or block_size != PAGE or kv_dtype == torch.float16:
             return None
         return compile_model(
@@ -247,8 +251,7 @@ class Engine:
                 f"give max_context={config.max_position}",
             )
         decoder = self._compile(model, checkpoint, self.cache.block_size, None)
-        weights = next(p for p in model.parameters() if p.is_floating_point())
-        kept = decoder.shape.kv_dtype if decoder is not None else weights.dtype
+        kept = decoder.shape.kv_dtype if decoder is not None else float_dtype(model)
         shape = CacheShape(config.n_layers, config.n_kv_heads, config.head_dim, kept)
         cache = KVCache(shape, self.cache.n_blocks, self.cache.block_size, self.device)
         runner = _runner(decoder, model, cache, self.device, checkpoint)
@@ -421,6 +424,7 @@ class Engine:
             plan = self.scheduler.schedule()
             if plan:
                 batch, wanted = flatten(plan)
+                batch.goes_on = not batch.values and self._goes_on(plan)
                 logits, hidden = self.runner.run(batch)
                 self.scheduler.advance(plan)
                 self._score(logits, wanted)
@@ -542,6 +546,12 @@ class Engine:
         )
 
     # --- inside a step ------------------------------------------------------------------------------------------------
+
+    def _goes_on(self, plan: Step) -> bool:
+        """Whether nothing is known that would make the next step one of other sequences."""
+        return not (self._inbox or self.scheduler.waiting) and all(
+            len(sequence.tokens) + 1 < sequence.max_length for sequence, _ in plan
+        )
 
     def _settle(self) -> None:
         """Empty the inbox now, unless a step is running: then that step does it at its end."""
@@ -770,9 +780,11 @@ def _load(
             model, tokenizer = checkpoint.model, load_tokenizer(path)
         else:
             model, tokenizer = load(path)
-        # A quantised model keeps the dtype of its scales: rounding them would change every weight.
-        if dtype is None and not is_quantized(model):
+        if dtype is None:
             dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        if is_quantized(model):
+            cast_rest_(model, dtype)
+            dtype = None
     stays = keep_on_cpu or checkpoint is not None
     model = model.to(device=None if stays else device, dtype=dtype)
     return model.eval(), tokenizer, device, checkpoint

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from danlu.engine.graphs import DecodeGraphs, Inputs, cuda_recorder
+from danlu.engine.graphs import DecodeGraphs, Found, Inputs, cuda_recorder
 from danlu.kernels import gpu
-from danlu.model.layers import RMSNorm, SwiGLU
+from danlu.model.layers import Linear, RMSNorm, SwiGLU
 
 if TYPE_CHECKING:
-    from danlu.engine.batch import Batch
+    from danlu.engine.batch import Batch, Logits
     from danlu.engine.kv_cache import KVCache
     from danlu.model.transformer import Transformer
 
@@ -39,7 +39,7 @@ class FusedForward:
         self.model, self.cache, self.device = model, cache, device
         dynamic = model.rotary is not None and model.rotary.dynamic  # its frequencies are numbers of the step
         record = cuda_recorder(device) if alone and not dynamic else None
-        self._graphs = DecodeGraphs(self._forward, cache.block_size, device, record) if record is not None else None
+        self._graphs = DecodeGraphs(self._decode, cache.block_size, device, record) if record is not None else None
 
     @staticmethod
     def fits(model: Transformer, device: torch.device) -> bool:
@@ -47,14 +47,23 @@ class FusedForward:
         head_dim = model.config.head_dim
         return head_dim % 2 == 0 and head_dim <= gpu.MAX_HEAD_DIM and gpu.enabled(device)
 
+    def decode(self, batch: Batch) -> Logits | None:
+        """The logits of a step that is recorded, until the next call; fills the cache. None for any other step."""
+        return self._graphs.run(batch) if self._graphs is not None else None
+
     def hidden(self, batch: Batch) -> Tensor:
-        """The last hidden state of every row, [T, D], until the next call; fills the cache."""
-        if self._graphs is not None and (hidden := self._graphs.run(batch)) is not None:
-            return hidden
+        """The last hidden state of every row, [T, D]; fills the cache."""
         per_token = torch.tensor([batch.ids, batch.positions, batch.slots(self.cache.block_size)])
         spans = [(span.row, span.n, span.length, span.table) for span in batch.spans]
         ids, positions, slots = per_token.to(self.device)
         return self._forward(Inputs(ids, positions, slots, gpu.PagedBatch.of(spans, self.device)))
+
+    def _decode(self, inputs: Inputs) -> Found:
+        """One token more for every row; `inputs` are then those of the token after it, should it be the likeliest."""
+        logits = self.model.head(self._forward(inputs))
+        best = gpu.best_tokens(logits)
+        gpu.follow(best, inputs.ids, inputs.positions, inputs.slots, inputs.paged.lines, self.cache.block_size)
+        return Found(logits, best)
 
     def _forward(self, inputs: Inputs) -> Tensor:
         """Decides nothing by what is in the tensors of `inputs`, only by their shapes."""
@@ -72,7 +81,7 @@ class FusedForward:
         blocks: Any = model.blocks
         for layer, block in enumerate(blocks):
             attention = block.attention
-            qkv = attention.qkv(_add_norm(x, delta, block.attention_norm))
+            qkv = _linear(attention.qkv, _add_norm(x, delta, block.attention_norm))
             q = gpu.rotate_and_store(
                 qkv.view(n_rows, -1, attention.head_dim), cache.key_slots[layer], cache.value_slots[layer], slots,
                 rotary, _head_norms(attention),
@@ -80,7 +89,7 @@ class FusedForward:
             o = gpu.paged_attention(
                 q, cache.keys[layer], cache.values[layer], paged, attention.scale, attention.window
             )  # [T, H, hd]
-            delta = attention.out(o.view(1, n_rows, -1))
+            delta = _linear(attention.out, o.view(1, n_rows, -1))
             delta = _mlp(block.mlp, _add_norm(x, delta, block.mlp_norm))
         return _add_norm(x, delta, model.norm)[0]
 
@@ -95,7 +104,14 @@ def _add_norm(x: Tensor, delta: Tensor | None, norm: nn.Module) -> Tensor:
 
 
 def _mlp(mlp: nn.Module, x: Tensor) -> Tensor:
-    return mlp.down(gpu.swiglu(mlp.gate_up(x))) if isinstance(mlp, SwiGLU) else mlp(x)
+    return _linear(mlp.down, gpu.swiglu(_linear(mlp.gate_up, x))) if isinstance(mlp, SwiGLU) else mlp(x)
+
+
+def _linear(module: Any, x: Tensor) -> Tensor:
+    """module(x), where x [1, T, K] is one row of plain weights by our own kernel."""
+    if x.shape[1] == 1 and type(module) is Linear and not module._forward_hooks:
+        return gpu.linear_row(x, module.weight, module.bias)
+    return module(x)
 
 
 def _head_norms(attention: Any) -> tuple[Tensor, Tensor, float] | None:

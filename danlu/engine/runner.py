@@ -47,6 +47,7 @@ class Runner:
     def __init__(self, model: Transformer, cache: KVCache, device: torch.device, alone: bool = True) -> None:
         self.model, self.cache, self.device = model, cache, device
         self._fused = FusedForward(model, cache, device, alone) if FusedForward.fits(model, device) else None
+        self._no_hidden = torch.empty(0, model.config.hidden_size, device=device)
         self._adapters: WeakKeyDictionary[LoadedAdapter, Weights] = WeakKeyDictionary()
         self._hooks: AdapterHooks | None = None  # with the first adapter
 
@@ -58,6 +59,8 @@ class Runner:
     @torch.inference_mode()
     def run(self, batch: Batch) -> tuple[Logits, Tensor]:
         """Fills the cache; logits of `batch.rows` and hidden states [H, D] of `batch.hidden_rows`."""
+        if self._fused is not None and (logits := self._fused.decode(batch)) is not None:
+            return logits, self._no_hidden
         with self._hooks.applied(self._plan(batch)) if self._hooks else nullcontext():
             hidden = self._fused.hidden(batch) if self._fused is not None else self._hidden(batch)  # [T, D]
         return Logits.of(self.model.head(_pick(hidden, batch.rows))), _pick(hidden, batch.hidden_rows)

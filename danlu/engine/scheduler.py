@@ -54,10 +54,12 @@ class Scheduler:
         max_sequences: int,
         prefix_cache: bool = True,
         share: Callable[[int, int], float] | None = None,
+        ahead: bool = False,
     ) -> None:
         self.cache = cache
         self.share = share  # tokens that prompts may have, given how many decode and how many read or wait; None = all
         self.prefix_cache = prefix_cache
+        self.ahead = ahead  # whether sequences have a block more than they need, for steps that are played ahead
         self.prefix_tokens = self.prefix_hits = 0  # tokens that were admitted, and those of them that were known
         self.max_batch_tokens = max_batch_tokens
         self.max_sequences = max_sequences
@@ -119,6 +121,10 @@ class Scheduler:
             step[sequence] = n
             budget -= n
         assert step or not (self.running or self.waiting), "there is work and nobody was scheduled"
+        if self.ahead:
+            for sequence, n in step.items():
+                if self.cache.pool.n_free > len(self.running):  # else each may need one of these itself, and soon
+                    self.cache.grow(sequence.table, sequence.computed + n + self.cache.block_size)
         return list(step.items())
 
     def advance(self, step: Step) -> None:

@@ -15,7 +15,7 @@ Routes of `quantized_linear`, for x [M, K] (all compute the same sum, in differe
 
 | route   | when                                        | arithmetic                                                   |
 |---------|---------------------------------------------|--------------------------------------------------------------|
-| triton  | GPU, no gradient, symmetric (gpu/matrix.py) | q widened to x.dtype, sum and scale in float32               |
+| triton  | GPU, no gradient (gpu/matrix.py)            | q - z, scaled, widened to x.dtype; the sum in float32        |
 | packed  | CPU, a scale a row, M <= 32, sizes that fit | x rounded to bfloat16, sum in float32, y rounded to bfloat16 |
 | rows    | a scale a row, else                         | q widened to x.dtype (exact up to 127), one ordinary GEMM    |
 | widened | everything else                             | w widened to x.dtype, one ordinary GEMM                      |
@@ -38,7 +38,6 @@ from danlu.kernels import gpu
 from danlu.kernels.grid import unpack, widen
 
 PACKED_ROWS = 32  # above this many rows of x one widening and a GEMM is faster (measured on AVX2, not tuned)
-GPU_GROUP = 32  # the scales that the Triton kernel knows for 4 bits
 
 
 def quantized_linear(
@@ -48,9 +47,8 @@ def quantized_linear(
 
     scale [N, G], zero int8 [N, G], bias [N].
     """
-    on_gpu = zero is None and gpu.enabled(x.device) and not x.requires_grad
-    if on_gpu and (scales := _scales_for_gpu(weight, scale, x.shape[-1])) is not None:
-        return gpu.quantized_linear(x, weight, scales, bias)
+    if not x.requires_grad and gpu.enabled(x.device) and gpu.takes(weight, scale):
+        return gpu.quantized_linear(x, weight, scale, zero, bias)
     rows = x.reshape(-1, x.shape[-1])  # [M, K]
     if weight.dtype == torch.int8 and zero is None and scale.shape[1] == 1:
         y = _scaled_rows(rows, weight, scale[:, 0])
@@ -94,11 +92,3 @@ def _packed_fits(rows: Tensor, weight: Tensor) -> bool:
         and weight.is_contiguous()
         and not rows.requires_grad  # the op has no backward
     )
-
-
-def _scales_for_gpu(weight: Tensor, scale: Tensor, columns: int) -> Tensor | None:
-    """The scales as the Triton kernel wants them: one a row for 8 bits, one for every 32 weights for 4."""
-    if weight.dtype == torch.int8:
-        return scale if scale.shape[1] == 1 else None
-    group = columns // scale.shape[1]
-    return None if group % GPU_GROUP else scale.repeat_interleave(group // GPU_GROUP, dim=1)

@@ -66,7 +66,7 @@ class Transformer(nn.Module):
         """ids [B, T] -> [B, T, D], after the last norm. Raises UserError past the end of learned positions."""
         length = ids.shape[1]
         context = CausalContext() if context is None else context
-        x = self.embedding(ids)  # [B, T, D]
+        x = self.embedding(ids).to(self.norm.weight.dtype)  # [B, T, D]; a quantised one has its own
         rotary = None
         if self.rotary is not None:
             rotary = self.rotary.tables(positions, length, ids.device)

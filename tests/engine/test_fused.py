@@ -10,7 +10,7 @@ import torch
 from danlu.engine import Engine, Sampling
 from danlu.engine.fused import FusedForward
 from danlu.engine.runner import Runner
-from danlu.model.quantized import quantize_
+from danlu.model.quantized import cast_rest_, float_dtype, float_twin, matrices, quantize_
 from danlu.model.transformer import Transformer
 from tests.engine.models import SHAPES, full_forward, greedy, make_model, random_prompt
 from tests.kernels.on_gpu import DEVICE, kernels_on  # noqa: F401
@@ -55,11 +55,31 @@ def test_vectors_equal_a_forward_pass_on_torch_beside_an_answer() -> None:
 def test_a_quantised_model_gives_the_logits_of_torch(bits: int) -> None:
     model = make_model("qk_norm", hidden_size=64, intermediate_size=96)
     quantize_(model, bits)
+    wide = copy.deepcopy(model)
+    for name, matrix in matrices(wide).items():
+        wide.set_submodule(name, float_twin(matrix, torch.float32))
     prompt = random_prompt(4)
-    wanted = full_forward(model.float(), prompt)[-1].log_softmax(-1)
+    wanted = full_forward(wide, prompt)[-1].log_softmax(-1)
     output = next(engine(model).generate(prompt, Sampling(temperature=0, max_tokens=1, logprobs=101)))
     got = dict(output.logprobs[0].top)  # type: ignore[index]
-    assert max(abs(got[token] - float(wanted[token])) for token in range(101)) < 1e-2
+    assert max(abs(got[token] - float(wanted[token])) for token in range(101)) < 1e-3
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantised_model_computes_in_the_dtype_of_its_norms(bits: int) -> None:
+    """Its scales keep theirs; on torch's operators as well."""
+    model = make_model("qk_norm", hidden_size=64, intermediate_size=96)
+    quantize_(model, bits)
+    scale, prompt = model.embedding.weight_scale.clone(), random_prompt(9)  # type: ignore[operator]
+    wanted = full_forward(model, prompt)[-1].log_softmax(-1)
+    cast_rest_(model, torch.bfloat16)
+    assert float_dtype(model) == torch.bfloat16 and torch.equal(model.embedding.weight_scale, scale)
+    e = engine(model)
+    assert e.dtype == e.cache.shape.dtype == torch.bfloat16
+    got = dict(next(e.generate(prompt, Sampling(temperature=0, max_tokens=1, logprobs=101))).logprobs[0].top)  # type: ignore[index]
+    assert max(abs(got[token] - float(wanted[token])) for token in range(101)) < 5e-2
+    on_torch = full_forward(model, prompt)[-1].float().log_softmax(-1)
+    assert (on_torch - wanted).abs().max() < 5e-2
 
 
 def test_preemption_and_scattered_blocks_change_no_token() -> None:

@@ -21,7 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from danlu.kernels.gpu import activation, attention, matrix, norm, rotary
+from danlu.kernels.gpu import activation, attention, best, matrix, norm, rotary, row
 from danlu.kernels.gpu.batch import PagedBatch
 
 
@@ -43,11 +43,17 @@ class AbsentGPU:
 
 def main(capability: int) -> None:
     driver.set_active(AbsentGPU(capability))
+    if capability >= 90:
+        for file in (activation, attention, best, matrix, norm, rotary, row):
+            file.early = lambda tensor: {"EARLY": True, "launch_pdl": True}  # type: ignore[attr-defined]
     JITFunction.__getitem__ = compile_instead  # type: ignore[method-assign, assignment]
     by_row(torch.bfloat16)
     for bits in (8, 4):
-        for rows in (1, 64):
-            linear(torch.bfloat16, bits, rows)
+        for rows in (1, 8, 64, 80):
+            for zeros in (False, True):
+                linear(torch.bfloat16, bits, rows, zeros)
+    row.linear_row(torch.zeros(1, 2048, dtype=torch.bfloat16), torch.zeros(64, 2048, dtype=torch.bfloat16))
+    likeliest(torch.bfloat16)
     attend(torch.bfloat16, head_dim=64, window=50)
     attend(torch.bfloat16, head_dim=128)
     attend(torch.float16, head_dim=256)
@@ -77,11 +83,18 @@ def by_row(dtype: torch.dtype) -> None:
     rotary.rotate_and_store(qkv, cache, cache, slots, (angles, angles), (x[0], x[0], 1e-6))
 
 
-def linear(dtype: torch.dtype, bits: int, rows: int) -> None:
+def linear(dtype: torch.dtype, bits: int, rows: int, zeros: bool = False) -> None:
     """Wide enough for two splits of K."""
     weight = torch.zeros(64, 2048, dtype=torch.int8) if bits == 8 else torch.zeros(64, 256, dtype=torch.int32)
     scale = torch.zeros(64, 1) if bits == 8 else torch.zeros(64, 64, dtype=torch.float16)
-    matrix.quantized_linear(torch.zeros(rows, 2048, dtype=dtype), weight, scale, torch.zeros(64, dtype=dtype))
+    zero = torch.zeros(scale.shape, dtype=torch.int8) if zeros else None
+    matrix.quantized_linear(torch.zeros(rows, 2048, dtype=dtype), weight, scale, zero, torch.zeros(64, dtype=dtype))
+
+
+def likeliest(dtype: torch.dtype) -> None:
+    found = best.best_tokens(torch.zeros(2, 10_000, dtype=dtype))
+    ids, positions, slots = torch.zeros(3, 2, dtype=torch.int64)
+    best.follow(found, ids, positions, slots, torch.zeros(2, 19, dtype=torch.int32), 16)
 
 
 def attend(dtype: torch.dtype, head_dim: int, window: int | None = None) -> None:

@@ -33,7 +33,7 @@ if DEVICE.type == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"
 try:
     pytest.importorskip("triton", reason="Triton is for Linux")
-    from danlu.kernels.gpu import activation, attention, matrix, norm, rotary  # noqa: F401
+    from danlu.kernels.gpu import activation, attention, best, matrix, norm, rotary, row  # noqa: F401
 finally:
     os.environ.pop("TRITON_INTERPRET", None)
 

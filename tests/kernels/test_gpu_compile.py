@@ -13,7 +13,10 @@ import pytest
 pytest.importorskip("triton", reason="Triton is for Linux")
 
 SHARED_BYTES = 99 * 1024  # what a program may have on the smaller GPUs of compute capability 8; an A100 has 163 KiB
-KERNELS = {"_swiglu", "_add_rms_norm", "_rotate_and_store", "_multiply_tile", "_add_parts", "_attend", "_join"}
+KERNELS = {
+    "_swiglu", "_add_rms_norm", "_rotate_and_store", "_multiply_tile", "_add_parts", "_multiply_row", "_widen",
+    "_attend", "_join", "_best_of_part", "_best_of_parts", "_follow",
+}  # fmt: skip
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="ptxas comes with Triton for x86-64")

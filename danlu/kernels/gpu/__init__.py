@@ -4,9 +4,13 @@
     attention.py   queries against the paged cache: decoding with the keys split, chunks of a prompt
     varlen.py      the same for chunks of a prompt, by torch's own kernel where it has one
     matrix.py      x W^T with weights of 8 and 4 bits, widened in registers
+    row.py         the same for a single row, and with weights of 16 bits as well
+    widen.py       numbers of 8 and 4 bits as floats
     norm.py        residual sum and RMSNorm in one pass
     rotary.py      query and key norm, rotary positions, and keys and values written to their slots
     activation.py  silu(gate) * up
+    launch.py      on which device, and on Hopper before the kernel before has ended
+    best.py        the likeliest token of every row, and the inputs of the step that follows from it
 
 A kernel is a program that runs many times side by side, each time with other numbers for `tl.program_id`; each file
 draws what one program computes. Beside every kernel is its reference in ordinary torch. What a kernel is given is
@@ -23,6 +27,7 @@ or a first launch fails, torch's own operators are used and one line says so.
 |--------------------|------------------------------------------------------------------------------------------|
 | `DANLU_KERNELS`    | `off`: no kernels, neither these nor the compiled ones                                   |
 | `DANLU_VARLEN`     | `off`: chunks of a prompt by our own kernel, not by torch's (varlen.py)                   |
+| `DANLU_OVERLAP`    | `off`: no kernel is launched before the one before it has ended (launch.py)              |
 | `DANLU_GRAPHS`     | `off`: decoding steps are not recorded (engine/graphs.py)                                |
 | `TRITON_INTERPRET` | `1`: Triton's interpreter runs the kernels on CPU tensors (slow: for tests and debugging)|
 """
@@ -43,8 +48,9 @@ MAX_HEAD_DIM = 256
 log = logging.getLogger("danlu")
 
 _EXPORTS = {
-    "PagedBatch": "batch", "paged_attention": "attention", "quantized_linear": "matrix",
-    "add_rms_norm": "norm", "rotate_and_store": "rotary", "swiglu": "activation",
+    "PagedBatch": "batch", "paged_attention": "attention", "quantized_linear": "matrix", "takes": "matrix",
+    "linear_row": "row", "add_rms_norm": "norm", "rotate_and_store": "rotary", "swiglu": "activation",
+    "best_tokens": "best", "follow": "best",
 }  # fmt: skip
 
 

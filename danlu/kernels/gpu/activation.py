@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from danlu.kernels.gpu.checks import check, on, power_of_two
+from danlu.kernels.gpu.checks import check
+from danlu.kernels.gpu.launch import early, on, power_of_two, wait_turn
 
 BLOCK = 1024  # not tuned
 
@@ -33,12 +34,13 @@ def swiglu(gate_up: Tensor) -> Tensor:
     if out.numel():
         block = min(BLOCK, power_of_two(width))
         with on(gate_up):
-            _swiglu[out.numel() // width, triton.cdiv(width, block)](gate_up, out, width, BLOCK=block)
+            _swiglu[out.numel() // width, triton.cdiv(width, block)](gate_up, out, width, BLOCK=block, **early(gate_up))
     return out
 
 
 @triton.jit
-def _swiglu(gate_up, out, width, BLOCK: tl.constexpr):
+def _swiglu(gate_up, out, width, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+    wait_turn(EARLY)
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width

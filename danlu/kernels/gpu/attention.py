@@ -44,10 +44,12 @@ from torch import Tensor
 
 from danlu.kernels.gpu import MAX_HEAD_DIM, varlen
 from danlu.kernels.gpu.batch import HEADER, SPLIT, PagedBatch
-from danlu.kernels.gpu.checks import check, on, power_of_two, same_device
+from danlu.kernels.gpu.checks import check, same_device
+from danlu.kernels.gpu.launch import early, on, power_of_two, wait_turn
 
 UNSPLIT = 1 << 30
-SMALL, LARGE = 16, 64  # tiles in M: 16 is the least that the matrix unit takes
+# Tiles in M and N, warps, and tiles of keys on their way. 16 in M is the least that the matrix unit takes.
+SMALL, LARGE, LARGE_FLOAT32 = (16, 128, 4, 2), (64, 64, 4, 3), (16, 64, 4, 3)
 TILE_BYTES = 1 << 14  # of a tile of keys, at most: with the values, and the next two on their way, it fits every GPU
 LOG2_E = math.log2(math.e)
 BEFORE_TABLE = tl.constexpr(HEADER)
@@ -105,12 +107,13 @@ def _attend_short(
     n_tiles = -(-n_rows // sizes["QUERIES"])
     _attend[n * n_tiles, keys.shape[2], n_splits](
         parts, ends, q, keys, values, lines, lines.stride(0), n_tiles, n_rows, scale * LOG2_E,
-        PARTIAL=n_splits > 1, **sizes,
+        PARTIAL=n_splits > 1, **sizes, **early(q),
     )  # fmt: skip
     if n_splits > 1:
         _join[n * n_rows, n_heads](
             out, parts, ends, lines, lines.stride(0), n_rows,
             **{name: sizes[name] for name in ("N_HEADS", "HEAD_DIM", "WINDOW", "QUERIES", "BLOCK_D", "SPLIT")},
+            **early(q),
         )  # fmt: skip
 
 
@@ -118,24 +121,26 @@ def _attend_long(
     out: Tensor, q: Tensor, keys: Tensor, values: Tensor, batch: PagedBatch, scale: float, window: int | None
 ) -> None:
     lines, n_rows = batch.lines[batch.n_short :], max(batch.counts[batch.n_short :])
-    wide = q.dtype != torch.float32  # which has no matrix unit: a large tile does not fit the registers
-    sizes = _sizes(q, keys, window, LARGE if wide else SMALL) | {"SPLIT": UNSPLIT}
+    # float32 has no matrix unit: a large tile does not fit the registers
+    sizes = _sizes(q, keys, window, LARGE_FLOAT32 if q.dtype == torch.float32 else LARGE) | {"SPLIT": UNSPLIT}
     n_tiles = -(-n_rows // sizes["QUERIES"])
     _attend[len(lines) * n_tiles, keys.shape[2], 1](
         out, out, q, keys, values, lines, lines.stride(0), n_tiles, n_rows, scale * LOG2_E,
-        PARTIAL=False, num_warps=8 if wide else 4, **sizes,
+        PARTIAL=False, **sizes, **early(q),
     )  # fmt: skip
 
 
-def _sizes(q: Tensor, keys: Tensor, window: int | None, block_m: int) -> dict[str, int]:
+def _sizes(q: Tensor, keys: Tensor, window: int | None, tile: tuple[int, int, int, int]) -> dict[str, int]:
     """What the kernel is compiled for. It depends on the model and on the kind of launch, not on the batch."""
     n_heads, head_dim = q.shape[1:]
     group = n_heads // keys.shape[2]
+    block_m, block_n, n_warps, n_stages = tile
     block_m, block_d = max(block_m, power_of_two(group)), max(16, power_of_two(head_dim))
-    block_n = max(16, min(64, TILE_BYTES // (block_d * q.element_size())))
+    block_n = max(16, min(block_n, TILE_BYTES // (block_d * q.element_size())))
     return {
         "N_HEADS": n_heads, "GROUP": group, "HEAD_DIM": head_dim, "PAGE": keys.shape[1], "WINDOW": window or 0,
         "QUERIES": block_m // group, "BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_D": block_d,
+        "num_warps": n_warps, "num_stages": n_stages,
     }  # fmt: skip
 
 
@@ -170,9 +175,10 @@ def _attend(
     out, ends, q, keys, values, lines, width, n_tiles, n_rows, scale,
     N_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, PAGE: tl.constexpr, WINDOW: tl.constexpr,
     QUERIES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, SPLIT: tl.constexpr,
-    PARTIAL: tl.constexpr,
+    PARTIAL: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program (sequence and tile, KV head, split): a tile of the output, or with PARTIAL its part of one split."""
+    wait_turn(EARLY)
     N_KV_HEADS: tl.constexpr = N_HEADS // GROUP
     sequence, kv_head = tl.program_id(0) // n_tiles, tl.program_id(1)
     line = lines + sequence.to(tl.int64) * width
@@ -233,9 +239,10 @@ def _attend(
 def _join(
     out, parts, ends, lines, width, n_rows,
     N_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WINDOW: tl.constexpr, QUERIES: tl.constexpr,
-    BLOCK_D: tl.constexpr, SPLIT: tl.constexpr,
+    BLOCK_D: tl.constexpr, SPLIT: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program (sequence and query, head): the splits of its keys into one output. Short sequences only."""
+    wait_turn(EARLY)
     sequence, query = tl.program_id(0) // n_rows, tl.program_id(0) % n_rows
     line = lines + sequence.to(tl.int64) * width
     row, count, length = tl.load(line), tl.load(line + 1), tl.load(line + 2)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import Tensor
 
@@ -12,6 +10,8 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 def check(name: str, tensor: Tensor, shape: tuple[int | None, ...], dtypes: tuple[torch.dtype, ...] = FLOATS) -> None:
     """`tensor` must be contiguous, of one of `dtypes` and of `shape`, where None is any size. Raises ValueError."""
+    if tensor.shape == shape and tensor.dtype in dtypes and tensor.is_contiguous():
+        return
     fits = len(shape) == tensor.dim() and all(
         wanted is None or wanted == size for wanted, size in zip(shape, tensor.shape, strict=True)
     )
@@ -29,13 +29,3 @@ def same_device(first: Tensor, **others: Tensor | None) -> None:
     for name, tensor in others.items():
         if tensor is not None and tensor.device != first.device:
             raise ValueError(f"{name} is on {tensor.device}, the input is on {first.device}")
-
-
-def on(tensor: Tensor) -> AbstractContextManager[object]:
-    """Triton launches on the current device: make the tensor's the current one."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
-
-
-def power_of_two(n: int) -> int:
-    """The smallest power of two that is at least n: the sizes that Triton's tiles have."""
-    return 1 << (n - 1).bit_length()

@@ -18,7 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from danlu.kernels.gpu.checks import check, on, power_of_two, same_device
+from danlu.kernels.gpu.checks import check, same_device
+from danlu.kernels.gpu.launch import early, on, power_of_two, wait_turn
 
 
 def add_rms_norm_reference(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> Tensor:
@@ -41,13 +42,14 @@ def add_rms_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float) ->
         with on(x):
             _add_rms_norm[(out.numel() // width,)](
                 x, x if delta is None else delta, weight, out, width, eps,
-                ADD=delta is not None, BLOCK=block, num_warps=min(16, max(1, block // 512)),
+                ADD=delta is not None, BLOCK=block, num_warps=min(16, max(1, block // 512)), **early(x),
             )  # fmt: skip
     return out
 
 
 @triton.jit
-def _add_rms_norm(x, delta, weight, out, width, eps, ADD: tl.constexpr, BLOCK: tl.constexpr):
+def _add_rms_norm(x, delta, weight, out, width, eps, ADD: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+    wait_turn(EARLY)
     column = tl.arange(0, BLOCK)
     inside = column < width
     at = tl.program_id(0).to(tl.int64) * width + column

@@ -20,7 +20,8 @@ import triton.language as tl
 from torch import Tensor
 
 from danlu.kernels.gpu import MAX_HEAD_DIM
-from danlu.kernels.gpu.checks import FLOATS, check, on, power_of_two, same_device
+from danlu.kernels.gpu.checks import FLOATS, check, same_device
+from danlu.kernels.gpu.launch import early, on, power_of_two, wait_turn
 
 Norms = tuple[Tensor, Tensor, float]  # weights of query and key norm, [hd] each, and eps
 Tables = tuple[Tensor, Tensor]  # cos and sin, float32 [T, hd / 2]
@@ -86,7 +87,7 @@ def rotate_and_store(
                 qkv, key_slots, value_slots, slots, cos, sin, q_norm, k_norm, q, eps,
                 N_HEADS=n_heads, N_KV_HEADS=n_kv_heads, HALF=head_dim // 2,
                 BLOCK_H=power_of_two(max(n_heads, n_kv_heads)), BLOCK_I=power_of_two(head_dim // 2),
-                ROTARY=rotary is not None, NORM=norms is not None,
+                ROTARY=rotary is not None, NORM=norms is not None, **early(qkv),
             )  # fmt: skip
     return q
 
@@ -95,9 +96,10 @@ def rotate_and_store(
 def _rotate_and_store(
     qkv, key_slots, value_slots, slots, cos, sin, q_norm, k_norm, q, eps,
     N_HEADS: tl.constexpr, N_KV_HEADS: tl.constexpr, HALF: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_I: tl.constexpr,
-    ROTARY: tl.constexpr, NORM: tl.constexpr,
+    ROTARY: tl.constexpr, NORM: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Program (token, kind): the queries (0), the keys (1) or the values (2) of a token."""
+    wait_turn(EARLY)
     token, kind = tl.program_id(0).to(tl.int64), tl.program_id(1)
     n_heads = tl.where(kind == 0, N_HEADS, N_KV_HEADS)
     before = tl.where(kind == 0, 0, N_HEADS + (kind - 1) * N_KV_HEADS)  # heads of other kinds in the row

@@ -12,8 +12,8 @@ of L rows a layer, beside T L products. Of a sliding window only what the chunk 
 Splitting keys among programs is refused (`num_splits`), so that a row keeps its bits whatever else is in the batch.
 What the kernel promises about a prompt that is cut into other chunks is not known; ours promises equal bits.
 
-Used for bfloat16 and float16 on CUDA where torch has it and a first launch gives the numbers of the reference; never
-run on a GPU so far. `DANLU_VARLEN=off` goes back to our own.
+Used for bfloat16 and float16 on CUDA where torch has it and a first launch gives the numbers of the reference; on the
+GPU that the rest was run on, with torch 2.11, it was not. `DANLU_VARLEN=off` goes back to our own.
 """
 
 from __future__ import annotations

@@ -14,9 +14,10 @@ has become.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from danlu.model.quantized.config import quantization_config, read_schemes
@@ -35,7 +36,9 @@ __all__ = [
     "QuantizedLinear",
     "Scheme",
     "apply_quantization",
+    "cast_rest_",
     "empty_twin",
+    "float_dtype",
     "float_twin",
     "is_quantized",
     "matrices",
@@ -54,6 +57,24 @@ def is_quantized(model: Transformer) -> bool:
 def schemes_of(model: Transformer) -> dict[str, Scheme]:
     """The scheme of every quantised matrix, by name."""
     return {name: module.scheme for name, module in model.named_modules() if isinstance(module, Quantized)}
+
+
+def float_dtype(model: Transformer) -> torch.dtype:
+    """The dtype of what is not quantised, norms and such: what the model computes in. Scales have their own."""
+    return next(p.dtype for p in _rest(model) if p.is_floating_point())
+
+
+def cast_rest_(model: Transformer, dtype: torch.dtype) -> None:
+    """Bring what is not quantised into `dtype`. Scales stay as they are: to round them would change every weight."""
+    for parameter in _rest(model):
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+
+
+def _rest(model: Transformer) -> Iterator[nn.Parameter]:
+    for module in model.modules():
+        if not isinstance(module, Quantized):
+            yield from module.parameters(recurse=False)
 
 
 def matrices(model: Transformer) -> dict[str, nn.Module]:

@@ -23,6 +23,7 @@ class Quantized(nn.Module):
     def __init__(self, scheme: Scheme, rows: int, columns: int, device: torch.device | None) -> None:
         super().__init__()
         self.scheme, self.rows, self.columns = scheme, rows, columns
+        self._zero: tuple[Tensor, int, Tensor] | None = None  # zero points as stored, their version, and unpacked
         shapes = scheme.shapes(rows, columns)
         self.put({name: torch.empty(shape, dtype=dtype, device=device) for name, (shape, dtype) in shapes.items()})
 
@@ -51,8 +52,16 @@ class Quantized(nn.Module):
 
     @property
     def zero(self) -> Tensor | None:
-        """int8 [N, G], or None."""
-        return self.scheme.zero(getattr(self, "weight_zero_point", None))
+        """int8 [N, G], or None. Unpacked once: every product asks."""
+        stored = getattr(self, "weight_zero_point", None)
+        if stored is None or not self.scheme.packed:
+            return stored
+        version = 0 if stored.is_inference() else stored._version  # which counts what was written into it
+        if self._zero is None or self._zero[0] is not stored or self._zero[1] != version:
+            unpacked = self.scheme.zero(stored)
+            assert unpacked is not None
+            self._zero = stored, version, unpacked.contiguous()
+        return self._zero[2]
 
     @property
     def on_grid(self) -> bool:
