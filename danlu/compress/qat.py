@@ -21,6 +21,7 @@ Worked example, levels of 1, plain gradient steps of 0.1 for the loss (w'_0 + w'
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -61,7 +62,10 @@ def qat(config: QatConfig, run: StageRun, model: Artifact, tokens: Artifact) -> 
         from danlu.train.loop import micro_loss
 
         constraint = Rounded(network, plan_for(as_rounded, scheme_of(as_rounded), network))
-        return constraint, towards(network, config.distill) if config.distill else micro_loss
+        if not config.distill:
+            return constraint, micro_loss
+        teacher = copy.deepcopy(network).eval().requires_grad_(False)  # as it is now
+        return constraint, towards(teacher, config.distill)
 
     _, metrics = train_further(config, run, model, tokens, prepare)
     size = sum(file.stat().st_size for file in run.out.glob("*.safetensors"))

@@ -11,6 +11,7 @@
 | `smoothing`   | AWQ, SmoothQuant: a factor moved from inputs to weights             |
 | `hqq`         | scales from the weights alone                                       |
 | `mixed`       | which matrices get more bits, under a budget                        |
+| `tune`        | scales and norms trained when all is rounded                        |
 | `sensitivity` | what each matrix loses in each scheme                               |
 
 What the numbers of a quantised matrix mean is in `danlu.kernels.grid`, how they are stored in `danlu.model.quantized`.

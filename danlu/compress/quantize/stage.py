@@ -43,7 +43,7 @@ def estimate(config: QuantizeConfig, parents: Mapping[str, Manifest | None]) -> 
 
 @stage(
     "compress.quantize",
-    version="4",
+    version="5",
     makes="model",
     takes={"model": "model", "calibration?": "corpus"},
     estimate=estimate,
@@ -58,7 +58,7 @@ def quantize(
     """
     import torch
 
-    from danlu.compress.quantize import mixed, sensitivity
+    from danlu.compress.quantize import mixed, sensitivity, tune
     from danlu.compress.walk.blockwise import Source, change_blocks, context_of, planned_bytes
     from danlu.compress.walk.layers import Walk
     from danlu.model.hub import save_model
@@ -68,14 +68,19 @@ def quantize(
     mixing = config.budget is not None
     if mixing:
         mixed.check(config)
-    if (method.needs_text or mixing) and calibration is None:
+    reads = method.needs_text or mixing or bool(config.tune)
+    if reads and calibration is None:
         raise UserError(
             f"{'a budget' if mixing else config.method} needs text that shows what the model is fed",
-            "--calibration CORPUS names one; rtn and hqq without a budget need none",
+            "--calibration CORPUS names one; rtn and hqq need none without budget and tune",
         )
     source = Source(model)
     plan = {} if mixing else plan_for(config, scheme, source.model)
-    ids = _text(config, source, model, calibration, run) if calibration and (method.needs_text or mixing) else None
+    n_steps = tune.steps_of(config, method, source.model.config) if reads else 0
+    ids = further = None
+    if reads and calibration is not None:
+        text = _text(config, source, model, calibration, run, tune.rows_for(n_steps))
+        ids, further = text[: config.rows], text[config.rows :]
     streams = (2 if method.makes_up and config.trust > 0 else 1) if method.needs_text else 0
     planned = planned_bytes(
         source.model.config,
@@ -85,6 +90,8 @@ def quantize(
     )
     if mixing and ids is not None:
         planned = max(planned, sensitivity.planned_bytes(source.model.config, ids[: config.budget_rows].numel()))
+    if n_steps:
+        planned = max(planned, tune.planned_bytes(source.model.config, text.shape[1]))
     _say(planned, run)
     mixture: dict[str, Any] = {}
     if config.budget is not None and ids is not None:
@@ -106,6 +113,7 @@ def quantize(
         errors = [error for block in facts for error in block["errors"].values()]
         if outer:
             errors.append(quantize_(result.float(), outer)["max_error"])
+    tuned = tune.tune_(result, model, further, run) if further is not None and n_steps else {}
     save_model(result, run.out, source.tokenizer)
     before, in_float32 = _sizes(model)
     after = sum(file.stat().st_size for file in run.out.glob("*.safetensors"))
@@ -122,7 +130,7 @@ def quantize(
         "max_error": max(errors),
         "mean_error": sum(errors) / len(errors),
     }
-    found |= {key: value for key, value in mixture.items() if key != "plan"}
+    found |= {key: value for key, value in mixture.items() if key != "plan"} | tuned
     if ids is not None:
         found["calibration_tokens"] = ids.numel()
     raised = sum(block.get("damped_again", 0) for block in facts)
@@ -136,13 +144,15 @@ def quantize(
     }  # of this process: not in the payload
 
 
-def _text(config: QuantizeConfig, source: Source, model: Artifact, calibration: Artifact, run: StageRun) -> Tensor:
-    """ids [n, T] of the calibration text."""
+def _text(
+    config: QuantizeConfig, source: Source, model: Artifact, calibration: Artifact, run: StageRun, more: int
+) -> Tensor:
+    """ids [n, T] of the calibration text: the rows that rounding looks at, and `more` behind them."""
     from danlu.compress.walk.calibration import calibration_ids
 
     if source.tokenizer is None:
         raise UserError(f"{model.id} has no tokenizer to read the calibration text with", "use rtn or hqq")
-    return calibration_ids(config, calibration, source.tokenizer, source.model.config.max_position, run.events)
+    return calibration_ids(config, calibration, source.tokenizer, source.model.config.max_position, run.events, more)
 
 
 def _say(planned: int, run: StageRun) -> None:

@@ -5,7 +5,6 @@ What and why: `danlu.compress.qat`.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -74,9 +73,8 @@ class Rounded(Constraint):
         return scale[..., None], None if zero is None else zero.float()[..., None]
 
 
-def towards(model: Transformer, share: float) -> Loss:
-    """The loss that is, to `share`, the divergence from what `model` predicts now, and cross-entropy for the rest."""
-    teacher = copy.deepcopy(model).eval().requires_grad_(False)
+def towards(teacher: Transformer, share: float) -> Loss:
+    """The loss that is, to `share`, the divergence from what `teacher` predicts, and cross-entropy for the rest."""
 
     def loss(student: nn.Module, micro: Micro, device: torch.device) -> tuple[Tensor, int]:
         hidden = micro_hidden(student, micro, device)  # [B, T, D]

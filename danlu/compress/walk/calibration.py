@@ -35,9 +35,9 @@ class CalibrationConfig(StageConfig):
 
 
 def calibration_ids(
-    config: CalibrationConfig, corpus: Artifact, tokenizer: Tokenizer, longest: int, events: Events
+    config: CalibrationConfig, corpus: Artifact, tokenizer: Tokenizer, longest: int, events: Events, more: int = 0
 ) -> Tensor:
-    """ids [n, T] with n <= rows and T <= length, `longest` at most.
+    """ids [n, T] with n <= rows and T <= length, `longest` at most; and behind these up to `more` rows of other text.
 
     Raises UserError for a corpus without text. Warns, with what it costs, where there is little or it is foreign.
     """
@@ -50,7 +50,7 @@ def calibration_ids(
     wanted, ids, n_bytes = config.rows * length, list[int](), 0
     order = sorted((_draw(config.seed, document.id), document.text) for document in read_documents(corpus))
     for _, text in order:
-        if len(ids) >= wanted:
+        if len(ids) >= wanted + more * length:
             break
         if text.strip():
             ids += tokenizer.encode(text) + end
@@ -58,7 +58,7 @@ def calibration_ids(
     if len(ids) < 2:
         raise UserError(f"{corpus.id} has no text to calibrate with", "take a corpus with training documents")
     length = min(length, len(ids))
-    rows = min(config.rows, len(ids) // length)
+    rows = min(config.rows + more, len(ids) // length)
     if rows * length < min(LITTLE, wanted):
         events.emit(
             "warning",
