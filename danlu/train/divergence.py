@@ -38,7 +38,8 @@ class _Divergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, theirs: Tensor, their_weight: Tensor, chunk: int) -> Tensor:
         total = torch.zeros((), device=hidden.device)
-        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight, dtype=torch.float32)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         with torch.autocast(hidden.device.type, enabled=False):
             head, their_head = weight.float(), their_weight.float()
             for start in range(0, len(hidden), chunk):
@@ -50,12 +51,14 @@ class _Divergence(torch.autograd.Function):
                 total += (chances * (wanted - ours)).sum()
                 g = ours.exp_().sub_(chances)
                 grad_hidden[part] = (g @ head).to(hidden.dtype)
-                grad_weight.addmm_(g.T, h)
-        ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
+                if grad_weight is not None:
+                    grad_weight.addmm_(g.T, h)
+        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
         return total
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_output, grad_weight * grad_output, None, None, None
+        of_weight = None if grad_weight is None else grad_weight * grad_output
+        return grad_hidden * grad_output, of_weight, None, None, None

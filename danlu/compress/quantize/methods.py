@@ -31,9 +31,7 @@ class QuantizeConfig(CalibrationConfig):
     damp: float = Field(default=0.01, gt=0, lt=1)  # gptq: of the mean diagonal of the Hessian
     trust: float = Field(default=0.5, ge=0, le=1)  # gptq: how far to make up for the errors of earlier matrices
     refine: int = Field(default=2, ge=0)  # gptq: rounds of looking again at scales and numbers (refine.py)
-    tune: int | None = Field(
-        default=None, ge=0
-    )  # steps that train scales and norms at the end (tune.py); None: see there
+    tune: int = Field(default=0, ge=0)  # steps that train scales and norms when all is rounded (tune.py)
     budget: float | None = Field(default=None, gt=0)  # bits a weight, over all: a scheme for each matrix (mixed.py)
     budget_rows: int = Field(default=8, ge=1)  # of the calibration text, to see which matrices are sensitive
 

@@ -68,7 +68,7 @@ def quantize(
     mixing = config.budget is not None
     if mixing:
         mixed.check(config)
-    reads = method.needs_text or mixing or bool(config.tune)
+    reads = method.needs_text or mixing or config.tune > 0
     if reads and calibration is None:
         raise UserError(
             f"{'a budget' if mixing else config.method} needs text that shows what the model is fed",
@@ -76,10 +76,9 @@ def quantize(
         )
     source = Source(model)
     plan = {} if mixing else plan_for(config, scheme, source.model)
-    n_steps = tune.steps_of(config, method, source.model.config) if reads else 0
     ids = further = None
     if reads and calibration is not None:
-        text = _text(config, source, model, calibration, run, tune.rows_for(n_steps))
+        text = _text(config, source, model, calibration, run, tune.rows_for(config.tune))
         ids, further = text[: config.rows], text[config.rows :]
     streams = (2 if method.makes_up and config.trust > 0 else 1) if method.needs_text else 0
     planned = planned_bytes(
@@ -90,7 +89,7 @@ def quantize(
     )
     if mixing and ids is not None:
         planned = max(planned, sensitivity.planned_bytes(source.model.config, ids[: config.budget_rows].numel()))
-    if n_steps:
+    if config.tune:
         planned = max(planned, tune.planned_bytes(source.model.config, text.shape[1]))
     _say(planned, run)
     mixture: dict[str, Any] = {}
@@ -113,7 +112,7 @@ def quantize(
         errors = [error for block in facts for error in block["errors"].values()]
         if outer:
             errors.append(quantize_(result.float(), outer)["max_error"])
-    tuned = tune.tune_(result, model, further, run) if further is not None and n_steps else {}
+    tuned = tune.tune_(result, model, further, run) if further is not None and config.tune else {}
     save_model(result, run.out, source.tokenizer)
     before, in_float32 = _sizes(model)
     after = sum(file.stat().st_size for file in run.out.glob("*.safetensors"))

@@ -7,7 +7,7 @@ and that can still be moved without touching a whole number, since a weight is l
 
 The loss is the divergence from the float model's predictions (danlu/train/divergence.py), on rows of the calibration
 text that rounding has not seen: those that it has, it fits already, and more of the same makes other text worse. A few
-steps are enough; Adam, rising over WARM_UP steps and then falling to nothing.
+dozen steps do; Adam, rising over WARM_UP steps and then falling to nothing.
 
 Trained scales are the second phase of EfficientQAT (Chen et al., arXiv:2407.11062), trained norms are norm tweaking (Li
 et al., arXiv:2309.02784); here both are a last step behind GPTQ.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,30 +30,19 @@ from danlu.core.artifact import Artifact
 from danlu.core.device import probe
 from danlu.core.errors import Interrupted
 from danlu.core.stage import StageRun
+from danlu.model.config import ModelConfig
 from danlu.model.layers import RMSNorm
 from danlu.model.quantized import Quantized, QuantizedLinear, float_twin
 from danlu.model.transformer import Transformer
 from danlu.train.loop import Micro
 
-if TYPE_CHECKING:
-    from danlu.compress.quantize.methods import Method, QuantizeConfig
-    from danlu.model.config import ModelConfig
-
 NORMS = (RMSNorm, nn.LayerNorm)
-STEPS = 16
 STEP_ROWS, CHECK_ROWS = 2, 4
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 2e-4
 WARM_UP = 5
-MOST_WEIGHTS = 500_000_000  # of a model that is tuned unless told otherwise; it takes BYTES_EACH for every weight
-BYTES_EACH = 13  # the teacher, the whole numbers, and the weights as they are and again for the pass backward
-
-
-def steps_of(config: QuantizeConfig, method: Method, shape: ModelConfig) -> int:
-    """How many steps a model is tuned for: as asked, or STEPS where a small one was rounded to few bits by its text."""
-    if config.tune is not None:
-        return config.tune
-    by_text = method.needs_text and method.round is not None
-    return STEPS if by_text and config.bits < 8 and _weights(shape) <= MOST_WEIGHTS else 0
+BYTES_EACH = (
+    13  # of a weight: the teacher, the whole numbers, and the weights as they are and again for the pass backward
+)
 
 
 def rows_for(n_steps: int) -> int:

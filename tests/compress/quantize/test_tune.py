@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from danlu.compress.quantize import METHODS, QuantizeConfig, quantize, tune
+from danlu.compress.quantize import QuantizeConfig, quantize, tune
 from danlu.core.artifact import Artifact
 from danlu.core.errors import Interrupted, UserError
 from danlu.model.hub import load_model
@@ -50,16 +50,16 @@ def test_predictions_come_closer_and_whole_numbers_stay(nano: Artifact, tmp_path
         block.mlp.down.weight_scale *= 1.2  # type: ignore[union-attr]
     before = copy.deepcopy(model)
     torch.manual_seed(1)
-    seen, others = torch.randint(300, (2, tune.rows_for(40), 16))
+    seen, others = torch.randint(300, (2, tune.rows_for(100), 16))
     found = tune.tune_(model, nano, seen, run_in(tmp_path))
-    assert found["tuned_steps"] == 40 and 0 < found["divergence_after"] < found["divergence_before"]
+    assert found["tuned_steps"] == 100 and 0 < found["divergence_after"] < found["divergence_before"]
 
     def apart(one: Transformer) -> float:
         with torch.no_grad():
             wanted, got = (x(others).log_softmax(-1) for x in (original, one))
         return float((wanted.exp() * (wanted - got)).sum(-1).mean())
 
-    assert apart(model) < 0.9 * apart(before)
+    assert apart(model) < 0.96 * apart(before)
     scales = 0
     for name, module in model.named_modules():
         if isinstance(module, Quantized):
@@ -84,30 +84,20 @@ def test_what_brings_nothing_is_thrown_away(
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_who_is_tuned() -> None:
-    small, large = resolve_model("nano", 512), resolve_model("nano", 512).model_copy(update={"hidden_size": 8192})
-    for config, method, steps in (
-        (QuantizeConfig(method="gptq", bits=4), "gptq", tune.STEPS),
-        (QuantizeConfig(method="gptq", bits=8), "gptq", 0),
-        (QuantizeConfig(method="awq", bits=4), "awq", 0),
-        (QuantizeConfig(method="rtn", bits=4), "rtn", 0),
-        (QuantizeConfig(method="rtn", bits=4, tune=3), "rtn", 3),
-        (QuantizeConfig(method="gptq", bits=4, tune=0), "gptq", 0),
-    ):
-        assert tune.steps_of(config, METHODS[method], small) == steps
-    wide = large.model_copy(update={"n_layers": 40})
-    assert tune.steps_of(QuantizeConfig(method="gptq", bits=4), METHODS["gptq"], wide) == 0
-    assert tune.steps_of(QuantizeConfig(method="gptq", bits=4, tune=2), METHODS["gptq"], wide) == 2
-    assert tune.planned_bytes(wide, 512) > tune.planned_bytes(small, 512) > 0
+def test_what_it_takes() -> None:
+    small = resolve_model("nano", 512)
+    large = small.model_copy(update={"n_layers": 40})
+    assert tune.planned_bytes(large, 512) > tune.planned_bytes(small, 512) > tune.planned_bytes(small, 64) > 0
+    assert tune.rows_for(0) == 0 < tune.rows_for(1) < tune.rows_for(2)
 
 
 def test_in_the_stage(nano: Artifact, corpus: Artifact, tmp_path: Path) -> None:  # noqa: F811
     run = run_in(tmp_path / "gptq")
-    metrics = quantize(QuantizeConfig(method="gptq", bits=4, **SMALL), run, nano, corpus)
-    assert metrics["tuned_steps"] == tune.STEPS and metrics["divergence_before"] > 0
+    metrics = quantize(QuantizeConfig(method="gptq", bits=4, tune=3, **SMALL), run, nano, corpus)
+    assert metrics["tuned_steps"] == 3 and metrics["divergence_before"] > 0
     assert metrics["calibration_tokens"] == 4 * 64
     assert "tuned_steps" in json.loads((run.out / "report.json").read_text())
-    plain = quantize(QuantizeConfig(method="gptq", bits=4, tune=0, **SMALL), run_in(tmp_path / "0"), nano, corpus)
+    plain = quantize(QuantizeConfig(method="gptq", bits=4, **SMALL), run_in(tmp_path / "0"), nano, corpus)
     assert "tuned_steps" not in plain
     rounded = QuantizeConfig(method="rtn", bits=4, tune=2, **SMALL)
     assert quantize(rounded, run_in(tmp_path / "rtn"), nano, corpus)["tuned_steps"] == 2
@@ -117,7 +107,7 @@ def test_in_the_stage(nano: Artifact, corpus: Artifact, tmp_path: Path) -> None:
 
 def test_no_text_beside_that_of_rounding(nano: Artifact, corpus: Artifact, tmp_path: Path) -> None:  # noqa: F811
     run = run_in(tmp_path)
-    metrics = quantize(QuantizeConfig(method="gptq", bits=4, rows=10_000, length=64), run, nano, corpus)
+    metrics = quantize(QuantizeConfig(method="gptq", bits=4, tune=1, rows=10_000, length=64), run, nano, corpus)
     assert "tuned_steps" not in metrics
     assert any("has no rows beside those that rounding read" in message for message in warnings_of(tmp_path))
 
@@ -128,7 +118,7 @@ def test_stopped_while_tuning(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = QuantizeConfig(method="gptq", bits=4, **SMALL)
+    config = QuantizeConfig(method="gptq", bits=4, tune=4, **SMALL)
     whole, stopped = run_in(tmp_path / "whole"), run_in(tmp_path / "stopped")
     quantize(config, whole, nano, corpus)
     progress = stopped.progress
