@@ -171,9 +171,12 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, source: Path, stage: str
 
 
 def done_in(work: Path) -> dict[Path, int]:
-    """The folders of pieces that are complete, with the time when each was filled."""
-    found = {}
-    for path in work.glob("*/*/0*"):
-        with suppress(FileNotFoundError):
-            found[path] = path.stat().st_mtime_ns
+    """The folders of pieces that are complete, and which folder each is: one that is made again is another.
+
+    Not when it was filled: a stage that has ended empties its folders before it removes them.
+    """
+    found: dict[Path, int] = {}
+    with suppress(FileNotFoundError):  # it may end while we look; then this look saw a part of them
+        for path in work.glob("*/*/0*"):
+            found[path] = path.stat().st_ino
     return found
