@@ -1,4 +1,4 @@
-// Attention over a paged cache, for a few rows of queries that share one key/value head.
+// Attention over a paged cache, for a few rows of queries.
 //
 //     a page of one kv head     float32, bfloat16    keys [head_dim][16]          values [16][head_dim]
 //                               bfloat16 in pairs    keys [head_dim / 2][16][2]   values [8][head_dim][2]
@@ -63,13 +63,16 @@ inline size_t page_bytes(Kept kept, int kv_heads, int head_dim) {
                                                : Format<int8_t>::bytes(head_dim));
 }
 
-// Where the keys and values of one layer and one kv head are.
+// Where the keys and values of one layer are, from one kv head on.
 template <class T>
 struct Pages {
     uint8_t* keys;
     uint8_t* values;
     size_t stride;  // bytes from one block to the next
     int head_dim;
+
+    // Numbers from one kv head to the next.
+    size_t head() const { return Format<T>::bytes(head_dim) / sizeof(T); }
 
     T* key(int block) const { return (T*)(keys + block * stride); }
     T* value(int block) const { return (T*)(values + block * stride); }
@@ -162,15 +165,16 @@ inline void chunk_scores(
     });
 }
 
-// The keys of one split against `rows` rows of q [rows][head_dim] (already scaled), row r at position at[r]; it sees keys
-// at[r] - window < key <= at[r] (window 0: all). o [rows][head_dim] and part [rows] are overwritten.
+// The keys of one split against rows of q [rows][head_dim] (already scaled), an equal part of them for each of `heads` kv
+// heads; row r is at position at[r] and sees keys at[r] - window < key <= at[r] (window 0: all). o [rows][head_dim] and
+// part [rows] are overwritten. Heads lie behind each other in a page, so memory is read in their order.
 template <class T>
 inline void attend_split(
-    const Pages<T>& pages, const int32_t* table, int split, const typename Format<T>::Factor* q, const int* at, int rows,
-    int window, float* o, Partial* part
+    const Pages<T>& pages, int heads, const int32_t* table, int split, const typename Format<T>::Factor* q, const int* at,
+    int rows, int window, float* o, Partial* part
 ) {
     using Factor = typename Format<T>::Factor;
-    const int head_dim = pages.head_dim;
+    const int head_dim = pages.head_dim, each = rows / heads;
     std::memset(o, 0, size_t(rows) * head_dim * sizeof(float));
     int last = at[0], first = at[0];
     for (int r = 0; r < rows; r++) {
@@ -189,13 +193,18 @@ inline void attend_split(
     for (int begin = split * SPLIT; begin < (split + 1) * SPLIT && begin <= last; begin += CHUNK) {
         if (window && begin + CHUNK - 1 <= first - window) continue;
         int n_pages = std::min(CHUNK, last + 1 - begin + PAGE - 1) / PAGE;
-        const T *keys[PAGES], *values[PAGES], *next[PAGES];
+        // In the order they are read in: keys of each head, values of each head, keys of the next chunk.
+        const T* read[2 * TILE + 1][PAGES];
         for (int page = 0; page < PAGES; page++) {
             const int index = begin / PAGE + page;
-            keys[page] = pages.key(block(index)), values[page] = pages.value(block(index));
-            next[page] = pages.key(block(index + PAGES));
+            for (int h = 0; h < heads; h++) {
+                read[h][page] = pages.key(block(index)) + h * pages.head();
+                read[heads + h][page] = pages.value(block(index)) + h * pages.head();
+            }
+            read[2 * heads][page] = pages.key(block(index + PAGES));
         }
-        chunk_scores(keys, values, n_pages, q, rows, head_dim, s);
+        for (int h = 0; h < heads; h++)
+            chunk_scores(read[h], read[h + 1], n_pages, q + h * each * head_dim, each, head_dim, s + h * each * CHUNK);
         for (int r = 0; r < rows; r++) {
             float* row = s + r * CHUNK;
             int seen = std::min(at[r] - begin + 1, n_pages * PAGE);  // keys before `seen` are visible
@@ -223,17 +232,20 @@ inline void attend_split(
                 for (int page = 0; page < n_pages; page++)
                     for (int v = 0; v < V; v++) {
                         float* p = row + page * PAGE + v * LANES;
-                        store(p, load(p) * load(Format<T>::scales(values[page], head_dim) + v * LANES));
+                        store(p, load(p) * load(Format<T>::scales(read[heads + r / each][page], head_dim) + v * LANES));
                     }
             as_factors(row, CHUNK, weights + r * CHUNK);
         }
-        by_tiles<WIDTH_AT_ONCE>(head_dim / PAGE, [&](auto width, int d) {
-            constexpr int W = decltype(width)::value;
-            by_tiles<ROWS_AT_ONCE>(rows, [&](auto size, int r) {
-                weigh<decltype(size)::value, W>(
-                    values, r == 0 ? next : nullptr, n_pages, weights + r * CHUNK, fade + r, head_dim, d * PAGE, o + r * head_dim);
+        for (int h = 0; h < heads; h++)
+            by_tiles<WIDTH_AT_ONCE>(head_dim / PAGE, [&](auto width, int d) {
+                constexpr int W = decltype(width)::value;
+                by_tiles<ROWS_AT_ONCE>(each, [&](auto size, int i) {
+                    const int r = h * each + i;
+                    weigh<decltype(size)::value, W>(
+                        read[heads + h], i == 0 ? read[heads + h + 1] : nullptr, n_pages, weights + r * CHUNK, fade + r, head_dim,
+                        d * PAGE, o + r * head_dim);
+                });
             });
-        });
     }
 }
 

@@ -72,7 +72,7 @@ struct Best {
 };
 
 struct Item {  // one piece of the attention stage
-    int span, kv_head, begin;  // begin: the split (n == 1) or the first token
+    int span, kv_head, n_heads, begin;  // begin: the split (n == 1) or the first token, of one head
     int mates = 0, n_mates = 0;  // n == 1: the spans whose split it is, Model::mates from `mates` on
 };
 

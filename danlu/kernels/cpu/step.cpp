@@ -48,13 +48,17 @@ void expected(const Shape& s, int which, int& rows, int& columns) {
 void plan_attention(Model& model) {
     const Shape& s = model.shape;
     const int most = TILE / (s.heads / s.kv_heads);  // tokens of a tile
+    const auto alone = [](const Span& span) { return span.n == 1; };
+    const bool many = std::count_if(model.spans.begin(), model.spans.end(), alone) >= 2 * model.team.size();
     struct Piece {
         int split, span;
     };
     std::vector<Piece> pieces;
     model.items.clear(), model.mates.clear();
     auto add = [&](int span, int begin, int mates, int n_mates) {
-        for (int h = 0; h < s.kv_heads; h++) model.items.push_back({span, h, begin, mates, n_mates});
+        const int heads = many && n_mates ? std::clamp(most / n_mates, 1, s.kv_heads) : 1;
+        for (int h = 0; h < s.kv_heads; h += heads)
+            model.items.push_back({span, h, std::min(heads, s.kv_heads - h), begin, mates, n_mates});
     };
     for (int i = 0; i < int(model.spans.size()); i++) {
         const Span& span = model.spans[i];

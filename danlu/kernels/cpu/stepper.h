@@ -330,26 +330,31 @@ class Stepper {
             int at[TILE];
             Partial part[TILE];
             if (span.n == 1) {
-                if (item.begin == span.splits() - 1 && !remembered) remember<T>(l, span.row, item.kv_head);
+                if (item.begin == span.splits() - 1 && !remembered)
+                    for (int h = 0; h < item.n_heads; h++) remember<T>(l, span.row, item.kv_head + h);
                 const Span* mates[TILE];
-                int rows = 0;
+                int n = 0;
                 for (int mate = 0; mate < item.n_mates; mate++) {
                     const Span& one = m.spans[m.mates[item.mates + mate]];
-                    if (last && !m.is_wanted[one.row]) continue;
-                    mates[rows / group] = &one;
-                    for (int g = 0; g < group; g++, rows++) {
-                        query(layer, one.row, item.kv_head * group + g, q + rows * hd);
-                        at[rows] = one.length - 1;
-                    }
+                    if (!last || m.is_wanted[one.row]) mates[n++] = &one;
                 }
-                if (!rows) return;
-                attend_split(where, span.table, item.begin, q, at, rows, layer.window, own.o.data(), part);
-                for (int mate = 0; mate * group < rows; mate++) {
-                    const Span& one = *mates[mate];
-                    const size_t place = one.partial + (size_t(item.kv_head) * one.splits() + item.begin) * group;
-                    std::memcpy(&m.partial_o[place * hd], &own.o[mate * group * hd], group * hd * sizeof(float));
-                    std::copy_n(part + mate * group, group, &m.partials[place]);
-                }
+                if (!n) return;
+                // For each head, of each mate, the queries of its group.
+                auto each_group = [&](auto f) {
+                    for (int h = 0; h < item.n_heads; h++)
+                        for (int mate = 0; mate < n; mate++) f(item.kv_head + h, *mates[mate], (h * n + mate) * group);
+                };
+                each_group([&](int kv_head, const Span& one, int row) {
+                    for (int g = 0; g < group; g++) query(layer, one.row, kv_head * group + g, q + (row + g) * hd);
+                    std::fill_n(at + row, group, one.length - 1);
+                });
+                const int rows = item.n_heads * n * group;
+                attend_split(where, item.n_heads, span.table, item.begin, q, at, rows, layer.window, own.o.data(), part);
+                each_group([&](int kv_head, const Span& one, int row) {
+                    const size_t place = one.partial + (size_t(kv_head) * one.splits() + item.begin) * group;
+                    std::memcpy(&m.partial_o[place * hd], &own.o[row * hd], group * hd * sizeof(float));
+                    std::copy_n(part + row, group, &m.partials[place]);
+                });
                 return;
             }
             // A tile of tokens, all heads of the group.
@@ -366,7 +371,7 @@ class Stepper {
             std::fill(own.whole.begin(), own.whole.end(), 0.0f);
             int first = layer.window ? std::max(0, start - layer.window + 1) / SPLIT : 0;
             for (int split = first; split * SPLIT < start + tokens; split++) {
-                attend_split(where, span.table, split, q, at, rows, layer.window, own.o.data(), part);
+                attend_split(where, 1, span.table, split, q, at, rows, layer.window, own.o.data(), part);
                 for (int r = 0; r < rows; r++) join(&own.whole[r * hd], whole[r], &own.o[r * hd], part[r], hd);
             }
             for (int t = 0; t < tokens; t++)
