@@ -74,15 +74,17 @@ struct Rows {
 
     static size_t memory(int m, int columns) { return std::max(Rounded::bytes(m, columns), size_t(m) * (columns + 16) * 2); }
 
-    // Row t of `floats` in the arithmetic of w. `stride` is a multiple of 16, and what lies behind the columns is finite.
-    void convert(const Matrix& w, int t) const {
-        const float* x = floats + t * stride;
+    // Row t from floats x, in the arithmetic of w. `stride` is a multiple of 16, and what lies behind the columns is finite.
+    void convert(const Matrix& w, int t, const float* x) const {
         if (w.quantised()) bytes.round_row(t, x);
         if (w.kind == BFLOAT16 && BFLOAT16_PAIRS) {
             uint16_t* to = halves + t * stride;
             for (int k = 0; k < w.columns; k += LANES) store_bf16(to + k, load(x + k));
         }
     }
+
+    // Whether a product with w reads the floats themselves.
+    static bool as_floats(const Matrix& w) { return w.kind == FLOAT32 || (w.kind == BFLOAT16 && !BFLOAT16_PAIRS); }
 };
 
 template <class T>

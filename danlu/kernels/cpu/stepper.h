@@ -77,6 +77,7 @@ class Stepper {
         Input input = prepare({out_rows, n_out, false}, m.head, [&](int i, float* to) {
             norm(&m.x[out_rows[i] * stride], m.vectors[FINAL_NORM], m.vectors[FINAL_NORM_BIAS], to);
             if (hidden && (worker == 0 || !m.each_prepares(n_out))) std::memcpy(hidden + size_t(i) * D, to, D * sizeof(float));
+            return to;
         });
         if (!head) return;
         const int V = s.vocab;
@@ -104,7 +105,7 @@ class Stepper {
         const Layer& layer = m.layers[l];
         const size_t stride = padded(s.hidden), wide = padded(m.q_width + 2 * m.kv_width);
         Input input = prepare(share, layer.qkv, [&](int i, float* to) {
-            norm(&m.x[share.rows[i] * stride], layer.vectors[ATTENTION_NORM], layer.vectors[ATTENTION_NORM_BIAS], to);
+            return norm(&m.x[share.rows[i] * stride], layer.vectors[ATTENTION_NORM], layer.vectors[ATTENTION_NORM_BIAS], to);
         }, 4 * l + QKV);
         const float* bias = layer.qkv.bias.empty() ? nullptr : layer.qkv.bias.data();
         multiply(input, layer.qkv, [&](int i, int n, Floats y) {
@@ -128,12 +129,12 @@ class Stepper {
                 store(to, load(to) + y);
             };
         };
-        Input input = prepare(share, layer.out, [&](int i, float* to) { attended_row(share.rows[i], to); }, 4 * l + OUT);
+        Input input = prepare(share, layer.out, [&](int i, float* to) { return attended_row(share.rows[i], to); }, 4 * l + OUT);
         multiply(input, layer.out, add(layer.out));
         meet(share, layer.gate_up);
 
         input = prepare(share, layer.gate_up, [&](int i, float* to) {
-            norm(&m.x[share.rows[i] * stride], layer.vectors[MLP_NORM], layer.vectors[MLP_NORM_BIAS], to);
+            return norm(&m.x[share.rows[i] * stride], layer.vectors[MLP_NORM], layer.vectors[MLP_NORM_BIAS], to);
         }, 4 * l + GATE_UP);
         const float* bias = layer.gate_up.bias.empty() ? nullptr : layer.gate_up.bias.data();
         if (s.mlp == SWIGLU)  // blocks of gate and up take turns, and a piece always holds both
@@ -153,9 +154,7 @@ class Stepper {
             });
         meet(share, layer.down);
 
-        input = prepare(share, layer.down, [&](int i, float* to) {
-            std::memcpy(to, &m.inner[share.rows[i] * inner], s.inner * sizeof(float));
-        }, 4 * l + DOWN);
+        input = prepare(share, layer.down, [&](int i, float*) { return &m.inner[share.rows[i] * inner]; }, 4 * l + DOWN);
         multiply(input, layer.down, add(layer.down));
     }
 
@@ -207,7 +206,7 @@ class Stepper {
         }
     }
 
-    // make(i, row) for every row of the input of a product with w, then in the arithmetic of w.
+    // The input of a product with w in the arithmetic of w. make(i, row) gives row i: it writes it there, or says where it is.
     template <class F>
     Input prepare(const Share& share, const Matrix& w, F make, int product = -1) {
         const int n = share.n;
@@ -220,8 +219,10 @@ class Stepper {
         if (product >= 0 && m.low_width) input.low = low, input.product = product;
         auto some = [&](int from, int end) {
             for (int i = from; i < end; i++) {
-                make(i, rows + i * stride);
-                input.rows.convert(w, i);
+                const float* row = make(i, rows + i * stride);
+                input.rows.convert(w, i, row);
+                if (row != rows + i * stride && (input.low || Rows::as_floats(w)))
+                    std::memcpy(rows + i * stride, row, w.columns * sizeof(float));
             }
             if (input.low)
                 by_adapter(share, product, from, end, [&](const LowRank& adapter, int i, int count) {
@@ -385,12 +386,9 @@ class Stepper {
     }
 
     // The attention's output of one token; splits that were computed side by side are joined here.
-    void attended_row(int t, float* to) {
+    const float* attended_row(int t, float* to) {
         const Span& span = m.spans[m.span_of[t]];
-        if (span.n > 1) {
-            std::memcpy(to, &m.attended[t * padded(m.q_width)], m.q_width * sizeof(float));
-            return;
-        }
+        if (span.n > 1) return &m.attended[t * padded(m.q_width)];
         const int group = s.heads / s.kv_heads, hd = s.head_dim, splits = span.splits();
         std::memset(to, 0, m.q_width * sizeof(float));
         for (int h = 0; h < s.heads; h++) {
@@ -403,6 +401,7 @@ class Stepper {
             Floats share = all(1.0f / whole.total);
             for (int d = 0; d < hd; d += LANES) store(o + d, load(o + d) * share);
         }
+        return to;
     }
 
     // Query head h of token t: normed, turned, scaled.
@@ -466,15 +465,19 @@ class Stepper {
         for (i = 0; i < n; i++) to[i] = x[i] * r * weight[i];
     }
 
-    void norm(const float* x, const Array<float>& weight, const Array<float>& bias, float* to) const {
+    const float* norm(const float* x, const Array<float>& weight, const Array<float>& bias, float* to) const {
         const int n = s.hidden;
-        if (s.norm == RMS) return rms(x, weight.data(), n, to);
+        if (s.norm == RMS) {
+            rms(x, weight.data(), n, to);
+            return to;
+        }
         double total = 0, squares = 0;
         for (int i = 0; i < n; i++) total += x[i];
         float mean = float(total / n);
         for (int i = 0; i < n; i++) squares += double(x[i] - mean) * double(x[i] - mean);
         float r = 1.0f / std::sqrt(float(squares / n) + s.eps);
         for (int i = 0; i < n; i++) to[i] = (x[i] - mean) * r * weight[i] + (bias.empty() ? 0.0f : bias[i]);
+        return to;
     }
 
     float gelu(float x) const {
