@@ -15,7 +15,7 @@ enum Which : int { QKV = 0, OUT = 1, GATE_UP = 2, DOWN = 3, HEAD = 4, EMBEDDING 
 enum Vector : int { ATTENTION_NORM = 0, ATTENTION_NORM_BIAS, MLP_NORM, MLP_NORM_BIAS, Q_NORM, K_NORM, FINAL_NORM, FINAL_NORM_BIAS, POSITIONS, COS, SIN, VECTORS };
 
 constexpr int STAGES = 8;  // counters of one layer: the preparation of four products, attention's two, by_rows' two
-constexpr int FEW = 16;     // rows more than its share that a member prepares for itself to save a barrier; tuned for two
+constexpr int FEW = 2;     // rows more than its share that a member prepares for itself to save a barrier; tuned for two
 constexpr int ASKING = 8;   // rows up to which the next product's weights are asked for ahead of a barrier; not tuned
 constexpr int ALONE_FROM = 32, ALONE_MOST = 64;  // rows of a member that works alone; roughly tuned
 
