@@ -20,7 +20,9 @@ every step, from the measured seconds of steps of each size and from how often g
     tokens expected / seconds expected  =  (S + sum over guesses of p^i) / cost(S + guesses)
 
 With no guess that is plain decoding, so when guesses do not pay there are none. Guesses that are not checked still
-teach: they are compared with the tokens that came.
+teach: they are compared with the tokens that came. The expectation may be wrong for a while (a rate learnt from ten
+guesses), so it is also kept in books what guesses gained and cost in seconds: while they are in the red by more than
+LOSS of the time, no guess is checked.
 
     Lookup        what followed the last time these three tokens appeared (prompt lookup): copies, quotes, code
     DraftModel    a smaller model with the same vocabulary, greedy
@@ -45,6 +47,8 @@ MOST = 8  # guesses for one sequence in one step
 GAIN = 1.03  # expected gain below which a step stays plain: estimates are not exact
 SERVES = 32  # steps for which a draft model is expected to use what it reads of a sequence
 TRIAL = 0.03  # a drafter that costs something is tried again when that takes this share of the time since it was asked
+LOSS = 0.01  # share of the time that guesses may lose
+AGE = 32  # steps with guesses after which one is plain, to know again what that takes
 
 
 class Runs(Protocol):
@@ -176,6 +180,36 @@ class Rate:
         return min(self._hits / self._guesses, 0.99)
 
 
+class Books:
+    """What guesses gained, in seconds, of the last `SPAN` steps. It begins as if as many plain ones had been done.
+
+    A gain counts no higher than the loss that is allowed: text that copies does not pay for text that does not.
+    """
+
+    SPAN = 500
+
+    def __init__(self) -> None:
+        self._time = self._gained = 0.0
+
+    @property
+    def red(self) -> bool:
+        return self._gained < -LOSS * self._time
+
+    def spend(self, seconds: float) -> None:
+        """On choosing and making guesses."""
+        if self._time:
+            self._time += seconds
+            self._gained -= seconds
+
+    def close(self, seconds: float, plain: float) -> None:
+        """A step that took `seconds`, and what its tokens would have taken one by one."""
+        if not self._time:
+            self._time = self.SPAN * seconds
+        fade = 1 - 1 / self.SPAN
+        self._time = fade * (self._time + seconds)
+        self._gained = min(fade * (self._gained + plain - seconds), LOSS * self._time)
+
+
 class Speculator:
     """Decides in every step what is guessed and how much of it is checked."""
 
@@ -187,27 +221,38 @@ class Speculator:
         self._rates: WeakKeyDictionary[Sequence, Rate] = WeakKeyDictionary()
         self._guesses: dict[Sequence, tuple[int, list[int]]] = {}  # of this step: tokens known before it, guesses
         self._idle = 0.0  # seconds of steps since the drafter was asked
+        self._books = Books()
+        self._age = 0  # steps with guesses since one without
 
     def plan(self) -> None:
         """Set `drafts` of the running sequences; their blocks are taken here. Before `schedule`.
 
         A step that reads a prompt has no drafts: it is long enough without them.
         """
+        began = time.perf_counter()
         self._guesses.clear()
+        self._plan()
+        self._books.spend(time.perf_counter() - began)
+
+    def _plan(self) -> None:
         running = self.scheduler.running
         for sequence in running:
             sequence.drafts = []
         reading = any(sequence.computed < len(sequence.tokens) - 1 for sequence in running)
-        if not running or reading or self.scheduler.waiting or self.cost(len(running)) == 0:
+        if not running or reading or self.scheduler.waiting or self._age >= AGE or not self.cost(len(running)):
             return
         # The last token of an answer is never fed back, so the one before the last needs no guess.
         limits = [max(0, min(MOST, sequence.max_length - len(sequence.tokens) - 1)) for sequence in running]
-        if not self._grow(running, limits):
-            return
         if self.drafter.free:
             guesses = self.drafter.propose(running, limits)
-            counts = self._worth([len(guess) for guess in guesses])
+            if not any(guesses):
+                return
+            counts = [0] * len(guesses) if self._books.red else self._worth([len(guess) for guess in guesses])
+            if any(counts) and not self._grow(running, counts):
+                counts = [0] * len(guesses)
         else:
+            if self._books.red or not self._grow(running, limits):
+                return
             counts = self._worth(limits)
             trial = not any(counts) and self.drafter.seconds(running, 1, 1) <= TRIAL * self._idle
             guesses = self.drafter.propose(running, [min(1, limit) for limit in limits] if trial else counts)
@@ -218,6 +263,7 @@ class Speculator:
 
     def learn(self, step: Step, seconds: float) -> None:
         """After a step: what it took, and which guesses were right."""
+        right = self.right
         self.cost.observe(sum(n for _, n in step), seconds)
         self._idle = 0.0 if self._guesses else self._idle + seconds
         for sequence, (known, guess) in self._guesses.items():
@@ -229,6 +275,12 @@ class Speculator:
             self._overall.observe(hits, guesses)
             self.checked += len(sequence.drafts)
             self.right += min(hits, len(sequence.drafts))
+        if any(n > 1 + len(sequence.drafts) for sequence, n in step):
+            return  # a prompt is read: nothing is guessed beside it
+        drafts = any(sequence.drafts for sequence, _ in step)
+        self._age = self._age + 1 if drafts else 0
+        plain = self.cost(len(step)) * (1 + (self.right - right) / len(step)) if drafts else seconds
+        self._books.close(seconds, plain)
 
     def _worth(self, lengths: list[int]) -> list[int]:
         """How many guesses of each running sequence to check, when so many can be had: the best expected speed."""

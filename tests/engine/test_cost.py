@@ -19,7 +19,7 @@ def test_cost_of_a_size_that_was_not_seen_lies_between_its_neighbours() -> None:
     cost.observe(10, 5.0)
     assert cost(6) == pytest.approx(3.0)
     cost.observe(2, 100.0)  # the machine was away
-    assert cost(2) == pytest.approx(1.2)
+    assert cost(2) == pytest.approx(1.1)
 
 
 # --- prompts beside answers -------------------------------------------------------------------------------------------

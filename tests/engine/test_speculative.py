@@ -11,7 +11,7 @@ from danlu.core.errors import UserError
 from danlu.engine import Engine, Sampling
 from danlu.engine.detokenize import TextStream
 from danlu.engine.request import Request, Sequence
-from danlu.engine.speculative import MOST, Lookup
+from danlu.engine.speculative import LOSS, MOST, Books, Lookup
 from tests.engine.models import CONTEXT, SHAPES, full_forward, make_model, model_of, random_prompt
 
 
@@ -197,6 +197,24 @@ def test_a_drafter_that_never_pays_is_tried_in_a_small_share_of_the_time() -> No
     trials = [step for step, n in enumerate(asked) if n]
     assert 2 <= len(trials) <= 5 and {asked[step] for step in trials} == {4}
     assert all(after - before >= 12 for before, after in pairwise(trials))
+
+
+def test_books_bound_what_guesses_may_lose() -> None:
+    """A plain step takes 1 s; one with a wrong guess 3, and 1 to make it. As long as the books allow it, there is one."""
+    books, plain = Books(), 0
+    books.close(1.0, 1.0)
+    for _ in range(2000):
+        if books.red:
+            books.close(1.0, 1.0)
+            plain += 1
+        else:
+            books.spend(1.0)
+            books.close(3.0, 1.0)
+    lost, time = 3 * (2000 - plain), 2000 + 3 * (2000 - plain)
+    assert 0 < lost < 2 * LOSS * time
+    for _ in range(20):  # then they are right, and may go on
+        books.close(1.0, 3.0)
+    assert not books.red
 
 
 def test_a_draft_model_of_another_vocabulary_is_refused() -> None:
