@@ -200,7 +200,7 @@ def test_a_drafter_that_never_pays_is_tried_in_a_small_share_of_the_time() -> No
 
 
 def test_books_bound_what_guesses_may_lose() -> None:
-    """A plain step takes 1 s; one with a wrong guess 3, and 1 to make it. As long as the books allow it, there is one."""
+    """A plain step takes 1 s; one with a wrong guess 3, and 1 to make it. There is one whenever the books allow it."""
     books, plain = Books(), 0
     books.close(1.0, 1.0)
     for _ in range(2000):
