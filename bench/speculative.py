@@ -5,8 +5,8 @@ that does not, for one stream and for eight.
     stories   a free answer at temperature 0.8: little of it stands anywhere
 
 Every row is compared with plain decoding in the same round, greedy or with the same seeds, so all engines make the same
-tokens (checked). Rounds take turns in their order, A B C then C B A. The figure to watch on stories is how close it stays
-to 1: guessing that does not pay must not cost.
+tokens (checked). Rounds take turns in their order, A B C then C B A. The figure to watch on stories is how close it
+stays to 1: guessing that does not pay must not cost.
 """
 
 from __future__ import annotations
