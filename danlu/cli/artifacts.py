@@ -185,15 +185,17 @@ def register(main: click.Group) -> None:
         directory = directory.resolve()
         found = store.resolve(artifact, tuple(_EXPORTERS))
         default, write = _EXPORTERS[found.kind]
-        if kind and found.kind != "model":
+        if kind is not None and found.kind != "model":
             raise UserError(f"--type is for models, and {found.id} is no model", "leave it out")
-        if directory.exists() and any(directory.iterdir() if directory.is_dir() else [directory]):
-            raise UserError(f"{directory} is there already and not empty", "choose another directory")
-        with explain_disk_errors(directory), atomic_directory(directory) as temporary:
-            facts = write(found.path, temporary, target or default, kind)
+        target = default if target is None else target
+        with explain_disk_errors(directory.parent, "the directory", "choose another one"):
+            if directory.exists() and any(directory.iterdir() if directory.is_dir() else [directory]):
+                raise UserError(f"{directory} is there already and not empty", "choose another directory")
+            with atomic_directory(directory) as temporary:
+                facts = write(found.path, temporary, target, kind)
         if not as_json:
             _print_written(directory, facts.get("notes", ()))
-        return {"id": found.id, "path": str(directory), "format": target or default, **facts}
+        return {"id": found.id, "path": str(directory), "format": target, **facts}
 
 
 def _print_written(directory: Path, notes: Iterable[str]) -> None:

@@ -132,6 +132,25 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     return values
 
 
+def nested_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """`--set model.n_layers=4` as `{"model": {"n_layers": 4}}`, values read as YAML. UserError where it is none."""
+    import yaml
+
+    values: dict[str, Any] = {}
+    for key, text in parse_settings(settings).items():
+        target = values
+        *parents, last = key.split(".")
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise UserError(f"--set {key}: {parent} has a value already")
+        try:
+            target[last] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f'--set {key}: "{text}" is not a YAML value', "put quotes around it") from None
+    return values
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[int] = ()) -> None:
     """A plain table on standard output, cut to nothing: long ids stay whole so that they can be copied."""
     cells = [[str(cell) for cell in row] for row in rows]

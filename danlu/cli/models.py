@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from danlu.cli.common import command, drafter, engine_for, parse_settings, print_table
+from danlu.cli.common import command, drafter, engine_for, nested_settings, print_table
 from danlu.core.errors import UserError
 from danlu.serve import MAX_WAITING
 
@@ -203,19 +203,23 @@ def register(main: click.Group) -> None:
         from danlu.compress.methods import needs_text, stage_for, summaries
         from danlu.core.progress import TerminalView
         from danlu.core.run import new_run_log, run_stage
+        from danlu.core.store import check_name
 
         if method == "?":
+            if bits is not None or share is not None or calibration is not None or settings or name is not None:
+                raise UserError("which method?", "--method METHOD; without any option this lists them")
             if not as_json:
                 rows = [(name, "text" if needs_text(name) else "", what) for name, what in summaries().items()]
                 print_table(("method", "needs", "what it does"), rows)
                 click.echo("text: --calibration CORPUS. What each costs and which to take: docs/compress.md")
             return {"methods": summaries()}
         stage, values = stage_for(method, bits=bits, share=share, text=calibration)
-        name = name or _smaller_name(model, method, values.get("bits"))
+        values = _with_settings({"model": model, **values}, nested_settings(settings), method)
+        name = _smaller_name(model, method, values.get("bits")) if name is None else name
+        check_name(name)
         events = new_run_log(store, "compress")
         with TerminalView() as view:
             events.subscribe(view)
-            values = parse_settings(settings) | {"model": model} | dict(values)
             artifact = run_stage(stage, values, store, events, name)
         if not as_json:
             click.echo(f"{name} is {artifact.id}: {_smaller(store.resolve(model, 'model'), artifact)}")
@@ -286,6 +290,16 @@ def _served_name(spec: str) -> str:
     return Path(spec).stem if "/" in spec or spec.endswith(".gguf") else spec
 
 
+def _with_settings(options: dict[str, Any], settings: dict[str, Any], method: str) -> dict[str, Any]:
+    """What the options say and `--set` adds. Raises UserError where both say something and differ."""
+    for key, value in settings.items():
+        if key in options and value != options[key]:
+            raise UserError(
+                f"{method} is to have {key} = {options[key]}, and --set {key}={value}", "say it once, without --set"
+            )
+    return settings | options
+
+
 def _smaller_name(model: str, method: str, bits: int | None) -> str:
     """chat, gptq, 4: chat-gptq4."""
     base = re.sub(r"[^\w.-]", "-", _served_name(model).partition("@")[0]).lstrip("-_.")
@@ -300,7 +314,8 @@ def _smaller(before: Artifact, after: Artifact) -> str:
     old, new = weight_bytes(before), weight_bytes(after)
     zeros = after.manifest.metrics.get("zeros", 0)
     told = f"; {zeros:.0%} of the weights are 0, which take as much room as others" if zeros > 0.01 else ""
-    return f"weights of {human_bytes(old)} in {human_bytes(new)}, {1 - new / old:.0%} smaller{told}"
+    change = f"{1 - new / old:.0%} smaller" if new <= old else f"{new / old:.1f} times as many"
+    return f"weights of {human_bytes(old)} in {human_bytes(new)}, {change}{told}"
 
 
 def _number(value: Any) -> str:

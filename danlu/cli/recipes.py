@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from danlu.cli.common import AndThen, command, parse_settings, print_table
-from danlu.core.errors import UserError
+from danlu.cli.common import AndThen, command, nested_settings, parse_settings, print_table
 
 if TYPE_CHECKING:
     from danlu.core.plan import Step
@@ -135,7 +134,7 @@ def register(main: click.Group) -> None:
 
         if name is None:
             return _list_stages(as_json)
-        values = _nested(parse_settings(settings))
+        values = nested_settings(settings)
         events = new_run_log(store, name)
         with TerminalView() as view:
             events.subscribe(view)
@@ -232,22 +231,3 @@ def _list_stages(as_json: bool) -> dict[str, Any]:
             s.name: {"takes": list(s.takes), "makes": s.makes, "config": list(s.config.model_fields)} for s in stages
         }
     }
-
-
-def _nested(settings: dict[str, Any]) -> dict[str, Any]:
-    """`{"model.n_layers": "4"}` as `{"model": {"n_layers": 4}}`, values read as YAML."""
-    import yaml
-
-    values: dict[str, Any] = {}
-    for key, text in settings.items():
-        target = values
-        *parents, last = key.split(".")
-        for parent in parents:
-            target = target.setdefault(parent, {})
-            if not isinstance(target, dict):
-                raise UserError(f"--set {key}: {parent} has a value already")
-        try:
-            target[last] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f'--set {key}: "{text}" is not a YAML value', "put quotes around it") from None
-    return values

@@ -67,7 +67,7 @@ def export_model(model: Path, directory: Path, target: str, kind: str | None = N
     row = TARGETS.get(target)
     if row is None:
         raise UserError(f'there is no format "{target}" for models', "available: " + ", ".join(TARGETS))
-    kind = kind or row.types[0]
+    kind = row.types[0] if kind is None else kind
     if kind not in row.types:
         raise UserError(f'"{target}" has no type "{kind}"', "available: " + ", ".join(row.types))
     return {"type": kind, **row.write(model, directory, kind)}

@@ -56,7 +56,7 @@ def stage_for(
         used.pop("bits")
         default = quantize.METHODS[method].bits[0]
         stage = "compress.quantize"
-        values: dict[str, Any] = {"method": method, "bits": bits or default, "calibration": text}
+        values: dict[str, Any] = {"method": method, "bits": default if bits is None else bits, "calibration": text}
     elif method in prune.METHODS:
         used.pop("share")
         stage, values = "compress.prune", {"method": method, "share": share, "calibration": text}

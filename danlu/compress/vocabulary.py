@@ -41,6 +41,7 @@ def vocabulary(config: VocabularyConfig, run: StageRun, model: Artifact, corpus:
     Raises UserError when the model has no tokenizer or one that cannot be trimmed, when the model is quantised, and
     when the corpus is empty.
     """
+    from danlu.model.finite import require_finite
     from danlu.model.hub import load, save_model
     from danlu.model.quantized import is_quantized
     from danlu.tokenizer.trim import trim_tokenizer
@@ -50,6 +51,7 @@ def vocabulary(config: VocabularyConfig, run: StageRun, model: Artifact, corpus:
         raise UserError(f"{model.id} carries no tokenizer", "import it together with its tokenizer")
     if is_quantized(network):
         raise UserError(f"{model.id} is quantised already", "trim the model it was made from, and then quantise")
+    require_finite(network, "", model.id)
     counts = count_tokens(tokenizer, corpus, run)
     if not counts.sum():
         raise UserError(f"{corpus.id} has no text", "give texts of the languages that stay")

@@ -39,6 +39,7 @@ from danlu.core.artifact import (
 )
 from danlu.core.errors import StageFailed, UserError, suggest
 
+LONGEST_NAME = 200  # bytes: it becomes the name of a file, which has 255
 NAME = re.compile(r"[^\W_][\w.-]*")  # letters of any script: 诗人 is a name
 
 
@@ -261,6 +262,8 @@ def check_name(name: str) -> None:
     for part in name.split("@", 1):
         if not NAME.fullmatch(part):
             raise UserError(f'"{name}" cannot be a name', "use letters, digits, dot, dash and underscore")
+    if len(name.encode()) > LONGEST_NAME:
+        raise UserError(f"a name of {len(name)} characters is too long", f"{LONGEST_NAME} bytes are the most")
 
 
 def read_name(data: bytes, place: str) -> dict[str, str]:
@@ -309,8 +312,11 @@ def default_store() -> Store:
     return open_store()
 
 
+_NO_PLACE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+
+
 @contextmanager
-def explain_disk_errors(root: Path) -> Iterator[None]:
+def explain_disk_errors(root: Path, what: str = "the store", instead: str = "choose another --store") -> Iterator[None]:
     """Say in one sentence what a full or read-only disk did. Errors about files elsewhere pass through."""
     try:
         yield
@@ -318,14 +324,12 @@ def explain_disk_errors(root: Path) -> Iterator[None]:
         if _disk_is_full(error):
             raise StageFailed(
                 f"the disk that holds {root} is full; nothing half-written was kept",
-                "free some space (danlu gc removes what nothing uses) or choose another --store, then run again",
+                f"free some space (danlu gc removes what nothing uses) or {instead}, then run again",
             ) from None
-        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+        if isinstance(error, OSError) and error.errno in _NO_PLACE:
             name = error.filename
             if name is None or Path(os.fsdecode(name)).absolute().is_relative_to(root.absolute()):
-                raise UserError(
-                    f"the store {root} cannot be written ({error.strerror})", "choose another --store"
-                ) from None
+                raise UserError(f"{what} {root} cannot be written ({error.strerror})", instead) from None
         raise
 
 

@@ -16,9 +16,14 @@ table in families.py.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+# Bounds of what a file may ask for: above every model there is, and products of them fit in 64 bits.
+LARGEST = {"hidden_size": 1 << 24, "n_heads": 1 << 16, "n_kv_heads": 1 << 16, "head_dim": 1 << 16}
+LARGEST |= dict.fromkeys(("vocab_size", "n_layers", "intermediate_size", "max_position"), (1 << 31) - 1)
 
 
 class RopeScaling(BaseModel):
@@ -43,8 +48,10 @@ class RopeScaling(BaseModel):
 
     @model_validator(mode="after")
     def _complete(self) -> RopeScaling:
-        if self.factor <= 0:
-            raise ValueError(f"factor must be positive, not {self.factor}")
+        if not 0 < self.factor < math.inf:
+            raise ValueError(f"factor must be a positive number, not {self.factor}")
+        if self.original_max_position is not None and self.original_max_position < 1:
+            raise ValueError(f"original_max_position must be at least 1, not {self.original_max_position}")
         if self.type == "llama3":
             low, high = self.low_freq_factor, self.high_freq_factor
             if low is None or high is None or not 0 < low < high:
@@ -102,11 +109,12 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
-        for name in ("vocab_size", "hidden_size", "n_layers", "n_heads", "n_kv_heads", "head_dim", "max_position"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.intermediate_size < 1:
-            raise ValueError(f"intermediate_size must be at least 1, not {self.intermediate_size}")
+        for name, largest in LARGEST.items():
+            if not 1 <= getattr(self, name) <= largest:
+                raise ValueError(f"{name} must be from 1 to {largest:,}, not {getattr(self, name)}")
+        for name in ("norm_eps", "rope_theta"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a positive number, not {getattr(self, name)}")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
         if self.positions == "rope" and self.head_dim % 2:

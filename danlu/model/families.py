@@ -212,7 +212,7 @@ def config_from_hf(raw: Mapping[str, Any], where: str = "config.json") -> ModelC
     Raises UserError for an unknown model_type, a missing or impossible value, or mathematics danlu does not have.
     """
     name = raw.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(
             f"{where}: model_type {name!r} is not supported" if name else f"{where} has no model_type",
             "danlu reads " + ", ".join(sorted(FAMILIES)),

@@ -103,10 +103,18 @@ class Checkpoint:
         path = Path(path)
         raw = read_config(path)
         config = _with_stop_ids(config_from_hf(raw, str(path / "config.json")), path)
+        self._weights = open_weights(path)
+        if config.n_layers > len(self._weights):  # told before as many are made
+            raise UserError(
+                f"{path / 'config.json'} promises {config.n_layers:,} layers and the files hold "
+                f"{len(self._weights):,} tensors",
+                "config.json and the weights do not belong together",
+            )
         with torch.device("meta"):
             self.model = Transformer(config).eval()
-        self._weights = open_weights(path)
         compressed = raw.get("quantization_config") or {}
+        if not isinstance(compressed, dict):
+            raise UserError(f"{path / 'config.json'}: quantization_config is no mapping", "copy the model again")
         if compressed.get("format") == LOW_RANK:
             apply_ranks(self.model, compressed.get("ranks"))
         elif compressed:
@@ -145,7 +153,7 @@ class Checkpoint:
     def _view(self, name: str, empty: Tensor) -> Tensor:
         place = self._places[name]
         if len(place.names) == 1:
-            stored = self._weights[place.names[0]].read()
+            stored = self._stored(place.names[0], empty)
             return (stored.t() if place.turned else stored).to(empty.dtype)
         general = re.sub(r"^blocks\.\d+\.", "blocks.{}.", name), empty.shape, empty.dtype
         if general not in self._lent:
@@ -157,8 +165,20 @@ class Checkpoint:
         """Fill `tensor` with the numbers of danlu's tensor `name`."""
         place = self._places[name]
         for part, target in zip(place.names, tensor.split(place.rows) if tensor.dim() else (tensor,), strict=True):
-            stored = self._weights[part].read()
+            stored = self._stored(part, target)
             target.copy_(stored.t() if place.turned else stored)
+
+    def _stored(self, name: str, like: Tensor) -> Tensor:
+        """A tensor of the files. Raises UserError where one holds whole numbers and the other does not: copying would
+        cut numbers off."""
+        found = self._weights[name].read()
+        whole = not like.is_floating_point()
+        if (found.dtype != like.dtype) if whole else not found.is_floating_point():
+            raise UserError(
+                f"{name} is stored as {_word(found.dtype)} and has to be {_word(like.dtype) if whole else 'floats'}",
+                "config.json and the weights do not belong together",
+            )
+        return found
 
 
 def save_model(
@@ -259,7 +279,7 @@ def _wanted_dtype(dtype: torch.dtype | str | None, raw: Mapping[str, Any], weigh
     if dtype is not None:
         return _parse_dtype(dtype)
     named = raw.get("dtype") or raw.get("torch_dtype")
-    if named in DTYPES:
+    if isinstance(named, str) and named in DTYPES:
         return DTYPES[named]
     for stored in weights.values():
         tensor = stored.read()
@@ -321,6 +341,10 @@ def _compare(model: Transformer, places: Mapping[str, _Place], weights: Weights,
             f"{path} holds {_list(sorted(left))}, which a {family.name} of this config does not have",
             "config.json and the weights do not belong together",
         )
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _list(names: list[str]) -> str:

@@ -61,11 +61,13 @@ def importing(config: ImportConfig, run: StageRun) -> dict[str, Any]:
     """Bring in a model made elsewhere: a Hugging Face directory, a .gguf file, or pip:PACKAGE."""
     import torch
 
+    from danlu.model.finite import require_finite
     from danlu.model.hub import save_model
 
     path, origin = _locate(config.source, run)
     dtype = None if config.dtype == "keep" else getattr(torch, config.dtype)
     model, tokenizer = _read(path, dtype)
+    require_finite(model, "", origin)
     if tokenizer is None:
         run.events.emit("warning", message=f"{origin} carries no tokenizer: the model can only be given token ids")
     save_model(model, run.out, tokenizer, dtype)

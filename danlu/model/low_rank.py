@@ -59,9 +59,12 @@ def apply_ranks(model: nn.Module, ranks: Any) -> None:
 
     Raises UserError for other names.
     """
-    for name, rank in (ranks or {}).items():
+    if not isinstance(ranks, dict):
+        raise UserError("quantization_config has no ranks", "copy the model again")
+    for name, rank in ranks.items():
         module = dict(model.named_modules()).get(name)
-        if not (isinstance(module, Linear) and isinstance(rank, int) and rank > 0):
+        largest = min(module.in_features, module.out_features) if isinstance(module, Linear) else 0
+        if not (isinstance(module, Linear) and type(rank) is int and 0 < rank <= largest):
             raise UserError(f"quantization_config gives {name} the rank {rank!r}", "copy the model again")
         model.set_submodule(name, LowRankLinear(module, rank))
 

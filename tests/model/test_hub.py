@@ -205,6 +205,8 @@ def test_tensors_that_do_not_fit_the_config_are_named(make_model: Make, tmp_path
     assert f"{key} is [8, 32], not [16, 32]" in said(tmp_path)
     save_file({**good, "model.layers.0.self_attn.k_proj.bias": torch.zeros(16)}, tmp_path / WEIGHTS)
     assert "holds model.layers.0.self_attn.k_proj.bias" in said(tmp_path)
+    save_file({**good, key: torch.zeros(16, 32, dtype=torch.int32)}, tmp_path / WEIGHTS)
+    assert f"{key} is stored as int32 and has to be floats" in said(tmp_path)
     save_file({**good, "lm_head.weight": torch.zeros(61, 32)}, tmp_path / WEIGHTS)
     load_model(tmp_path)  # the head of a tied model, written once more
 
@@ -215,3 +217,30 @@ def test_an_index_may_not_point_outside(make_model: Make, tmp_path: Path) -> Non
     assert "not a file of this directory" in said(tmp_path)
     (tmp_path / INDEX).write_text('{"weight_map": 3}')
     assert "is damaged" in said(tmp_path)
+
+
+PAIRS: dict[str, object] = {"quant_method": "danlu", "format": "low-rank"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, "promises 1,000,000,000 layers"),
+        ({"hidden_size": 2**63}, "hidden_size must be from 1 to"),
+        ({"head_dim": 2**40}, "head_dim must be from 1 to"),
+        ({"rms_norm_eps": -1}, "norm_eps must be a positive number"),
+        ({"rope_theta": float("inf")}, "rope_theta must be a positive number"),
+        ({"model_type": ["llama"]}, "model_type ['llama'] is not supported"),
+        ({"quantization_config": "gptq"}, "quantization_config is no mapping"),
+        ({"quantization_config": {"quant_method": ["gptq"]}}, "which danlu does not read"),
+        ({"quantization_config": PAIRS | {"ranks": [1]}}, "has no ranks"),
+        ({"quantization_config": PAIRS | {"ranks": {"blocks.0.mlp.down": 2**62}}}, "blocks.0.mlp.down the rank"),
+    ],
+)
+def test_a_config_that_promises_the_impossible(
+    change: dict[str, object], message: str, make_model: Make, tmp_path: Path
+) -> None:
+    save_model(make_model(), tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert message in said(tmp_path)

@@ -38,7 +38,13 @@ class Pattern:
         return cls(1 - kept / of, kept, of)
 
     def check(self, columns: int, name: str) -> None:
-        """Raises UserError when the groups do not fill the rows of the matrix `name`."""
+        """Raises UserError when the groups do not fill the rows of the matrix `name`, or all of a row goes or stays."""
+        if not self.of and not 0 < round(self.share * columns) < columns:
+            zeros = round(self.share * columns)
+            raise UserError(
+                f"a share of {self.share:g} makes {zeros} of {columns} weights 0 in a row of {name}",
+                "0.5 takes half away",
+            )
         if self.of and columns % self.of:
             raise UserError(
                 f"the pattern {self.kept}:{self.of} does not divide the {columns} columns of {name}", "take a share"

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from danlu.compress.prune.methods import choose
-from danlu.compress.walk.calibration import CalibrationConfig
+from danlu.compress.walk.calibration import CalibrationConfig, refuse_unused
 from danlu.core.artifact import Artifact, Manifest, write_json
 from danlu.core.errors import UserError
 from danlu.core.stage import Estimate, StageRun, stage
@@ -44,7 +44,8 @@ def prune(config: PruneConfig, run: StageRun, model: Artifact, calibration: Arti
     """Take away what a model needs least: single weights, channels, heads, layers, rank.
 
     Raises UserError for an unknown method, a share or pattern that the model cannot have, a model that is compressed
-    already, and a method that needs text and gets none; Interrupted after Ctrl-C.
+    already, a method that needs text and gets none, text or a setting without use, and numbers that are not finite;
+    Interrupted after Ctrl-C.
     """
     import torch
 
@@ -57,6 +58,9 @@ def prune(config: PruneConfig, run: StageRun, model: Artifact, calibration: Arti
     method, pattern = choose(config.method, config.share, config.pattern)
     if method.calibrated and calibration is None:
         raise UserError(f"{config.method} needs text that shows what the model is fed", "give a corpus as calibration")
+    if calibration is not None and not method.calibrated:
+        raise UserError(f"{config.method} looks at no text", "leave calibration out")
+    refuse_unused(config, dict.fromkeys(CalibrationConfig.model_fields, method.calibrated), config.method)
     source = Source(model)
     network, before = source.model, source.model.n_params
     pruner = method.make(network.config, pattern)

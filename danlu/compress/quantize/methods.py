@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from danlu.compress.walk.calibration import CalibrationConfig
+from danlu.compress.walk.calibration import CalibrationConfig, refuse_unused
 from danlu.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ class QuantizeConfig(CalibrationConfig):
     trust: float = Field(default=0.5, ge=0, le=1)  # gptq: how far to make up for the errors of earlier matrices
     refine: int = Field(default=2, ge=0)  # gptq: rounds of looking again at scales and numbers (refine.py)
     tune: int = Field(default=0, ge=0)  # steps that train scales and norms when all is rounded (tune.py)
-    budget: float | None = Field(default=None, gt=0)  # bits a weight, over all: a scheme for each matrix (mixed.py)
+    budget: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False
+    )  # bits a weight, over all: a scheme for each matrix (mixed.py)
     budget_rows: int = Field(default=8, ge=1)  # of the calibration text, to see which matrices are sensitive
 
 
@@ -94,6 +96,15 @@ def choose(config: QuantizeConfig) -> Method:
             f'there is no method "{config.method}" with {config.bits} bits', "available: " + ", ".join(known)
         )
     return row
+
+
+def refuse_idle(config: QuantizeConfig, method: Method, reads: bool) -> None:
+    """Raises UserError for a setting that `method` does not look at: whoever gave it expects something of it."""
+    rounds = method.round is _gptq
+    of_gptq = {"damp": rounds, "refine": rounds, "trust": method.makes_up}
+    of_text = dict.fromkeys(CalibrationConfig.model_fields, reads)
+    others = {"budget_rows": config.budget is not None, "head_bits": config.bits < 8}
+    refuse_unused(config, of_gptq | of_text | others, f"{config.method} with {config.bits} bits")
 
 
 def scheme_of(config: QuantizeConfig) -> Scheme:

@@ -25,6 +25,7 @@ this is an estimate, and checked against such runs in the tests (and in decision
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from collections.abc import Callable
@@ -67,7 +68,7 @@ def options_of(source: Source, ids: Tensor, damp: float | None, run: StageRun, s
     The result is kept in `run.work` for the next try. Raises Interrupted between two blocks.
     """
     file = run.work / "options.json"
-    if file.exists():
+    with contextlib.suppress(FileNotFoundError, ValueError):  # ValueError: the machine stopped while it was written
         kept = json.loads(file.read_text(encoding="utf-8"))
         return {
             name: [Option(Scheme(**own["scheme"]), own["bytes"], own["loss"]) for own in kept[name]]

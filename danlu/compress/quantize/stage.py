@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from danlu.compress.quantize.methods import OUTER, Method, QuantizeConfig, choose, plan_for, scheme_of
+from danlu.compress.quantize.methods import OUTER, Method, QuantizeConfig, choose, plan_for, refuse_idle, scheme_of
 from danlu.core.artifact import Artifact, Manifest, write_json
 from danlu.core.device import peak_bytes
 from danlu.core.errors import UserError
@@ -54,13 +54,15 @@ def quantize(
     """Write a model again with fewer bits per weight.
 
     Raises UserError for an unknown method or number of bits, a model that is quantised already, a width that does not
-    divide into groups, a budget that is too small, and a method or budget that needs text without any.
+    divide into groups, a budget that is too small, a method or budget that needs text without any, text or a setting
+    that has no use, and numbers that are not finite before or after.
     """
     import torch
 
     from danlu.compress.quantize import mixed, sensitivity, tune
-    from danlu.compress.walk.blockwise import Source, change_blocks, context_of, planned_bytes
+    from danlu.compress.walk.blockwise import TOO_LARGE, Source, change_blocks, context_of, planned_bytes
     from danlu.compress.walk.layers import Walk
+    from danlu.model.finite import require_finite
     from danlu.model.hub import save_model
     from danlu.model.quantized import quantize_
 
@@ -74,6 +76,9 @@ def quantize(
             f"{'a budget' if mixing else config.method} needs text that shows what the model is fed",
             "--calibration CORPUS names one; rtn and hqq need none without budget and tune",
         )
+    if calibration is not None and not reads:
+        raise UserError(f"{config.method} looks at no text", "leave calibration out, or set a budget or tune")
+    refuse_idle(config, method, reads)
     source = Source(model)
     plan = {} if mixing else plan_for(config, scheme, source.model)
     ids = further = None
@@ -113,6 +118,7 @@ def quantize(
         if outer:
             errors.append(quantize_(result.float(), outer)["max_error"])
     tuned = tune.tune_(result, model, further, run) if further is not None and config.tune else {}
+    require_finite(result, "", "the compressed model", TOO_LARGE)
     save_model(result, run.out, source.tokenizer)
     before, in_float32 = _sizes(model)
     after = sum(file.stat().st_size for file in run.out.glob("*.safetensors"))

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from danlu.core.artifact import Artifact
 from danlu.core.errors import Interrupted
 from danlu.core.stage import StageRun
+from danlu.model.finite import require_finite
 from danlu.model.low_rank import apply_ranks, ranks_of
 from danlu.model.quantized import Quantized, Scheme, is_quantized, swap_
 from danlu.model.transformer import Transformer
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from danlu.tokenizer.tokenizer import Tokenizer
 
 HOLES = 1.3  # measured with 28 blocks of 87 million weights: bench/compress.py --billions
+TOO_LARGE = "its weights are too large for these bits or groups: take 8 bits in rows, or another method"
 Change = Callable[[int, Any], Mapping[str, Any]]  # number and block, changed in place -> facts
 
 
@@ -83,10 +85,11 @@ class Source:
             raise UserError(f"{artifact.id} is quantised already", "compress the model it was made from")
         if ranks_of(self.model):
             raise UserError(f"{artifact.id} is of low rank already", "compress the model it was made from")
-        self.dtype = next(self.model.parameters()).dtype
+        self.id, self.dtype = artifact.id, next(self.model.parameters()).dtype
         for name in ("embedding", "position_embedding", "norm", "lm_head"):
             if getattr(self.model, name) is not None:
                 with self._lent(name):
+                    require_finite(getattr(self.model, name), name, self.id)
                     setattr(self.model, name, copy.deepcopy(getattr(self.model, name)))
 
     @property
@@ -97,6 +100,7 @@ class Source:
         """A copy of a block in float32, to be changed at will."""
         with self._lent(f"blocks.{index}"):
             block = copy.deepcopy(self.model.get_submodule(f"blocks.{index}"))
+        require_finite(block, f"blocks.{index}", self.id)
         return block.float().requires_grad_(False)
 
     @contextmanager
@@ -127,14 +131,14 @@ def change_blocks(
             if run.stop_requested:
                 raise Interrupted(f"{index} of {source.n_blocks} blocks are done")
             file = run.work / f"block-{index:05d}.safetensors"
-            if file.exists():
-                block = source.block(index)
-                facts.append(_read(file, block))
+            block = source.block(index)
+            if (done := _read(file, block)) is not None:
+                facts.append(done)
                 if finished is not None:
                     finished(index, block)
             else:
-                block = source.block(index)
                 facts.append(dict(change(index, block)))
+                require_finite(block, f"blocks.{index}", "the compressed model", TOO_LARGE)
                 _write(file, block, facts[-1])
             source.model.blocks[index] = block.to(dtype)
             run.progress(index + 1, source.n_blocks, "blocks")
@@ -149,8 +153,13 @@ def _write(file: Path, block: nn.Module, facts: Mapping[str, Any]) -> None:
     partial.rename(file)
 
 
-def _read(file: Path, block: nn.Module) -> dict[str, Any]:
-    with safe_open(file, framework="pt") as opened:
+def _read(file: Path, block: nn.Module) -> dict[str, Any] | None:
+    """Fill `block` from an earlier try; its facts. None where the file is not there, or half of one."""
+    try:
+        opened = safe_open(file, framework="pt")
+    except (FileNotFoundError, SafetensorError):
+        return None
+    with opened:
         header = opened.metadata()
         swap_(block, {name: Scheme(**fields) for name, fields in json.loads(header["schemes"]).items()})
         apply_ranks(block, json.loads(header["ranks"]))

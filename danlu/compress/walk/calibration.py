@@ -10,6 +10,7 @@ that the model's tokenizer only knows byte by byte.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -31,7 +32,15 @@ LITTLE = 4096  # tokens
 class CalibrationConfig(StageConfig):
     rows: int = Field(default=32, ge=1)  # of calibration text
     length: int = Field(default=512, ge=8)  # tokens in a row
-    seed: int = 0  # which documents
+    seed: int = Field(default=0, ge=0, lt=1 << 63)  # which documents
+
+
+def refuse_unused(config: StageConfig, used: Mapping[str, bool], who: str) -> None:
+    """Raises UserError for a setting of `used` that `who` does not use and that is not what it is by default."""
+    fields = type(config).model_fields
+    for name, wanted in used.items():
+        if not wanted and getattr(config, name) != fields[name].default:
+            raise UserError(f"{who} has no use for {name}", "leave it out")
 
 
 def calibration_ids(

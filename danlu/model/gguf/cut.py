@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from danlu.core.errors import UserError
 from danlu.kernels.grid import Grid
+from danlu.model.finite import require_finite
 from danlu.model.gguf.blocks import Bytes, dequantize
 from danlu.model.gguf.kept import kept_type, packed, rows_of
 from danlu.model.gguf.load import load_gguf
@@ -107,15 +108,16 @@ class Source:
 
     def _own_type(self, name: str) -> tuple[str, bool]:
         """The type that holds a module's weights as they are, and whether these are whole numbers."""
-        module = self.model.get_submodule(name)
+        module: Any = self.model.get_submodule(name)
         if (kept := kept_type(module)) is not None:
             return kept, kept != "F16"
-        return _FLOATS[module.get_parameter("weight").dtype], False
+        return _FLOATS[module.weight_left.dtype if isinstance(module, LowRankLinear) else module.weight.dtype], False
 
     def pieces(self, parts: list[Part], loss: Loss) -> Iterator[Bytes]:
         """The bytes of all parts, some rows at a time. Raises UserError for numbers that a type cannot hold."""
         for part in parts:
             with self.lent(part.module):
+                require_finite(self.model.get_submodule(part.module), part.module, "the model")
                 yield from self._bytes(part, loss)
 
     def _bytes(self, part: Part, loss: Loss) -> Iterator[Bytes]:

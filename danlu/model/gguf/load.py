@@ -63,8 +63,13 @@ def open_model(file: GGUFFile) -> tuple[Transformer, dict[str, list[str]]]:
 
     from danlu.model.transformer import Transformer
 
-    config = model_config(file)
     file.require_supported_types()
+    config = model_config(file)
+    if config.n_layers > len(file.tensors):  # told before as many are made
+        raise UserError(
+            f"{file.path} promises {config.n_layers:,} layers and has {len(file.tensors):,} tensors",
+            "the file is incomplete or of another model; convert it again",
+        )
     with torch.device("meta"):
         model = Transformer(config)
     plan = {name: gguf_parts(file.architecture, name) for name in model.state_dict()}

@@ -217,11 +217,16 @@ class _Reader:
         layout = struct.Struct("<" + code)
         return layout.unpack_from(self.data, self.take(layout.size, what))[0]
 
-    def string(self, what: str) -> str:
+    def string(self, what: str, reversible: bool = False) -> str:
         length = self.scalar("Q", what)
         start = self.take(length, what)
-        # Token strings of some files are cut inside a character; keep those bytes reversibly instead of failing.
-        return self.data[start : start + length].decode("utf-8", "surrogateescape")
+        raw = self.data[start : start + length]
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            if not reversible:
+                raise self.damaged(f"{what} is not UTF-8") from None
+            return raw.decode("utf-8", "surrogateescape")
 
     def value(self, kind: int, what: str, depth: int = 0) -> Any:
         if kind in SCALARS:
@@ -240,6 +245,8 @@ class _Reader:
             return np.frombuffer(self.data, np.dtype("<" + code), count, start).tolist()
         if count > self.size - self.at:  # every string or array takes at least a byte: refuse absurd counts at once
             raise UserError(f"{self.path} is truncated: {count:,} elements do not fit in {what}", "download it again")
+        if kind == STRING:  # tokens of some files are cut inside a character: keep those bytes instead of failing
+            return [self.string(what, reversible=True) for _ in range(count)]
         return [self.value(kind, what, depth + 1) for _ in range(count)]
 
 
@@ -270,7 +277,7 @@ def _read_table(reader: _Reader, n_tensors: int, metadata: dict[str, Any]) -> di
     for index in range(n_tensors):
         what = f"entry {index} of the tensor table"
         name, n_dims = reader.string(what), reader.scalar("I", what)
-        if n_dims > 4:
+        if not 1 <= n_dims <= 4:
             raise reader.damaged(f"tensor {name!r} has {n_dims} dimensions")
         shape = tuple(reader.scalar("Q", what) for _ in range(n_dims))[::-1]
         code, offset = reader.scalar("I", what), reader.scalar("Q", what)
@@ -278,10 +285,12 @@ def _read_table(reader: _Reader, n_tensors: int, metadata: dict[str, Any]) -> di
         entries.append((name, shape, type_name, offset, _stored_size(reader, name, shape, type_name)))
 
     alignment = metadata.get("general.alignment", 32)
-    if not isinstance(alignment, int) or alignment < 1:
+    if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
         raise reader.damaged(f"alignment {alignment!r}")
     data_start = -(-reader.at // alignment) * alignment
+    known = all(type_name in BLOCK_TYPES for _, _, type_name, _, _ in entries)
     tensors: dict[str, TensorInfo] = {}
+    expected = 0
     for name, shape, type_name, offset, size in entries:
         start = data_start + offset
         if start + size > reader.size:
@@ -291,6 +300,9 @@ def _read_table(reader: _Reader, n_tensors: int, metadata: dict[str, Any]) -> di
             )
         if name in tensors:
             raise reader.damaged(f"tensor {name!r} is listed twice")
+        if known and offset != expected:  # one after another: anything else is a wrong type, shape or offset
+            raise reader.damaged(f"tensor {name!r} begins at {offset:,} of the data, not at {expected:,}")
+        expected += -(-size // alignment) * alignment
         tensors[name] = TensorInfo(name, shape, type_name, start, size)
     return tensors
 

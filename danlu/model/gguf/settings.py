@@ -119,10 +119,12 @@ def _rope_scaling(file: GGUFFile, keys: _Keys, head_dim: int) -> RopeScaling | N
     factor = keys.decimal("rope.scaling.factor", keys.decimal("rope.scale_linear", 1.0))
     if kind == "none" or (kind == "linear" and factor == 1.0):
         return None
+    if not 0 < factor < math.inf:
+        raise UserError(f"{file.path} stretches its positions {factor} times", "convert the model again")
     if kind == "linear":
         return RopeScaling(type="linear", factor=factor)
     if kind == "yarn":
-        original = keys.number("rope.scaling.original_context_length", keys.number("context_length"))
+        original = keys.number("rope.scaling.original_context_length", 0) or keys.number("context_length")
         # What the file calls attn_factor multiplies YaRN's own 0.1 ln(factor) + 1.
         extra = keys.decimal("rope.scaling.attn_factor", 1.0)
         amplitude = None if extra == 1.0 else extra * (0.1 * math.log(factor) + 1.0)
@@ -166,7 +168,7 @@ class _Keys:
         value = self.get(name, default)
         if isinstance(value, list) and value and all(each == value[0] for each in value):
             value = value[0]  # per layer, and all layers alike
-        if not isinstance(value, int) or value < 0:
+        if type(value) is not int or value < 0:
             key = f"{self.file.architecture}.{name}"
             problem = "has no key" if value is None else f"has {value!r} as"
             raise UserError(f"{self.file.path} {problem} {key}", "danlu needs one whole number there; convert it again")

@@ -62,6 +62,7 @@ def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Sequence[NewTen
                 left -= file.write(next(stream).data)
             assert left == 0, f"{tensor.name} got {-left} bytes too many"
             file.write(bytes(_aligned(tensor.size) - tensor.size))
+        assert next(stream, None) is None, "there are more bytes than the table has"  # and its last checks are made
 
 
 def _aligned(size: int) -> int:

@@ -10,7 +10,8 @@ A float model is written from its files, one module in memory at a time. Only ro
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,16 +40,25 @@ def write_onnx(path: Path, directory: Path, kind: str = "as-is", inline_limit: i
     removed then.
     """
     need("onnx", "onnx")
+    from danlu.model.finite import require_finite
     from danlu.model.hub import save_settings
     from danlu.model.onnx.decoder import Decoder
     from danlu.model.onnx.genai import genai_config
     from danlu.model.onnx.graph import Graph
 
     model, tokenizer, lend, kind = _opened(path, kind)
+
+    @contextmanager
+    def checked(name: str) -> Iterator[None]:
+        with lend(name):
+            hint = "if it is whole, its numbers are too large for this --type" if kind in BITS else ""
+            require_finite(model.get_submodule(name), name, str(path), hint)
+            yield
+
     file, data = directory / "model.onnx", directory / "model.onnx.data"
     try:
         graph = Graph(_opset(model, kind), data if _size(model, kind) > inline_limit else None)
-        Decoder(graph, model, lend, half=kind == "float16", keep=kind not in FLOATS).build()
+        Decoder(graph, model, checked, half=kind == "float16", keep=kind not in FLOATS).build()
         graph.save(file)
         readers = _check(file, model)
     except BaseException:
@@ -124,7 +134,10 @@ def _check(file: Path, model: Transformer) -> list[str]:
             f"onnxruntime refuses the graph ({_first_line(error)})", "this is a mistake of danlu"
         ) from None
     if logits.shape != (1, 1, model.config.vocab_size) or not torch.isfinite(torch.from_numpy(logits)).all():
-        raise StageFailed("onnxruntime computes no finite logits from the graph", "write float32")
+        raise StageFailed(
+            "onnxruntime computes no finite logits from the graph",
+            "numbers overflow in this type: choose another --type",
+        )
     return ["onnx", "onnxruntime"]
 
 

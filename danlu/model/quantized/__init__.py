@@ -104,7 +104,7 @@ def apply_quantization(model: Transformer, config: Mapping[str, Any], weights: W
     from danlu.model.quantized.widening import widen_misfits
 
     found = matrices(model)
-    if config.get("quant_method") in LAYOUTS:
+    if config.get("quant_method") in tuple(LAYOUTS):
         plan, weights = read_layout(model, found, config, weights)
     else:
         plan = read_schemes(model.config, list(found), config)

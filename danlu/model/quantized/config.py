@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from danlu.core.errors import UserError
+from danlu.core.errors import UserError, shown
 from danlu.model.config import ModelConfig
 from danlu.model.hub import hf_parts
 from danlu.model.quantized.scheme import NF4, Scheme, scheme_from_json
@@ -81,12 +81,13 @@ def read_schemes(config: ModelConfig, modules: list[str], raw: Mapping[str, Any]
         )
     _refuse(raw)
     targets: dict[str, Scheme] = {}
-    for name, group in (raw.get("config_groups") or {}).items():
-        _leave_activations(name, group.get("input_activations"))
+    for name, group in _mapping(raw, "config_groups").items():
+        group = _mapping({name: group}, name)
+        _leave_activations(name, _mapping(group, "input_activations"))
         own = group.get("format") if form == MIXED else form
-        scheme = scheme_from_json(group.get("weights") or {}, own, f"quantization_config.{name}")
-        targets |= dict.fromkeys(group.get("targets") or (), scheme)
-    ignored = list(raw.get("ignore") or ())
+        scheme = scheme_from_json(_mapping(group, "weights"), own, f"quantization_config.{name}")
+        targets |= dict.fromkeys(_patterns(group, "targets"), scheme)
+    ignored = _patterns(raw, "ignore")
     found = {name: _find(_names(config, name), name, targets, ignored) for name in modules}
     wrong = [name for name, schemes in found.items() if len(set(schemes)) > 1]
     if wrong:
@@ -97,10 +98,32 @@ def read_schemes(config: ModelConfig, modules: list[str], raw: Mapping[str, Any]
     return schemes
 
 
+def _mapping(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """raw[key], {} where it is absent. Raises UserError when it is no mapping."""
+    found = raw.get(key) or {}
+    if not isinstance(found, Mapping):
+        raise UserError(f"quantization_config: {key} is {shown(found)}, not a mapping", "copy the model again")
+    return found
+
+
+def _patterns(raw: Mapping[str, Any], key: str) -> list[str]:
+    """raw[key], a list of names and regular expressions. Raises UserError when it is none."""
+    found = raw.get(key) or []
+    if not (isinstance(found, list) and all(isinstance(one, str) for one in found)):
+        raise UserError(f"quantization_config: {key} is {shown(found)}, not a list of names", "copy the model again")
+    for one in found:
+        if one.startswith("re:"):
+            try:
+                re.compile(one[3:])
+            except re.error as error:
+                raise UserError(f'quantization_config: {key} has "{one}" ({error})', "copy the model again") from None
+    return found
+
+
 def _refuse(raw: Mapping[str, Any]) -> None:
     """What changes the numbers and is written beside the groups."""
     for key, harmless in (("transform_config", ("", None)), ("sparsity_config", ("dense", None))):
-        words = raw.get(key) or {}
+        words = _mapping(raw, key)
         if words.get("config_groups") or words.get("format") not in harmless:
             raise UserError(f"the model has a {key}", "danlu reads weights that are rounded and nothing else")
 

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from danlu.core.errors import UserError
+from danlu.model.finite import require_finite
 from danlu.model.hub import Checkpoint, load, save_model
 from danlu.model.low_rank import LowRankLinear
 from danlu.model.quantized import NF4, is_quantized, schemes_of
@@ -54,6 +55,7 @@ def save_hf(path: Path, directory: Path, kind: str) -> dict[str, Any]:
     Raises UserError for a model that the type cannot hold.
     """
     model, tokenizer = load(path)
+    require_finite(model, "", str(path))
     row = TYPES[kind]
     if row.blocks:
         _check(model, kind)

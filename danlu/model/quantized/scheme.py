@@ -21,6 +21,7 @@ distribution, looked up and then multiplied as floats. It is a way to store, as 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,9 +86,12 @@ class Scheme:
     def check(self, rows: int, columns: int, name: str) -> None:
         """Raises UserError for a matrix that does not divide."""
         if columns % (self.group or 1) or (self.packed and columns % 8):
+            fit = (
+                [str(g or "row") for g in GROUPS if not columns % (8 if g is None else g)] if self.kind == "int" else []
+            )
             raise UserError(
                 f"{name} has {columns} columns, which is not a multiple of {self.group or 8}",
-                f"{self.bits} bits need groups of {self.group or 8} columns; use a smaller group, or 8 bits",
+                f"groups that fit: {', '.join(fit)}; or take 8 bits" if fit else "take 8 bits in rows",
             )
         if self.packed and not self.symmetric and rows % 8:
             raise UserError(
@@ -173,7 +177,7 @@ class Scheme:
         }
 
 
-def scheme_from_json(weights: dict[str, Any], form: str | None, name: str) -> Scheme:
+def scheme_from_json(weights: Mapping[str, Any], form: str | None, name: str) -> Scheme:
     """The scheme of a config group. Raises UserError for one that danlu does not read."""
     kind, strategy, bits = weights.get("type"), weights.get("strategy"), weights.get("num_bits")
     own = "float8" if kind == "float" else str(kind)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 
 from danlu.compress.quantize import METHODS, QuantizeConfig, choose, quantize, scheme_of
 from danlu.core.artifact import Artifact
@@ -68,7 +71,19 @@ def warnings_of(directory: Path) -> list[str]:
     return [event["message"] for event in events if event["event"] == "warning"]
 
 
-SMALL: dict[str, Any] = {"rows": 4, "length": 64}
+SMALL: dict[str, Any] = {"rows": 4, "length": 64}  # of text
+
+
+def damaged(model: Artifact, path: Path, name: str, value: float) -> Artifact:
+    """A copy with one number that is `value`, or all of a matrix times it where that is finite."""
+    shutil.copytree(model.path, path)
+    tensors = load_file(path / "model.safetensors")
+    if math.isfinite(value):
+        tensors[name] *= value
+    else:
+        tensors[name].view(-1)[5] = value
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    return Artifact.from_path(path, "model")
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -76,7 +91,7 @@ def test_every_method(name: str, nano: Artifact, corpus: Artifact, tmp_path: Pat
     method = METHODS[name]
     for bits in method.bits:
         run = run_in(tmp_path / str(bits))
-        config = QuantizeConfig(method=name, bits=bits, **SMALL)
+        config = QuantizeConfig(method=name, bits=bits, **(SMALL if method.needs_text else {}))
         metrics = quantize(config, run, nano, corpus if method.needs_text else None)
         assert metrics["smaller_than_float32"] >= (0.70 if bits == 8 else 0.83)
         assert metrics["bytes_after"] == (run.out / "model.safetensors").stat().st_size
@@ -126,7 +141,8 @@ def test_the_same_model_gives_the_same_bytes(nano: Artifact, corpus: Artifact, t
 def test_a_stopped_run_goes_on_and_ends_in_the_same_bytes(
     method: str, nano: Artifact, corpus: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, text = QuantizeConfig(method=method, bits=4, **SMALL), corpus if method != "rtn" else None
+    text = corpus if METHODS[method].needs_text else None
+    config = QuantizeConfig(method=method, bits=4, **(SMALL if text else {}))
     whole, stopped = run_in(tmp_path / "whole"), run_in(tmp_path / "stopped")
     quantize(config, whole, nano, text)
     progress = stopped.progress
@@ -211,3 +227,69 @@ def test_text_that_is_no_good(nano: Artifact, tmp_path: Path) -> None:
     run = run_in(tmp_path / "d")
     quantize(config, run, nano, corpus_of(tmp_path / "foreign", ["炉火昼夜不息，矿石入而铁水出。" * 30]))
     assert any("hardly reads this text" in message for message in warnings_of(tmp_path / "d"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rows": 5}, "rtn with 8 bits has no use for rows"),
+        ({"damp": 0.5}, "no use for damp"),
+        ({"trust": 0.1}, "no use for trust"),
+        ({"refine": 7}, "no use for refine"),
+        ({"budget_rows": 5}, "no use for budget_rows"),
+        ({"head_bits": 16}, "no use for head_bits"),
+        ({"method": "awq", "bits": 4, "refine": 7}, "awq with 4 bits has no use for refine"),
+        ({"method": "awq+gptq", "bits": 4, "trust": 0.1}, "no use for trust"),
+    ],
+)
+def test_settings_without_use(
+    values: dict[str, Any], message: str, nano: Artifact, corpus: Artifact, tmp_path: Path
+) -> None:
+    config = QuantizeConfig(**values)
+    run = run_in(tmp_path / "run")
+    with pytest.raises(UserError, match=message):
+        quantize(config, run, nano, corpus if METHODS[config.method].needs_text else None)
+    assert not list(run.out.iterdir())
+
+
+def test_text_without_use(nano: Artifact, corpus: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="rtn looks at no text"):
+        quantize(QuantizeConfig(), run_in(tmp_path / "run"), nano, corpus)
+    with pytest.raises(ValidationError, match="finite"):
+        QuantizeConfig(method="gptq", bits=4, budget=math.inf)
+
+
+@pytest.mark.parametrize(
+    ("method", "bits", "name", "value", "message"),
+    [
+        (
+            "rtn",
+            8,
+            "model.layers.1.mlp.down_proj.weight",
+            math.nan,
+            "blocks.1.mlp.down.weight has numbers that are not",
+        ),
+        ("gptq", 4, "model.layers.0.self_attn.o_proj.weight", math.inf, "blocks.0.attention.out.weight has numbers"),
+        ("hqq", 4, "model.embed_tokens.weight", -math.inf, "embedding.weight has numbers that are not finite"),
+        ("fp8", 8, "model.norm.weight", math.nan, "norm.weight has numbers that are not finite"),
+        ("rtn", 4, "model.layers.1.mlp.down_proj.weight", 1e36, "the compressed model: blocks.1.mlp.down.weight_scale"),
+    ],
+)
+def test_never_nan(
+    method: str, bits: int, name: str, value: float, message: str, nano: Artifact, corpus: Artifact, tmp_path: Path
+) -> None:
+    model, run = damaged(nano, tmp_path / "model", name, value), run_in(tmp_path / "run")
+    text = METHODS[method].needs_text
+    with pytest.raises(UserError, match=message):
+        quantize(
+            QuantizeConfig(method=method, bits=bits, **(SMALL if text else {})), run, model, corpus if text else None
+        )
+    assert not list(run.out.iterdir())
+
+
+def test_half_a_block_is_made_again(nano: Artifact, tmp_path: Path) -> None:
+    whole, again = run_in(tmp_path / "whole"), run_in(tmp_path / "again")
+    quantize(QuantizeConfig(), whole, nano)
+    (again.work / "block-00000.safetensors").write_bytes(b"the machine stopped here")
+    quantize(QuantizeConfig(), again, nano)
+    assert (whole.out / "model.safetensors").read_bytes() == (again.out / "model.safetensors").read_bytes()

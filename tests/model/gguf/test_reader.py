@@ -106,6 +106,31 @@ def test_a_giant_count_allocates_nothing(tmp_path: Path) -> None:
         GGUFFile(path)
 
 
+def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
+    good = gguf_bytes({"general.architecture": "llama", "tokens": ["a", "bb"]}, {})
+    path = tmp_path / "m.gguf"
+    path.write_bytes(good.replace(b"llama", b"\xff\xfe\xff\xfe\xff"))
+    with pytest.raises(UserError, match=r"general\.architecture is not UTF-8"):
+        GGUFFile(path)
+    path.write_bytes(good.replace(b"bb", b"\xe7\x82"))  # half a character is a token as good as others
+    with GGUFFile(path) as file:
+        assert file.metadata["tokens"][1].encode("utf-8", "surrogateescape") == b"\xe7\x82"
+
+
+def test_tensors_lie_one_after_another(tmp_path: Path) -> None:
+    """A wrong type or offset shows there: the bytes would be read as other numbers."""
+    tensors = {"a": np.ones((4, 32), np.float32), "b": np.ones((2, 32), np.float32)}
+    good, path = gguf_bytes({}, tensors), tmp_path / "m.gguf"
+    entry = good.index(b"a", 24) + 1 + 4 + 16  # behind its name, number of dimensions and both of these
+    for at, data in ((entry, struct.pack("<I", 8)), (entry + 4, struct.pack("<Q", 32))):
+        path.write_bytes(good[:at] + data + good[at + len(data) :])
+        with pytest.raises(UserError, match=r"begins at .* of the data, not at"):
+            GGUFFile(path)
+    path.write_bytes(good[: entry - 20] + struct.pack("<I", 0) + good[entry - 16 :])
+    with pytest.raises(UserError, match="has 0 dimensions"):
+        GGUFFile(path)
+
+
 def test_unsupported_tensor_type_is_named(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m.gguf", {}, {"blk.0.ffn_up.weight": ("IQ2_XXS", (1, 256), bytes(66))})
     with open_gguf(path) as file, pytest.raises(UserError, match=r"blk\.0\.ffn_up\.weight.*IQ2_XXS"):

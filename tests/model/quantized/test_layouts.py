@@ -228,6 +228,18 @@ def groups_of_16(tensors: dict[str, torch.Tensor]) -> None:
         tensors[name] = tensors[name].repeat(2, 1)
 
 
+def only_norms(tensors: dict[str, torch.Tensor]) -> None:
+    for name in [name for name in tensors if "norm" not in name]:
+        del tensors[name]
+
+
+def each(key: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[dict[str, torch.Tensor]], None]:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        tensors.update({name: change(own).clone() for name, own in tensors.items() if name.endswith(key)})
+
+    return edit
+
+
 @pytest.mark.parametrize(
     ("kind", "edit", "words", "message"),
     [
@@ -238,7 +250,22 @@ def groups_of_16(tensors: dict[str, torch.Tensor]) -> None:
         ("gptq", groups_of_16, {"group_size": 16}, "q_proj has 4 bits in groups of 16"),
         ("gptq", drop("qzeros"), {}, "lack model.layers.0.self_attn.q_proj.qzeros"),
         ("awq", drop("qweight"), {}, "lack model.layers.0.self_attn.q_proj.qweight"),
-        ("gptq", lambda tensors: tensors.clear(), {}, 'none in the layout "gptq"'),
+        ("gptq", only_norms, {}, 'none in the layout "gptq"'),
+        (
+            "gptq",
+            lambda tensors: None,
+            {"bits": 8},
+            "config.json has 8 bits, and model.layers.0.self_attn.q_proj.qweight 4",
+        ),
+        ("awq", lambda tensors: None, {"group_size": 64}, "config.json has groups of 64"),
+        ("gptq", each("qweight", lambda t: t[:, :-1]), {}, "q_proj.qweight is [8, 63], not [8, 64]"),
+        ("gptq", each("qzeros", lambda t: t[:-1]), {}, "q_proj.qzeros is [1, 8], not [2, 8]"),
+        ("gptq", each("qzeros", lambda t: t.long()), {}, "q_proj.qzeros is int64, not int32"),
+        ("awq", each("qweight", lambda t: t.flatten()), {}, "q_proj.qweight is [512], which is no matrix"),
+        ("gptq", each("scales", lambda t: t[0, 0]), {}, "q_proj.scales is [], which is no matrix"),
+        ("gptq", each("g_idx", lambda t: t + 7), {}, "q_proj.g_idx has groups from 7 to 8, and there are 2"),
+        ("gptq", each("g_idx", lambda t: t - 1), {}, "q_proj.g_idx has groups from -1 to 0"),
+        ("gptq", each("g_idx", lambda t: t[None]), {}, "q_proj.g_idx is [1, 64], not [64]"),
     ],
 )
 def test_what_danlu_has_not_is_refused_by_name(

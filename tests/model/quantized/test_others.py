@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from danlu.core.errors import UserError
 from danlu.model.hub import Checkpoint, load_model, save_model
@@ -131,4 +131,39 @@ def test_activations_that_are_rounded_as_they_come_stay_floats(
 def test_what_changes_the_numbers_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     made_by_others(tmp_path, Scheme(8), **change)
     with pytest.raises(UserError, match=message):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"config_groups": ["Linear"]}, "config_groups is ['Linear'], not a mapping"),
+        ({"config_groups": {"group_0": 3}}, "group_0 is 3, not a mapping"),
+        ({"ignore": 3}, "ignore is 3, not a list of names"),
+        ({"ignore": ["re:((("]}, 'ignore has "re:((("'),
+        ({"sparsity_config": "none"}, "sparsity_config is 'none', not a mapping"),
+        ({"config_groups": {"group_0": {"targets": [1]}}}, "has None bits"),
+        ({"format": ["x"]}, "format \"['x']\""),
+        ({"quant_method": {"a": 1}}, "which danlu does not read"),
+    ],
+)
+def test_words_that_make_no_sense(words: dict[str, Any], message: str, tmp_path: Path) -> None:
+    save_model(small("llama", Scheme(8)), tmp_path)
+    file = tmp_path / "config.json"
+    raw = json.loads(file.read_text())
+    raw["quantization_config"] |= words
+    file.write_text(json.dumps(raw))
+    with pytest.raises(UserError) as error:
+        load_model(tmp_path)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.int64])
+def test_numbers_of_another_kind_are_not_cut_off(dtype: torch.dtype, tmp_path: Path) -> None:
+    save_model(small("llama", Scheme(8)), tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    name = "model.layers.0.mlp.down_proj.weight"
+    save_file(tensors | {name: tensors[name].to(dtype)}, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"{name} is stored as .* and has to be int8"):
         load_model(tmp_path)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from danlu.core.errors import UserError
 from danlu.kernels.grid import pack, unpack
-from danlu.model.quantized.layouts.packed import MIDDLE, Packed, group_of, tensors_of, turn
+from danlu.model.quantized.layouts.packed import MIDDLE, Packed, check_shapes, group_of, tensors_of, turn
 from danlu.model.quantized.scheme import Scheme
 from danlu.model.weights import Stored, Weights
 
@@ -30,13 +30,16 @@ _PLACES = [0, 4, 1, 5, 2, 6, 3, 7]  # where to find the first, the second ...
 
 
 def read(config: Mapping[str, Any], weights: Weights, part: str, columns: int) -> Packed:
-    """The matrix `part`, [N, columns]. Raises UserError for another version."""
+    """The matrix `part`, [N, columns]. Raises UserError for another version, and for tensors that do not
+    fit each other or config.json."""
     form = str(config.get("version") or config.get("format") or "gemm").lower()
     bits = config.get("bits", config.get("w_bit", 4))
     if form != "gemm" or bits != 4:
         raise UserError(f'the model is in the AWQ version "{form}" with {bits} bits', 'danlu reads "gemm" with 4')
-    found = tensors_of(weights, part, ("qweight", "qzeros", "scales"))
+    found = tensors_of(weights, part)
     weight, scales = found["qweight"], found["scales"]
+    groups, rows = scales.shape
+    check_shapes(found, part, {"qweight": (columns, rows // 8), "qzeros": (groups, rows // 8)})
     tensors = {
         "weight_packed": Stored(
             (8 * weight.shape[1], columns // 8), lambda: _across(_in_order(weight.read(), _PLACES))
@@ -45,7 +48,7 @@ def read(config: Mapping[str, Any], weights: Weights, part: str, columns: int) -
         "weight_scale": turn(scales),
     }
     used = tuple(f"{part}.{key}" for key in found)
-    return Packed(4, group_of(config, columns, scales.shape[0]), tensors, used)
+    return Packed(4, group_of(config, columns, groups, part), tensors, used)
 
 
 def write(scheme: Scheme, matrix: Mapping[str, Tensor]) -> dict[str, Tensor]:

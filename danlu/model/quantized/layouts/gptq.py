@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from danlu.core.errors import UserError
-from danlu.model.quantized.layouts.packed import MIDDLE, Packed, bytes_of, group_of, tensors_of, turn
+from danlu.core.errors import UserError, shown
+from danlu.model.quantized.layouts.packed import MIDDLE, Packed, bytes_of, check_shapes, group_of, tensors_of, turn
 from danlu.model.quantized.scheme import Scheme
 from danlu.model.weights import Stored, Weights
 
@@ -34,13 +34,21 @@ _VERSIONS = {"gptq": 1, "gptq_v2": 2}
 
 
 def read(config: Mapping[str, Any], weights: Weights, part: str, columns: int) -> Packed:
-    """The matrix `part`, [N, columns]. Raises UserError for another checkpoint_format."""
+    """The matrix `part`, [N, columns]. Raises UserError for another checkpoint_format, and for tensors that
+    do not fit each other or config.json."""
     form = config.get("checkpoint_format") or config.get("format") or "gptq"
-    if form not in _VERSIONS:
+    if form not in tuple(_VERSIONS):
         raise UserError(f'the model is in the GPTQ format "{form}"', "danlu reads " + " and ".join(_VERSIONS))
-    found = tensors_of(weights, part, ("qweight", "qzeros", "scales"))
-    bits = 32 * found["qweight"].shape[0] // columns
-    group = group_of(config, columns, found["scales"].shape[0])
+    found = tensors_of(weights, part)
+    (groups, rows), bits = found["scales"].shape, 32 * found["qweight"].shape[0] // columns
+    if config.get("bits", bits) != bits:
+        raise UserError(
+            f"config.json has {shown(config['bits'])} bits, and {part}.qweight {bits}",
+            "config.json and the weights do not belong together",
+        )
+    if bits in _ONES:  # others are refused by their name
+        check_shapes(found, part, {"qweight": (columns * bits // 32, rows), "qzeros": (groups, rows * bits // 32)})
+    group = group_of(config, columns, groups, part)
     lacking = _ONES.get(bits, 0) if _VERSIONS[form] == 1 else 0
 
     def zeros(tensor: Tensor) -> Tensor:
@@ -48,7 +56,7 @@ def read(config: Mapping[str, Any], weights: Weights, part: str, columns: int) -
 
     if bits == 8:
         weight, qzeros = found["qweight"], found["qzeros"]
-        rows, shape = weight.shape[1], (qzeros.shape[1] * 4, qzeros.shape[0])
+        shape = (rows, groups)
         tensors = {
             "weight": Stored((rows, columns), lambda: bytes_of(weight.read().t())),
             "weight_zero_point": Stored(shape, lambda: bytes_of(zeros(qzeros.read())).t().contiguous()),
@@ -59,7 +67,14 @@ def read(config: Mapping[str, Any], weights: Weights, part: str, columns: int) -
     used = [f"{part}.{key}" for key in found]
     if (order := weights.get(f"{part}.g_idx")) is not None:
         used.append(f"{part}.g_idx")
-        if not torch.equal(order.read().long(), torch.arange(columns) // (group or columns)):
+        check_shapes({"g_idx": order}, part, {"g_idx": (columns,)})
+        places = order.read().long()
+        if int(places.min()) < 0 or int(places.max()) >= groups:
+            raise UserError(
+                f"{part}.g_idx has groups from {int(places.min())} to {int(places.max())}, and there are {groups}",
+                "copy the model again",
+            )
+        if not torch.equal(places, torch.arange(columns) // (group or columns)):
             tensors["weight_g_idx"] = order
     return Packed(bits, group, tensors, tuple(used))
 

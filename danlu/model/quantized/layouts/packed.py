@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from danlu.core.errors import UserError
+from danlu.core.errors import UserError, shown
 from danlu.model.weights import Stored, Weights
 
 MIDDLE = {4: -0x77777778, 8: 0}  # zero points that are none, as stored: eight nibbles of 8; a byte of 0
@@ -28,17 +28,49 @@ class Packed:
         return bool((self.tensors["weight_zero_point"].read() == MIDDLE[self.bits]).all())
 
 
-def tensors_of(weights: Weights, part: str, keys: tuple[str, ...]) -> dict[str, Stored]:
-    """The tensors `part.key`. Raises UserError for one that is missing."""
-    missing = [key for key in keys if f"{part}.{key}" not in weights]
-    if missing:
-        raise UserError(f"the weights lack {part}.{missing[0]}", "copy the model again")
-    return {key: weights[f"{part}.{key}"] for key in keys}
+def tensors_of(weights: Weights, part: str, whole: tuple[str, ...] = ("qweight", "qzeros")) -> dict[str, Stored]:
+    """The matrices `part.key` of `whole`, read as int32, and `scales`. Raises UserError for one that is missing or no
+    matrix and, when it is read, for other numbers."""
+    found = {}
+    for key in (*whole, "scales"):
+        name = f"{part}.{key}"
+        if (stored := weights.get(name)) is None:
+            raise UserError(f"the weights lack {name}", "copy the model again")
+        if len(stored.shape) != 2:
+            raise UserError(f"{name} is {list(stored.shape)}, which is no matrix", "copy the model again")
+        found[key] = _in_int32(stored, name) if key in whole else stored
+    return found
 
 
-def group_of(config: Mapping[str, Any], columns: int, groups: int) -> int | None:
-    """Columns that share a scale."""
-    return None if groups == 1 and config.get("group_size") in (-1, None) else columns // max(groups, 1)
+def check_shapes(found: Mapping[str, Stored], part: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises UserError where a tensor `part.key` has another shape."""
+    for key, shape in shapes.items():
+        if found[key].shape != shape:
+            raise UserError(f"{part}.{key} is {list(found[key].shape)}, not {list(shape)}", "copy the model again")
+
+
+def group_of(config: Mapping[str, Any], columns: int, groups: int, part: str) -> int | None:
+    """Columns that share a scale. Raises UserError where config.json says something else than the scales do."""
+    said = config.get("group_size")
+    if groups == 1 and said in (-1, None):
+        return None
+    group = columns // max(groups, 1)
+    if groups != 1 and said is not None and said != group:
+        raise UserError(
+            f"config.json has groups of {shown(said)}, and {part}.scales {groups} groups of {columns} columns",
+            "config.json and the weights do not belong together",
+        )
+    return group
+
+
+def _in_int32(stored: Stored, name: str) -> Stored:
+    def read() -> Tensor:
+        found = stored.read()
+        if found.dtype != torch.int32:
+            raise UserError(f"{name} is {str(found.dtype).removeprefix('torch.')}, not int32", "copy the model again")
+        return found
+
+    return Stored(stored.shape, read)
 
 
 def turn(stored: Stored, change: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Stored:
