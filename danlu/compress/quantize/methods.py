@@ -32,9 +32,8 @@ class QuantizeConfig(CalibrationConfig):
     trust: float = Field(default=0.5, ge=0, le=1)  # gptq: how far to make up for the errors of earlier matrices
     refine: int = Field(default=2, ge=0)  # gptq: rounds of looking again at scales and numbers (refine.py)
     tune: int = Field(default=0, ge=0)  # steps that train scales and norms when all is rounded (tune.py)
-    budget: float | None = Field(
-        default=None, gt=0, allow_inf_nan=False
-    )  # bits a weight, over all: a scheme for each matrix (mixed.py)
+    # Bits a weight, over all: a scheme for each matrix (mixed.py).
+    budget: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     budget_rows: int = Field(default=8, ge=1)  # of the calibration text, to see which matrices are sensitive
 
 
