@@ -28,12 +28,13 @@ from pathlib import Path
 from typing import Any
 
 import contest
+import heldout
 
 STORE = contest.HERE / ".store"
 ENVIRONMENT = ["llama-cpp-python==0.3.36"]
 HELD_OUT_BYTES, WINDOW = 50_000, 512
 SOURCES = {
-    "manuals": ["debian:manpages", "debian:manpages-dev"],
+    "manuals": heldout.CALIBRATION["source"],
     "Chinese manuals": ["debian:manpages-zh"],
     "Python": ["python:stdlib"],
 }
@@ -183,7 +184,7 @@ def make(row: Row) -> tuple[Path, float, int]:
 def corpus(text: str, store: Any) -> Any:
     from danlu.core.run import run_stage
 
-    config = {"source": SOURCES[text], "max_bytes": 6_000_000}
+    config = {"source": SOURCES[text], "max_bytes": heldout.CALIBRATION["max_bytes"]}
     return run_stage("data.prepare", config, store, save_as=f"text-{text[:7].strip()}")
 
 

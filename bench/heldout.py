@@ -19,6 +19,9 @@ ENGLISH_TOPICS = ("execmodel", "exceptions", "objects", "attribute-access", "nam
 BYTES = 8192  # of each language
 WINDOW = 512  # tokens that are read at once; the first is context only
 
+# What methods that need text are shown: other text of other authors, the settings of data.prepare.
+CALIBRATION = {"source": ["debian:manpages", "debian:manpages-dev"], "max_bytes": 6_000_000}
+
 
 def texts() -> dict[str, str]:
     from pydoc_data.topics import topics
