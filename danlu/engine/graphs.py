@@ -122,7 +122,7 @@ class DecodeGraphs:
         if batch.goes_on and step.left > 0 and step.play is not None and len(rows) == step.n_rows:
             step.left -= 1
             step.play()
-            self._ahead = _Ahead(step, batch, self._block_size)
+            self._ahead = _Ahead(step, batch, rows, self._block_size)
         best, ids = wait()
         if self._ahead is not None:
             self._ahead.ids = ids
@@ -218,14 +218,18 @@ class _Step:
 
 
 class _Ahead:
-    """The step after `batch`, which is being played: what each of its rows is about."""
+    """The step after `batch`, which is being played: what each of its rows is about.
 
-    def __init__(self, step: _Step, batch: Batch, block_size: int) -> None:
+    `rows`: the row of each sequence of the batch in the step, all of them; they may lie in another order.
+    """
+
+    def __init__(self, step: _Step, batch: Batch, rows: list[int], block_size: int) -> None:
         self.step, self._block_size = step, block_size
         self.ids: list[int] = []  # of its tokens, when they are known
-        self._positions = [position + 1 for position in batch.positions]
-        self._tables = [span.table[: position // block_size + 1]
-                        for span, position in zip(batch.spans, self._positions, strict=True)]  # fmt: skip
+        order = sorted(range(len(rows)), key=rows.__getitem__)  # of each row, its sequence in the batch
+        self._positions = [batch.positions[i] + 1 for i in order]
+        self._tables = [batch.spans[i].table[: position // block_size + 1]
+                        for i, position in zip(order, self._positions, strict=True)]  # fmt: skip
         self._rows = {
             _slot(table, position, block_size): row
             for row, (table, position) in enumerate(zip(self._tables, self._positions, strict=True))
