@@ -205,8 +205,7 @@ class _Step:
         self._read.copy_(self.best, non_blocking=True)
         arrived = None
         if self.best.device.type == "cuda":
-            arrived = torch.cuda.Event()
-            arrived.record()
+            arrived = torch.cuda.current_stream(self.best.device).record_event()
 
         def wait() -> tuple[list[float], list[int]]:
             if arrived is not None:
@@ -254,12 +253,12 @@ def cuda_recorder(device: torch.device) -> Record | None:
     """Records with CUDA graphs that share one pool; None where there are none, or they are switched off."""
     if device.type != "cuda" or os.environ.get("DANLU_GRAPHS", "").lower() in ("off", "0", "no"):
         return None
-    pool = torch.cuda.graph_pool_handle()
+    pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)  # torch's own is of the first device used
 
     def record(compute: Play) -> Play:
         graph = torch.cuda.CUDAGraph()
         # Other threads, which lay out an adapter, may ask for memory meanwhile.
-        with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        with torch.cuda.device(device), torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
             compute()
         return graph.replay
 
