@@ -77,7 +77,7 @@ def engine_of(choice: random.Random, block_size: int) -> tuple[Engine, Reader]:
         (make_model("gqa"), None),
         block_size=block_size,
         max_sequences=choice.choice([2, 3, 5]),
-        max_batch_tokens=choice.choice([6, 16, 64]),
+        max_batch_tokens=choice.choice([2, 6, 16, 64]),
         kv_bytes=256 * choice.choice([40, 48, 80, 400]),
         prefix_cache=choice.random() < 0.7,
         speculate="lookup" if choice.random() < 0.2 else None,
