@@ -128,10 +128,10 @@ def quantize(
         if outer:
             errors.append(quantize_(result.float(), outer)["max_error"])
     tuned = tune.tune_(result, model, further, run) if further is not None and config.tune else {}
-    require_finite(result, "", "the compressed model", TOO_LARGE)
     if 0 < tuned.get("tuned_steps", 0) < config.tune:
         message = f"the calibration text is enough for {tuned['tuned_steps']:,} of {config.tune:,} steps"
         run.events.emit("warning", message=message)
+    require_finite(result, "", "the compressed model", TOO_LARGE)
     save_model(result, run.out, source.tokenizer)
     before, in_float32 = _sizes(model)
     after = sum(file.stat().st_size for file in run.out.glob("*.safetensors"))
