@@ -782,9 +782,9 @@ def _load(
             model, tokenizer = load(path)
         if dtype is None:
             dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        if is_quantized(model):
-            cast_rest_(model, dtype)
-            dtype = None
+    if dtype is not None and is_quantized(model):
+        cast_rest_(model, dtype)
+        dtype = None
     stays = keep_on_cpu or checkpoint is not None
     model = model.to(device=None if stays else device, dtype=dtype)
     return model.eval(), tokenizer, device, checkpoint

@@ -109,7 +109,7 @@ def _mlp(mlp: nn.Module, x: Tensor) -> Tensor:
 
 def _linear(module: Any, x: Tensor) -> Tensor:
     """module(x), where x [1, T, K] is one row of plain weights by our own kernel."""
-    if x.shape[1] == 1 and type(module) is Linear and not module._forward_hooks:
+    if x.shape[1] == 1 and type(module) is Linear and module.weight.is_contiguous() and not module._forward_hooks:
         return gpu.linear_row(x, module.weight, module.bias)
     return module(x)
 

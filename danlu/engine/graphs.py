@@ -122,7 +122,7 @@ class DecodeGraphs:
         if batch.goes_on and step.left > 0 and step.play is not None and len(rows) == step.n_rows:
             step.left -= 1
             step.play()
-            self._ahead = _Ahead(step, batch, self._block_size)
+            self._ahead = _Ahead(step, batch, rows, self._block_size)
         best, ids = wait()
         if self._ahead is not None:
             self._ahead.ids = ids
@@ -205,8 +205,7 @@ class _Step:
         self._read.copy_(self.best, non_blocking=True)
         arrived = None
         if self.best.device.type == "cuda":
-            arrived = torch.cuda.Event()
-            arrived.record()
+            arrived = torch.cuda.current_stream(self.best.device).record_event()
 
         def wait() -> tuple[list[float], list[int]]:
             if arrived is not None:
@@ -218,14 +217,18 @@ class _Step:
 
 
 class _Ahead:
-    """The step after `batch`, which is being played: what each of its rows is about."""
+    """The step after `batch`, which is being played: what each of its rows is about.
 
-    def __init__(self, step: _Step, batch: Batch, block_size: int) -> None:
+    `rows`: the row of each sequence of the batch in the step, all of them; they may lie in another order.
+    """
+
+    def __init__(self, step: _Step, batch: Batch, rows: list[int], block_size: int) -> None:
         self.step, self._block_size = step, block_size
         self.ids: list[int] = []  # of its tokens, when they are known
-        self._positions = [position + 1 for position in batch.positions]
-        self._tables = [span.table[: position // block_size + 1]
-                        for span, position in zip(batch.spans, self._positions, strict=True)]  # fmt: skip
+        order = sorted(range(len(rows)), key=rows.__getitem__)  # of each row, its sequence in the batch
+        self._positions = [batch.positions[i] + 1 for i in order]
+        self._tables = [batch.spans[i].table[: position // block_size + 1]
+                        for i, position in zip(order, self._positions, strict=True)]  # fmt: skip
         self._rows = {
             _slot(table, position, block_size): row
             for row, (table, position) in enumerate(zip(self._tables, self._positions, strict=True))
@@ -250,12 +253,12 @@ def cuda_recorder(device: torch.device) -> Record | None:
     """Records with CUDA graphs that share one pool; None where there are none, or they are switched off."""
     if device.type != "cuda" or os.environ.get("DANLU_GRAPHS", "").lower() in ("off", "0", "no"):
         return None
-    pool = torch.cuda.graph_pool_handle()
+    pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)  # torch's own is of the first device used
 
     def record(compute: Play) -> Play:
         graph = torch.cuda.CUDAGraph()
         # Other threads, which lay out an adapter, may ask for memory meanwhile.
-        with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        with torch.cuda.device(device), torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
             compute()
         return graph.replay
 

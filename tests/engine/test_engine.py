@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from danlu.core.errors import DanluError, UserError
 from danlu.engine import Delta, Engine, Output, Request, Sampling
+from danlu.model.hub import save_model
 from danlu.model.quantized import quantize_
 from danlu.model.transformer import Transformer
 from danlu.tokenizer.tokenizer import Tokenizer
@@ -454,6 +456,22 @@ def test_an_int8_model_runs_like_any_other() -> None:
     e = Engine((model, None), block_size=4, max_batch_tokens=8)
     assert e.cache.shape.dtype == torch.float32
     assert [list(o.token_ids) for o in e.generate(prompts, GREEDY)] == [greedy(model, p, 12) for p in prompts]
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_quantised_model_in_another_dtype_keeps_its_scales(bits: int, from_file: bool, tmp_path: Path) -> None:
+    model, prompt = make_model("qk_norm", hidden_size=64, intermediate_size=96), random_prompt(9)
+    quantize_(model, bits)
+    wanted = full_forward(model, prompt)[-1].log_softmax(-1)
+    scales = {name: tensor.clone() for name, tensor in model.state_dict().items() if name.endswith("weight_scale")}
+    save_model(model, tmp_path)
+    e = Engine(tmp_path if from_file else (model, None), dtype="bfloat16", block_size=4)
+    assert e.dtype == e.cache.shape.dtype == torch.bfloat16
+    for name, scale in scales.items():
+        assert torch.equal(e.model.state_dict()[name], scale)
+    got = dict(next(e.generate(prompt, Sampling(temperature=0, max_tokens=1, logprobs=101))).logprobs[0].top)  # type: ignore[index]
+    assert max(abs(got[token] - float(wanted[token])) for token in range(101)) < 0.1
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -38,6 +38,17 @@ def test_logits_equal_a_full_forward_on_torch(shape: str) -> None:
         assert max(abs(got[token] - float(wanted[token])) for token in range(101)) < 1e-3
 
 
+def test_weights_that_are_part_of_others_or_turned() -> None:
+    """What our kernels do not read is left to torch, a single row as well."""
+    model, prompt = make_model("gqa"), random_prompt(3)
+    wanted = greedy(model, prompt, 3)
+    for block in model.blocks:
+        turned, wide = block.attention.out, block.mlp.down  # type: ignore[union-attr]
+        turned.weight.data = turned.weight.data.t().contiguous().t()  # type: ignore[union-attr]
+        wide.weight.data = torch.cat((wide.weight.data, wide.weight.data), dim=1)[:, : wide.weight.shape[1]]  # type: ignore[union-attr,index]
+    assert list(next(engine(model).generate(prompt, Sampling(temperature=0, max_tokens=3))).token_ids) == wanted
+
+
 def test_vectors_equal_a_forward_pass_on_torch_beside_an_answer() -> None:
     model, text, prompt = make_model("gqa"), random_prompt(22, seed=22), random_prompt(3)
     e = engine(model, max_batch_tokens=9)

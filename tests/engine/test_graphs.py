@@ -158,6 +158,17 @@ def test_inputs_stay_where_they_are() -> None:
     assert lines[1][:, :3].tolist() == [[0, 1, 7], [1, 1, 8], [2, 1, 9], [0, 0, 0]]
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_each_gpu_records_and_waits_for_its_own() -> None:
+    model, prompts = model_of("gqa"), [random_prompt(n, seed=n) for n in (3, 9, 14)]
+    for device in ("cuda:0", "cuda:1"):
+        e = Engine((copy.deepcopy(model).to(device), None), block_size=8)
+        got = [list(o.token_ids) for o in e.generate(prompts, Sampling(temperature=0, max_tokens=20))]
+        assert got == [greedy(model, prompt, 20) for prompt in prompts]
+        assert isinstance(e.runner, Runner) and e.runner._fused is not None and e.runner._fused._graphs is not None
+        assert any(step.play for step in e.runner._fused._graphs._steps.values())
+
+
 # --- steps played ahead -----------------------------------------------------------------------------------------------
 
 

@@ -121,6 +121,30 @@ def config_of(scheme: Scheme, head: Scheme | None = None, **fields: Any) -> dict
     return config
 
 
+def test_zero_points_are_those_that_are_kept() -> None:
+    """Unpacked once, and again when others are written, or a device has its own copy in the same parameter."""
+    module = QuantizedLinear(Scheme(4, 32, False), 64, 16, bias=False)
+    module.fill(torch.randn(16, 64) + 1)
+    kept = module.get_parameter("weight_zero_point")
+    for change in (
+        lambda other: kept.copy_(other),
+        lambda other: module._apply(lambda tensor: other if tensor.dtype == other.dtype else tensor),
+        lambda other: module.load_state_dict(module.state_dict() | {"weight_zero_point": other}, assign=True),
+    ):
+        before, other = module.zero, ~module.get_parameter("weight_zero_point").detach()
+        assert before is not None and module.zero is before
+        change(other)
+        assert torch.equal(module.zero, module.scheme.zero(other))  # type: ignore[arg-type]
+        assert not torch.equal(module.zero, before)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_zero_points_go_with_the_model() -> None:
+    module = QuantizedLinear(Scheme(4, 32, False), 64, 16, bias=False)
+    module.fill(torch.randn(16, 64) + 1)
+    assert module.to("cuda").zero.device.type == "cuda"  # type: ignore[union-attr]
+
+
 def test_four_bits_everywhere() -> None:
     config = config_of(SCHEMES[4], SCHEMES[4])
     assert config["format"] == "pack-quantized"

@@ -35,10 +35,20 @@ if TYPE_CHECKING:
 
 
 def estimate(config: QuantizeConfig, parents: Mapping[str, Manifest | None]) -> Estimate:
-    """From the size of the model: what results, and a block and the text while it is made (a guess at their share)."""
+    """From the size of the model: what results, and a block and the text while it is made (a guess at their share).
+
+    With `tune` all of the model at once; where nobody counted its parameters, as if each were two bytes.
+    """
     model = parents.get("model")
+    if model is None:
+        return Estimate()
     share = 0.3 if config.bits == 8 else 0.2
-    return Estimate(memory_bytes=(share + 0.3) * model.size, disk_bytes=2 * share * model.size) if model else Estimate()
+    memory = (share + 0.3) * model.size
+    if config.tune:
+        from danlu.compress.quantize.tune import BYTES_EACH
+
+        memory = max(memory, BYTES_EACH * (model.metrics.get("parameters") or model.size / 2))
+    return Estimate(memory_bytes=memory, disk_bytes=2 * share * model.size)
 
 
 @stage(
@@ -118,6 +128,9 @@ def quantize(
         if outer:
             errors.append(quantize_(result.float(), outer)["max_error"])
     tuned = tune.tune_(result, model, further, run) if further is not None and config.tune else {}
+    if 0 < tuned.get("tuned_steps", 0) < config.tune:
+        message = f"the calibration text is enough for {tuned['tuned_steps']:,} of {config.tune:,} steps"
+        run.events.emit("warning", message=message)
     require_finite(result, "", "the compressed model", TOO_LARGE)
     save_model(result, run.out, source.tokenizer)
     before, in_float32 = _sizes(model)

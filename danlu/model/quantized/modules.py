@@ -38,6 +38,7 @@ class Quantized(nn.Module):
                 setattr(self, name, nn.Parameter(tensor, requires_grad=False))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._zero = None  # a move leaves a parameter and its version as they are
         before = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, old in before.items():

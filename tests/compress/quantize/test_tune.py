@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from danlu.compress.quantize import QuantizeConfig, quantize, tune
-from danlu.core.artifact import Artifact
+from danlu.compress.quantize.stage import estimate
+from danlu.core.artifact import Artifact, Manifest
 from danlu.core.errors import Interrupted, UserError
 from danlu.model.hub import load_model
 from danlu.model.presets import resolve_model
@@ -89,6 +91,26 @@ def test_what_it_takes() -> None:
     large = small.model_copy(update={"n_layers": 40})
     assert tune.planned_bytes(large, 512) > tune.planned_bytes(small, 512) > tune.planned_bytes(small, 64) > 0
     assert tune.rows_for(0) == 0 < tune.rows_for(1) < tune.rows_for(2)
+
+
+def test_the_plan_counts_it(nano: Artifact) -> None:  # noqa: F811
+    def memory(manifest: Manifest | None, steps: int) -> float | None:
+        return estimate(QuantizeConfig(method="gptq", bits=4, tune=steps), {"model": manifest}).memory_bytes
+
+    foreign = nano.manifest
+    parameters = sum(parameter.numel() for parameter in load_model(nano.path).parameters())
+    own = dataclasses.replace(foreign, metrics={"parameters": parameters})
+    without = memory(foreign, 0)
+    assert without is not None and without == memory(own, 0) < tune.BYTES_EACH * parameters == memory(own, 48)
+    assert memory(foreign, 48) == tune.BYTES_EACH * foreign.size / 2
+    assert memory(None, 48) is None
+
+
+def test_less_text_than_was_asked_for(nano: Artifact, corpus: Artifact, tmp_path: Path) -> None:  # noqa: F811
+    config = QuantizeConfig(method="rtn", bits=4, tune=10_000, rows=1, length=256)
+    found = quantize(config, run_in(tmp_path), nano, corpus)["tuned_steps"]
+    assert 0 < found < 10_000
+    assert any(f"enough for {found:,} of 10,000 steps" in message for message in warnings_of(tmp_path))
 
 
 def test_in_the_stage(nano: Artifact, corpus: Artifact, tmp_path: Path) -> None:  # noqa: F811
