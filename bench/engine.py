@@ -251,10 +251,15 @@ def tolerance(bits: float) -> float:
     return next(allowed for least, allowed in TOLERANCE if bits >= least)
 
 
-def judge(rows: list[dict[str, Any]], reference: str) -> None:
-    """Rank, in place, the rows whose perplexity is near the reference's: `perplexity_change`, `tolerance`, `ranked`."""
-    base = next((row["perplexity"] for row in rows if row["name"] == reference), None)
+def judge(model: dict[str, Any]) -> None:
+    """Complete the rows of a model's result, in place: the limits of its machine, and who is ranked, which takes a
+    perplexity near the reference's."""
+    rows, products = model["rows"], model["products"]
+    base = next((row["perplexity"] for row in rows if row["name"] == model["reference"]), None)
     for row in rows:
+        peak = max(products.values()) if row["arithmetic"] == "int8" else products.get(row["arithmetic"], 0.0)
+        row["decode_limit"] = model["bandwidth"] / row["weight_bytes"]
+        row["prefill_limit"] = 512 * peak / model["prefill_flops"]
         row["tolerance"] = tolerance(row["bits_per_weight"])
         known = base is not None and row["perplexity"] is not None
         row["perplexity_change"] = row["perplexity"] / base - 1 if known else None
@@ -288,13 +293,14 @@ def compete(subject: Subject, weights: Weights, wanted: Wanted, rounds: int) -> 
         rows.append({
             "name": one.name,
             "version": one.about["version"],
+            "arithmetic": one.entry.arithmetic,
+            "weight_bytes": one.about["weight_bytes"],
             "bits_per_weight": 8 * one.about["stored_bytes"] / parameters,
             "perplexity": perplexity(one, windows),
             "tokens": tokens,
         })  # fmt: skip
     names = [row["name"] for row in rows]
     reference = next((name for name in ("transformers float32", "danlu float32") if name in names), "")
-    judge(rows, reference)
     expected = next((row["tokens"] for row in rows if row["name"] == reference), [])
     for row in rows:
         row["same_tokens"] = equal_beginning(row.pop("tokens"), expected)
@@ -308,25 +314,22 @@ def compete(subject: Subject, weights: Weights, wanted: Wanted, rounds: int) -> 
         machines.append(measure_machine())
     for one in seats:
         one.process.close()
-    bandwidth = max(machine.bandwidth for machine in machines)
-    kinds = machines[0].products
-    products = {kind: max(machine.products[kind] for machine in machines) for kind in kinds}
     for one, row in zip(seats, rows, strict=True):
-        peak = products.get(one.entry.arithmetic, 0.0) if one.entry.arithmetic != "int8" else max(products.values())
         row["figures"] = {workload: contest.spread(runs) for workload, runs in one.runs.items()}
         row["left_out"] = one.left_out
-        row["decode_limit"] = bandwidth / one.about["weight_bytes"]
-        row["prefill_limit"] = 512 * peak / flops
-    return {
+    result = {
         "model": subject.name,
         "parameters": parameters,
+        "prefill_flops": flops,
         "reference": reference,
         "text_tokens": sum(len(window) - 1 for window in windows),
-        "bandwidth": bandwidth,
-        "products": products,
+        "bandwidth": max(machine.bandwidth for machine in machines),
+        "products": {kind: max(machine.products[kind] for machine in machines) for kind in machines[0].products},
         "rows": rows,
         "unavailable": unavailable,
     }
+    judge(result)
+    return result
 
 
 def add(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
@@ -349,9 +352,22 @@ def _added(before: dict[str, Any], now: dict[str, Any] | None) -> dict[str, Any]
     rows = {row["name"]: row for row in before["rows"]}
     for row in now["rows"]:
         old = rows.get(row["name"], {})
-        rows[row["name"]] = row | {part: old.get(part, {}) | row[part] for part in ("figures", "left_out")}
-    reasons = {name: why for name, why in (before["unavailable"] | now["unavailable"]).items() if name not in rows}
-    return now | {"rows": list(rows.values()), "unavailable": reasons, "reference": before["reference"]}
+        figures = old.get("figures", {}) | row["figures"]
+        left_out = {
+            what: why for what, why in (old.get("left_out", {}) | row["left_out"]).items() if what not in figures
+        }
+        rows[row["name"]] = row | {"figures": figures, "left_out": left_out}
+    order = [entry.name.format(stored=subject.stored) for entry in ENTRIES for subject in SUBJECTS]
+    unavailable = before["unavailable"] | now["unavailable"]
+    merged = now | {
+        "rows": sorted(rows.values(), key=lambda row: order.index(row["name"]) if row["name"] in order else len(order)),
+        "unavailable": {name: why for name, why in unavailable.items() if name not in rows},
+        "reference": before["reference"],
+        "bandwidth": max(before["bandwidth"], now["bandwidth"]),
+        "products": {kind: max(rate, now["products"].get(kind, 0.0)) for kind, rate in before["products"].items()},
+    }
+    judge(merged)
+    return merged
 
 
 def equal_beginning(tokens: list[int], expected: list[int]) -> int:

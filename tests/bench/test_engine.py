@@ -83,8 +83,14 @@ def test_a_contestant_whose_weights_are_missing(tmp_path: Path) -> None:
     process.close()
 
 
-def row(name: str, bits: float, perplexity: float | None) -> dict[str, object]:
-    return {"name": name, "bits_per_weight": bits, "perplexity": perplexity}
+def row(name: str, bits: float, perplexity: float | None) -> dict[str, Any]:
+    facts = {"arithmetic": "int8" if bits < 16 else "float32", "weight_bytes": 1000}
+    return {"name": name, "bits_per_weight": bits, "perplexity": perplexity} | facts
+
+
+def result_of(rows: list[dict[str, Any]], reference: str) -> dict[str, Any]:
+    rates = {"bandwidth": 2e6, "products": {"float32": 100.0, "int8": 300.0}, "prefill_flops": 512}
+    return {"rows": rows, "reference": reference} | rates
 
 
 def test_the_gate() -> None:
@@ -98,11 +104,12 @@ def test_the_gate() -> None:
         row("too good", 4.5, 10.0),
         row("silent", 8, None),
     ]
-    judge(rows, "oracle")
+    judge(result_of(rows, "oracle"))
     assert [r["name"] for r in rows if r["ranked"]] == ["oracle", "exact", "int8", "int4"]
     assert rows[4]["perplexity_change"] == pytest.approx(0.2) and rows[7]["perplexity_change"] is None
     assert [tolerance(bits) for bits in (32, 16, 8, 5.8, 4.5)] == [0.01, 0.01, 0.03, 0.3, 0.3]
-    judge(rows, "")
+    assert rows[0]["decode_limit"] == 2000 and [rows[i]["prefill_limit"] for i in (0, 3)] == [100, 300]
+    judge(result_of(rows, ""))
     assert not any(r["ranked"] for r in rows), "without float32 nobody is"
 
 
@@ -126,8 +133,11 @@ def test_only() -> None:
 
 def test_a_result_is_added_to_an_earlier_one() -> None:
     def result(model: str, name: str, **figures: float) -> dict[str, Any]:
-        row = {"name": name, "figures": dict(figures), "left_out": {}}
-        part = {"model": model, "rows": [row], "unavailable": {"vllm": "no"}, "reference": name}
+        own = row(name, 32, 20.0) | {
+            "figures": dict(figures),
+            "left_out": {} if "prefill" in figures else {"prefill": "no"},
+        }
+        part = result_of([own], name) | {"model": model, "unavailable": {"vllm": "no"}}
         return {"machine": "here", "rounds": 2, "text_sha256": "a", "models": [part]}
 
     smollm2, qwen = (subject.name for subject in contest_of_engines.SUBJECTS)
@@ -135,8 +145,13 @@ def test_a_result_is_added_to_an_earlier_one() -> None:
     assert [model["model"] for model in both["models"]] == [smollm2, qwen]
     more = add(both, result(smollm2, "danlu", prefill=3.0, decode=2.5))
     assert more["models"][0]["rows"][0]["figures"] == {"decode": 2.5, "prefill": 3.0}
-    other = add(more, result(smollm2, "vllm", decode=4.0))
+    assert more["models"][0]["rows"][0]["left_out"] == {}
+    faster = result(smollm2, "vllm", decode=4.0)
+    faster["models"][0]["bandwidth"] = 4e6
+    other = add(more, faster)
     assert [row["name"] for row in other["models"][0]["rows"]] == ["danlu", "vllm"]
+    assert [row["decode_limit"] for row in other["models"][0]["rows"]] == [4000, 4000], "one machine, one limit"
+    assert all(row["ranked"] for row in other["models"][0]["rows"])
     assert other["models"][0]["unavailable"] == {} and other["models"][0]["reference"] == "danlu"
     with pytest.raises(SystemExit, match="another machine"):
         add(both, result(qwen, "danlu") | {"machine": "there"})
