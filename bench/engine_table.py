@@ -20,7 +20,7 @@ WORDS = {
         "concurrent": "32 requests, output tok/s", "shared": "32 that share 1,024, output tok/s",
         "unshared": "32 that share nothing, output tok/s (time, of no cache)",
         "intruder": "p99 gap beside a long prompt, ms (of undisturbed)", "start": "start to first token, s",
-        "note": "Machine: {machine}; memory {bandwidth:.1f} GB/s, matrix products {products}. Medians of {rounds} "
+        "note": "Machine: {machine}; memory {bandwidth:.1f} GB/s, matrix products of torch {products}. Medians of {rounds} "
         "interleaved rounds. * not ranked: its perplexity is unknown, or off by more than its bits allow ({allowed}).",
         "from": "{bits:.0f} bits: {percent:.0%}", "left out": "Left out, in the words of pip or the engine:",
     },
@@ -30,7 +30,7 @@ WORDS = {
         "concurrent": "32 个请求，输出 tok/s", "shared": "32 个共享 1,024 前缀，输出 tok/s",
         "unshared": "32 个毫无共享，输出 tok/s（用时与无缓存之比）",
         "intruder": "长提示到来时的 p99 间隔，毫秒（与未受干扰时之比）", "start": "启动到首个 token，秒",
-        "note": "机器：{machine}；内存 {bandwidth:.1f} GB/s，矩阵乘法 {products}。{rounds} 轮交替运行的中位数。"
+        "note": "机器：{machine}；内存 {bandwidth:.1f} GB/s，torch 的矩阵乘法 {products}。{rounds} 轮交替运行的中位数。"
         "* 不参与排名：困惑度未知，或偏差超过其比特数所允许的（{allowed}）。",
         "from": "{bits:.0f} 比特起：{percent:.0%}", "left out": "未参加，原因为 pip 或引擎的原话：",
     },
