@@ -105,7 +105,7 @@ class Engine:
     | `kv_bytes`         | memory for the KV cache; None = by need, at most a quarter of what is free      |
     | `kv_dtype`         | "float32", "bfloat16", "int8" (compiled kernels only): what keys and values are |
     |                    | kept in; None = the dtype of the model, or bfloat16 where the compiled kernels  |
-    |                    | compute a quantised one                                                         |
+    |                    | compute a quantised one. On a GPU it is `dtype`, and nothing else is taken      |
     | `block_size`       | tokens per block of the cache                                                   |
     | `prefix_cache`     | prompts that begin like earlier ones are not computed again                     |
     | `speculate`        | None, "lookup" (guess from the text so far), or a smaller model that guesses:   |
