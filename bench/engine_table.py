@@ -21,7 +21,8 @@ WORDS = {
         "unshared": "32 that share nothing, output tok/s (time, of no cache)",
         "intruder": "p99 gap beside a long prompt, ms (of undisturbed)", "start": "start to first token, s",
         "note": "Machine: {machine}; memory {bandwidth:.1f} GB/s, matrix products of torch {products}. Medians of "
-        "{rounds} interleaved rounds. * not ranked: its perplexity is unknown, or off by more than its bits allow ({allowed}).",
+        "{rounds} interleaved rounds. * not ranked: its perplexity is unknown, or off by more than its bits allow "
+        "({allowed}).",
         "from": "{bits:.0f} bits: {percent:.0%}", "left out": "Left out, in the words of pip or the engine:",
     },
     "zh": {
