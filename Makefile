@@ -39,10 +39,10 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet $(CONSTRAIN) -e ".[all,dev]"
 	touch $@
 
-# A compiler for ARM, for the test that the sources build there (Debian and Ubuntu; needs root).
+# A compiler and an emulator for ARM, for the tests of what is compiled there (Debian and Ubuntu; needs root).
 cross:
-	command -v aarch64-linux-gnu-g++ >/dev/null || \
-	  (apt-get update -qq && apt-get install -y -qq --no-install-recommends g++-aarch64-linux-gnu >/dev/null)
+	command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || \
+	  (apt-get update -qq && apt-get install -y -qq --no-install-recommends g++-aarch64-linux-gnu qemu-user >/dev/null)
 
 # Headless Chromium for the tests of the chat page (Debian and Ubuntu; needs root).
 browser:

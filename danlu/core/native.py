@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # No contraction: which products fuse with which sums is written in the source, the same for every shape of a tile.
-FLAGS = ("-std=c++20", "-O3", "-march=native", "-ffp-contract=off", "-fPIC", "-shared", "-pthread", "-Wno-psabi")
+FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-pthread", "-Wno-psabi")
 BUILD_SECONDS = 600
 
 log = logging.getLogger("danlu")
@@ -54,7 +54,7 @@ class Native:
 
     def target(self) -> Path:
         """Where the library for this machine is, or will be. Raises BuildError where there is no compiler."""
-        return cache_folder() / f"{self.name.replace(' ', '-')}-{_key(self.folder, find_compiler(), _flags())}.so"
+        return cache_folder() / f"{self.name.replace(' ', '-')}-{_key(self.folder, find_compiler(), flags())}.so"
 
     def build(self) -> Path:
         """Path of the library for this machine, compiled when it is not there yet. Raises BuildError."""
@@ -66,7 +66,7 @@ class Native:
             with tempfile.TemporaryDirectory(dir=place.parent) as folder:
                 made = Path(folder) / "made.so"
                 sources = [str(self.folder / name) for name in self.files]
-                command = [*compiler, *_flags(), *sources, "-o", str(made)]
+                command = [*compiler, *flags(), *sources, "-o", str(made)]
                 done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS)
                 if done.returncode:
                     lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
@@ -124,8 +124,10 @@ def cache_folder() -> Path:
     return Path(base) / "danlu" / "native"
 
 
-def _flags() -> list[str]:
-    return [*FLAGS, *shlex.split(os.environ.get("DANLU_CXXFLAGS", ""))]
+def flags() -> list[str]:
+    """What the compiler is told here. On ARM clang before version 15 knows only -mcpu=native, gcc both."""
+    instructions = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
+    return [*FLAGS, instructions, *shlex.split(os.environ.get("DANLU_CXXFLAGS", ""))]
 
 
 def _key(folder: Path, compiler: list[str], flags: list[str]) -> str:

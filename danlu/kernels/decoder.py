@@ -118,7 +118,7 @@ class Decoder:
 
     @property
     def instructions(self) -> str:
-        """The instructions the library was compiled for: avx512-vnni, avx2, neon, plain."""
+        """The instructions the library was compiled for: avx512-vnni, avx2, neon-dotprod, neon, plain."""
         return str(self._library.danlu_instructions().decode())
 
     def matrix(

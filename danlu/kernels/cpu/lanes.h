@@ -5,7 +5,8 @@
 // decide it one way here and another way there: results must not depend on the shape of a tile), the conversions from
 // 16-bit floats, and, in matrix.h, the dot products of bytes.
 //
-//     LANES   16 with AVX-512, else 8; -DDANLU_LANES=16 forces it, which lets any machine test the wide layout
+//     LANES   16 with AVX-512, 4 on ARM, else 8: one register. A vector of several is no loss to clang, but gcc would keep
+//             it in memory. -DDANLU_LANES=16 forces it, which lets any machine test the wide layout
 
 #pragma once
 
@@ -17,14 +18,22 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #ifndef DANLU_LANES
 #if defined(__AVX512F__)
 #define DANLU_LANES 16
+#elif defined(__aarch64__)
+#define DANLU_LANES 4
 #else
 #define DANLU_LANES 8
 #endif
+#endif
+
+#if defined(__aarch64__) && DANLU_LANES == 4
+#define DANLU_NEON
 #endif
 
 namespace danlu {
@@ -35,7 +44,7 @@ constexpr int GROUP = 32;  // numbers that share one scale
 typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
 
-#if defined(__AVX512F__) && DANLU_LANES == 16
+#if (defined(__AVX512F__) && DANLU_LANES == 16) || defined(DANLU_NEON)
 constexpr int REGISTERS = 32;
 #else
 constexpr int REGISTERS = 16;
@@ -56,6 +65,8 @@ inline Floats fma(Floats a, Floats b, Floats c) {
     return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__FMA__) && DANLU_LANES == 8
     return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(DANLU_NEON)
+    return (Floats)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
     Floats r;
     for (int i = 0; i < LANES; i++) r[i] = std::fma(a[i], b[i], c[i]);
@@ -69,11 +80,15 @@ inline Floats to_floats(Ints v) { return __builtin_convertvector(v, Floats); }
 
 // bfloat16 is the upper half of a float32.
 inline Floats load_bf16(const uint16_t* p) {
+#if defined(DANLU_NEON)
+    return (Floats)vshll_n_u16(vld1_u16(p), 16);
+#else
     typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
     typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
     Halves h;
     std::memcpy(&h, p, sizeof h);
     return (Floats)(__builtin_convertvector(h, Words) << 16);
+#endif
 }
 
 inline float bf16_to_float(uint16_t h) {
@@ -88,11 +103,28 @@ inline Floats load_bytes(const int8_t* p) {
     return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
 #elif defined(__AVX2__) && DANLU_LANES == 8
     return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#elif defined(DANLU_NEON)
+    int32_t four;
+    std::memcpy(&four, p, 4);
+    return (Floats)vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four))))));
 #else
     typedef int8_t Bytes __attribute__((vector_size(LANES)));
     Bytes b;
     std::memcpy(&b, p, sizeof b);
     return __builtin_convertvector(__builtin_convertvector(b, Ints), Floats);
+#endif
+}
+
+// Numbers that fit in a byte.
+inline void store_bytes(int8_t* p, Ints v) {
+#if defined(DANLU_NEON)
+    const int16x4_t narrow = vmovn_s32((int32x4_t)v);
+    const int32_t four = vget_lane_s32(vreinterpret_s32_s8(vmovn_s16(vcombine_s16(narrow, narrow))), 0);
+    std::memcpy(p, &four, 4);
+#else
+    typedef int8_t Bytes __attribute__((vector_size(LANES)));
+    Bytes bytes = __builtin_convertvector(v, Bytes);
+    std::memcpy(p, &bytes, LANES);
 #endif
 }
 
@@ -108,6 +140,11 @@ inline void store_bf16(uint16_t* p, Floats v) {
 #if defined(__AVX512BF16__) && DANLU_LANES == 16
     __m256bh h = _mm512_cvtneps_pbh((__m512)v);
     std::memcpy(p, &h, sizeof h);
+#elif defined(DANLU_NEON)
+    const uint32x4_t bits = (uint32x4_t)v, half = vdupq_n_u32(0x7fff), quiet = vdupq_n_u32(0x400000);
+    const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    const uint32x4_t number = vceqq_f32((float32x4_t)v, (float32x4_t)v);
+    vst1_u16(p, vshrn_n_u32(vbslq_u32(number, vaddq_u32(bits, vaddq_u32(half, odd)), vorrq_u32(bits, quiet)), 16));
 #else
     for (int i = 0; i < LANES; i++) p[i] = float_to_bf16(v[i]);
 #endif
@@ -146,6 +183,8 @@ inline Floats load_half(const uint16_t* p) {
     return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
 #elif defined(__F16C__) && DANLU_LANES == 8
     return (Floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#elif defined(DANLU_NEON)
+    return (Floats)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
 #else
     Floats v;
     for (int i = 0; i < LANES; i++) v[i] = half_to_float(p[i]);
@@ -208,6 +247,7 @@ inline Floats exp_near_zero(Floats r) {
 inline Floats exp(Floats x) {
 #if defined(__AVX512F__) && DANLU_LANES == 16
     __mmask16 seen = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.0f), _CMP_NLT_UQ);
+    x = (Floats)_mm512_min_ps(_mm512_set1_ps(128.0f), (__m512)x);  // far above, r below would be anything; a NaN stays
     Floats n = (Floats)_mm512_roundscale_ps((__m512)(x * 1.44269504088896341f), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     Floats r = fma(n, all(-0.693359375f), x);  // ln 2 in two parts, so that n ln 2 is exact enough
     r = fma(n, all(2.12194440054690583e-4f), r);

@@ -113,6 +113,19 @@ inline void transpose(const uint32_t* from, size_t from_stride, int rows, int co
             _MM_TRANSPOSE4_PS(v[0], v[1], v[2], v[3]);
             for (int i = 0; i < 4; i++) _mm_storeu_ps((float*)(to + (c + i) * to_stride + r), v[i]);
         }
+#elif defined(__aarch64__)
+    for (int r = 0; r < rows; r += 4)
+        for (int c = 0; c < columns; c += 4) {
+            uint64x2_t pair[4];  // of rows r, r + 1 and of r + 2, r + 3: columns 0 and 2, columns 1 and 3
+            for (int i = 0; i < 4; i += 2) {
+                const uint32x4_t a = vld1q_u32(from + (r + i) * from_stride + c), b = vld1q_u32(from + (r + i + 1) * from_stride + c);
+                pair[i] = vreinterpretq_u64_u32(vtrn1q_u32(a, b)), pair[i + 1] = vreinterpretq_u64_u32(vtrn2q_u32(a, b));
+            }
+            for (int i = 0; i < 2; i++) {
+                vst1q_u32(to + (c + i) * to_stride + r, vreinterpretq_u32_u64(vtrn1q_u64(pair[i], pair[i + 2])));
+                vst1q_u32(to + (c + i + 2) * to_stride + r, vreinterpretq_u32_u64(vtrn2q_u64(pair[i], pair[i + 2])));
+            }
+        }
 #else
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < columns; c++) to[c * to_stride + r] = from[r * from_stride + c];

@@ -54,9 +54,7 @@ struct Rounded {
                 // Adding 1.5 * 2^23 leaves the nearest whole number in the low bits.
                 Ints whole = (Ints)fma(load(from + i), all(inverse), magic) - (Ints)magic;
                 wholes += whole;
-                typedef int8_t Bytes __attribute__((vector_size(LANES)));
-                Bytes bytes = __builtin_convertvector(whole, Bytes);
-                std::memcpy(to + i, &bytes, LANES);
+                store_bytes(to + i, whole);
             }
             const size_t at = size_t(m) * (columns / GROUP) + g;
             const int32_t all_q = sum(wholes);
@@ -167,6 +165,62 @@ inline void dot_int8(const uint8_t* const* w, const int8_t* x, size_t stride, In
             dot[m][0] += (Ints)_mm256_madd_epi16(_mm256_maddubs_epi16(size, turned), ones);
         }
     }
+}
+
+#elif defined(DANLU_NEON)
+
+#if defined(__ARM_FEATURE_DOTPROD)
+
+constexpr int INT_ROWS = 4, INT_BLOCKS = 2;
+
+// Four neighbouring k of four rows of W times the J-th four of the sixteen numbers in x.
+template <int J>
+inline int32x4_t four_products(int32x4_t sum, int8x16_t w, int8x16_t x) {
+    return vdotq_laneq_s32(sum, w, x, J);
+}
+
+#else
+
+constexpr int INT_ROWS = 4, INT_BLOCKS = 1;
+
+// Before ARMv8.2 products of bytes are 16 bits wide: 2 * 128 * 127 = 32,512 still fits.
+template <int J>
+inline int32x4_t four_products(int32x4_t sum, int8x16_t w, int8x16_t x) {
+    const int8x8_t four = vreinterpret_s8_s32(vdup_laneq_s32(vreinterpretq_s32_s8(x), J));
+    const int16x8_t low = vmull_s8(vget_low_s8(w), four), high = vmull_s8(vget_high_s8(w), four);
+    return vpadalq_s16(sum, vpaddq_s16(low, high));
+}
+
+#endif
+
+// The J-th four of k 0 to 15 and of k 16 to 31.
+template <bool NIBBLES, int J, int M, int B>
+inline void dot_fours(const uint8_t* const* w, const int8x16_t (*x)[2], Ints (*dot)[B]) {
+    for (int b = 0; b < B; b++) {
+        const uint8x16_t both = vld1q_u8(w[b] + J * UNIT);
+        const int8x16_t first = (int8x16_t)(NIBBLES ? vandq_u8(both, vdupq_n_u8(15)) : both);
+        const int8x16_t second = (int8x16_t)(NIBBLES ? vshrq_n_u8(both, 4) : vld1q_u8(w[b] + (4 + J) * UNIT));
+        for (int m = 0; m < M; m++)
+            dot[m][b] = (Ints)four_products<J>(four_products<J>((int32x4_t)dot[m][b], first, x[m][0]), second, x[m][1]);
+    }
+}
+
+template <bool NIBBLES, int M, int B>
+inline void dot_group(const uint8_t* const* w, const int8_t* x, size_t stride, Ints (*dot)[B]) {
+    int8x16_t rows[M][2];
+    for (int m = 0; m < M; m++) rows[m][0] = vld1q_s8(x + m * stride), rows[m][1] = vld1q_s8(x + m * stride + 16);
+    dot_fours<NIBBLES, 0, M>(w, rows, dot), dot_fours<NIBBLES, 1, M>(w, rows, dot);
+    dot_fours<NIBBLES, 2, M>(w, rows, dot), dot_fours<NIBBLES, 3, M>(w, rows, dot);
+}
+
+template <int M, int B>
+inline void dot_int4(const uint8_t* const* w, const int8_t* x, size_t stride, Ints (*dot)[B]) {
+    dot_group<true, M>(w, x, stride, dot);
+}
+
+template <int M, int B>
+inline void dot_int8(const uint8_t* const* w, const int8_t* x, size_t stride, Ints (*dot)[B]) {
+    dot_group<false, M>(w, x, stride, dot);
 }
 
 #else

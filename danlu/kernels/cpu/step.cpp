@@ -100,7 +100,9 @@ const char* danlu_instructions() {
     return "16 lanes, plain";
 #elif defined(__AVX2__)
     return "avx2";
-#elif defined(__aarch64__)
+#elif defined(DANLU_NEON) && defined(__ARM_FEATURE_DOTPROD)
+    return "neon-dotprod";
+#elif defined(DANLU_NEON)
     return "neon";
 #else
     return "plain";
