@@ -24,7 +24,7 @@ def training_library() -> ctypes.CDLL | None:
 
 
 def instructions() -> str:
-    """The instructions the libraries are compiled for: avx512-vnni, avx2, neon-dotprod, neon, plain. Raises BuildError."""
+    """What the libraries are compiled for: avx512-vnni, avx2, neon-dotprod, neon, plain. Raises BuildError."""
     loaded = ctypes.CDLL(str(ENGINE.build()))
     loaded.danlu_instructions.restype = ctypes.c_char_p
     return str(loaded.danlu_instructions().decode())
