@@ -3,7 +3,7 @@
 // The compiler's own vector types do nearly everything: `a * b` on them is one AVX-512, AVX2 or NEON instruction, or a
 // few scalar ones where there is none of these. Written by hand are only fused multiply-add (so that no compiler may
 // decide it one way here and another way there: results must not depend on the shape of a tile), the conversions from
-// and to narrow numbers, and, in product.h, the dot products of bytes.
+// and to narrow numbers, and, in dots.h, the dot products of bytes.
 //
 //     LANES   16 with AVX-512, 4 on ARM, else 8: one register. A vector of several is no loss to clang, but gcc would keep
 //             it in memory. -DDANLU_LANES=16 forces it, which lets any machine test the wide layout
