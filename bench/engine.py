@@ -15,10 +15,13 @@ The gate. Each contestant's perplexity on the same held-out text (heldout.py), b
 float32 on the same weights. Who is further off than TOLERANCE allows for its bits is shown and not ranked. The share
 of greedy tokens that equal float32's is printed too, but is no gate: it depends on ties more than on quality.
 
-The limits are measured in every round and the best of each is kept:
+The limits:
 
     decode    memory bandwidth / bytes of all weights        (each token reads every weight once)
     prefill   matrix peak of the arithmetic / FLOP of the prompt
+
+A machine's neighbours take bandwidth by the minute. So it is read just before and just after each turn of decoding, and
+the turn is held against the better of the two. The matrix peak is the best of all rounds.
 
 Who cannot be installed, loaded or asked is left out with the reason that pip or the engine gave.
 """
@@ -39,6 +42,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the root of the 
 
 from bench import contest, heldout
 from bench.workloads import WORKLOADS, Play, ids
+from danlu.engine.limits import read_rate
 from danlu.engine.measure import Job, Trace
 
 STORE = contest.HERE / ".store"
@@ -108,6 +112,7 @@ class Seat:
     process: contest.Contestant
     about: dict[str, Any]
     runs: dict[str, list[float]] = field(default_factory=dict)
+    shares: list[float] = field(default_factory=list)  # of decoding's limit, one a round
     left_out: dict[str, str] = field(default_factory=dict)
 
 
@@ -217,7 +222,11 @@ def turn(one: Seat, workload: str, number: int) -> None:
         play = WORKLOADS[workload].play(random.Random(f"{workload} {number}"))
         if len(play.jobs) > 1 and one.about["alone"]:
             raise contest.Unavailable(one.about["alone"])
-        one.runs.setdefault(workload, []).append(WORKLOADS[workload].figure(take(one.process, play)))
+        around = [read_rate()] if workload == "decode" else []
+        figure = WORKLOADS[workload].figure(take(one.process, play))
+        one.runs.setdefault(workload, []).append(figure)
+        if around:
+            one.shares.append(figure * one.about["weight_bytes"] / max(*around, read_rate()))
     except contest.Unavailable as error:
         one.left_out[workload] = str(error)
         one.runs.pop(workload, None)
@@ -258,7 +267,6 @@ def judge(model: dict[str, Any]) -> None:
     base = next((row["perplexity"] for row in rows if row["name"] == model["reference"]), None)
     for row in rows:
         peak = max(products.values()) if row["arithmetic"] == "int8" else products.get(row["arithmetic"], 0.0)
-        row["decode_limit"] = model["bandwidth"] / row["weight_bytes"]
         row["prefill_limit"] = 512 * peak / model["prefill_flops"]
         row["tolerance"] = tolerance(row["bits_per_weight"])
         known = base is not None and row["perplexity"] is not None
@@ -316,6 +324,8 @@ def compete(subject: Subject, weights: Weights, wanted: Wanted, rounds: int) -> 
         one.process.close()
     for one, row in zip(seats, rows, strict=True):
         row["figures"] = {workload: contest.spread(runs) for workload, runs in one.runs.items()}
+        if "decode" in row["figures"]:
+            row["figures"]["decode"]["share"] = contest.spread(one.shares)
         row["left_out"] = one.left_out
     result = {
         "model": subject.name,

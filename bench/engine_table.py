@@ -16,22 +16,22 @@ Row = dict[str, Any]
 WORDS = {
     "en": {
         "engine": "engine", "bits": "bits per weight", "perplexity": "perplexity (float32's: {:.2f})",
-        "decode": "decode, tok/s (of bandwidth)", "prefill": "prefill 512, tok/s (of matrix peak)",
+        "decode": "decode, tok/s (of the bandwidth then)", "prefill": "prefill 512, tok/s (of matrix peak)",
         "concurrent": "32 requests, output tok/s", "shared": "32 that share 1,024, output tok/s",
         "unshared": "32 that share nothing, output tok/s (time, of no cache)",
         "intruder": "p99 gap beside a long prompt, ms (of undisturbed)", "start": "start to first token, s",
-        "note": "Machine: {machine}; memory {bandwidth:.1f} GB/s, matrix products of torch {products}. Medians of "
+        "note": "Machine: {machine}; memory up to {bandwidth:.1f} GB/s, matrix products {products}. Medians of "
         "{rounds} interleaved rounds. * not ranked: its perplexity is unknown, or off by more than its bits allow "
         "({allowed}).",
         "from": "{bits:.0f} bits: {percent:.0%}", "left out": "Left out, in the words of pip or the engine:",
     },
     "zh": {
         "engine": "引擎", "bits": "每权重比特", "perplexity": "困惑度（float32 为 {:.2f}）",
-        "decode": "解码，tok/s（占带宽上限）", "prefill": "预填充 512，tok/s（占矩阵上限）",
+        "decode": "解码，tok/s（占当时带宽）", "prefill": "预填充 512，tok/s（占矩阵上限）",
         "concurrent": "32 个请求，输出 tok/s", "shared": "32 个共享 1,024 前缀，输出 tok/s",
         "unshared": "32 个毫无共享，输出 tok/s（用时与无缓存之比）",
         "intruder": "长提示到来时的 p99 间隔，毫秒（与未受干扰时之比）", "start": "启动到首个 token，秒",
-        "note": "机器：{machine}；内存 {bandwidth:.1f} GB/s，torch 的矩阵乘法 {products}。{rounds} 轮交替运行的中位数。"
+        "note": "机器：{machine}；内存最高 {bandwidth:.1f} GB/s，矩阵乘法 {products}。{rounds} 轮交替运行的中位数。"
         "* 不参与排名：困惑度未知，或偏差超过其比特数所允许的（{allowed}）。",
         "from": "{bits:.0f} 比特起：{percent:.0%}", "left out": "未参加，原因为 pip 或引擎的原话：",
     },
@@ -47,12 +47,14 @@ class Column:
     best: Callable[[list[float]], float] | None = max
 
 
-def _share(workload: str) -> Column:
-    def cell(row: Row) -> tuple[float, str] | None:
-        rate = _median(row, workload)
-        return None if rate is None else (rate, f"{rate:,.1f} ({rate / row[f'{workload}_limit']:.0%})")
+def _decode(row: Row) -> tuple[float, str] | None:
+    rate = _median(row, "decode")
+    return None if rate is None else (rate, f"{rate:,.1f} ({row['figures']['decode']['share']['median']:.0%})")
 
-    return Column(workload, cell)
+
+def _prefill(row: Row) -> tuple[float, str] | None:
+    rate = _median(row, "prefill")
+    return None if rate is None else (rate, f"{rate:,.1f} ({rate / row['prefill_limit']:.0%})")
 
 
 def _rate(workload: str) -> Column:
@@ -92,8 +94,8 @@ def _perplexity(row: Row) -> tuple[float, str] | None:
 COLUMNS = (
     Column("bits", lambda row: (row["bits_per_weight"], f"{row['bits_per_weight']:.1f}"), None),
     Column("perplexity", _perplexity, None),
-    _share("decode"),
-    _share("prefill"),
+    Column("decode", _decode),
+    Column("prefill", _prefill),
     _rate("concurrent"),
     _rate("shared"),
     Column("unshared", _unshared),

@@ -7,7 +7,7 @@
 
 The bandwidth is the best that was measured on this machine, by torch or by a team of the engine's own threads. The
 matrix peak belongs to a kind of arithmetic: a model in float32 or bfloat16 is held against the products of its own
-dtype; a quantised one may be multiplied in bytes, so it is held against the fastest products of any kind. Where torch
+dtype (float32's are the better of torch's and of multiply-adds on registers, since torch's are slow on some processors); a quantised one may be multiplied in bytes, so it is held against the fastest products of any kind. Where torch
 has no fast product of bytes (a CPU without VNNI) that is float32's, and a share above 1 says what the bytes gained.
 
 Layers with a sliding window read and multiply less than is counted here; their limits are then a little higher.
@@ -16,6 +16,7 @@ Layers with a sliding window read and multiply less than is counted here; their 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,9 +46,16 @@ class Machine:
 def measure_machine() -> Machine:
     """A second or two."""
     device = probe(refresh=True)
+    products = dict(device.matmul_flops)
     if device.kind != "cpu":
-        return Machine(device.bandwidth, dict(device.matmul_flops))
-    return Machine(max(device.bandwidth, _team_read_rate()), {**device.matmul_flops, "int8": _int8_rate()})
+        return Machine(device.bandwidth, products)
+    products |= {"float32": max(products["float32"], _of_a_team(Decoder.multiply_rate)), "int8": _int8_rate()}
+    return Machine(max(device.bandwidth, read_rate()), products)
+
+
+def read_rate() -> float:
+    """Bytes/s that a team of the compiled kernels reads from memory now (torch, where there are none): 0.3 seconds."""
+    return _of_a_team(Decoder.read_rate) or probe().bandwidth
 
 
 def prefill_flops(model: Transformer, tokens: int) -> int:
@@ -78,14 +86,15 @@ def weight_bytes(model: Transformer) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _team_read_rate() -> float:
-    """Bytes/s that a team of the compiled kernels reads; 0 where there are none."""
+def _of_a_team(rate: Callable[[Decoder], float]) -> float:
+    """The best of three such rates of a team of the compiled kernels; 0 where there are none."""
     smallest = Shape(
         layers=1, hidden=32, heads=1, kv_heads=1, head_dim=32, inner=32, vocab=32, max_position=16, norm="rms",
         mlp="swiglu", eps=1e-5, scale=1.0, threads=torch.get_num_threads(), max_tokens=1,
     )  # fmt: skip
     try:
-        return max(Decoder(smallest).read_rate() for _ in range(3))
+        team = Decoder(smallest)
+        return max(rate(team) for _ in range(3))
     except KernelError:
         return 0.0
 

@@ -227,6 +227,11 @@ class Decoder:
         check = ctypes.c_uint64()
         return float(self._library.danlu_read_rate(self._handle, data.data_ptr(), size, ctypes.byref(check)))
 
+    def multiply_rate(self, rounds: int = 2_000_000) -> float:
+        """Operations per second of the team's multiply-adds in float32, on registers: the limit of float32 products."""
+        check = ctypes.c_float()
+        return float(self._library.danlu_multiply_rate(self._handle, rounds, ctypes.byref(check)))
+
     def _know(self, cache: Tensor) -> None:
         """Check a cache once, not in every step."""
         each = 2 * self.shape.layers * self.shape.page_bytes  # a block in all layers
@@ -303,4 +308,6 @@ def _declare(found: ctypes.CDLL) -> ctypes.CDLL:
     ]  # fmt: skip
     found.danlu_read_rate.restype = ctypes.c_double
     found.danlu_read_rate.argtypes = [pointer, pointer, ctypes.c_int64, pointer]
+    found.danlu_multiply_rate.restype = ctypes.c_double
+    found.danlu_multiply_rate.argtypes = [pointer, ctypes.c_int64, pointer]
     return found

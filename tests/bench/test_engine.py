@@ -108,7 +108,7 @@ def test_the_gate() -> None:
     assert [r["name"] for r in rows if r["ranked"]] == ["oracle", "exact", "int8", "int4"]
     assert rows[4]["perplexity_change"] == pytest.approx(0.2) and rows[7]["perplexity_change"] is None
     assert [tolerance(bits) for bits in (32, 16, 8, 5.8, 4.5)] == [0.01, 0.01, 0.03, 0.3, 0.3]
-    assert rows[0]["decode_limit"] == 2000 and [rows[i]["prefill_limit"] for i in (0, 3)] == [100, 300]
+    assert [rows[i]["prefill_limit"] for i in (0, 3)] == [100, 300]
     judge(result_of(rows, ""))
     assert not any(r["ranked"] for r in rows), "without float32 nobody is"
 
@@ -147,10 +147,10 @@ def test_a_result_is_added_to_an_earlier_one() -> None:
     assert more["models"][0]["rows"][0]["figures"] == {"decode": 2.5, "prefill": 3.0}
     assert more["models"][0]["rows"][0]["left_out"] == {}
     faster = result(smollm2, "vllm", decode=4.0)
-    faster["models"][0]["bandwidth"] = 4e6
+    faster["models"][0]["products"] = {"float32": 4e9, "int8": 0.0}
     other = add(more, faster)
     assert [row["name"] for row in other["models"][0]["rows"]] == ["danlu", "vllm"]
-    assert [row["decode_limit"] for row in other["models"][0]["rows"]] == [4000, 4000], "one machine, one limit"
+    assert len({row["prefill_limit"] for row in other["models"][0]["rows"]}) == 1, "one machine, one limit"
     assert all(row["ranked"] for row in other["models"][0]["rows"])
     assert other["models"][0]["unavailable"] == {} and other["models"][0]["reference"] == "danlu"
     with pytest.raises(SystemExit, match="another machine"):

@@ -17,8 +17,8 @@ def figure(value: float) -> dict[str, Any]:
 def row(name: str, ranked: bool, left_out: dict[str, str] | None = None, **figures: float) -> dict[str, Any]:
     return {
         "name": name, "bits_per_weight": 4.5, "perplexity": 12.0, "perplexity_change": 0.2, "ranked": ranked,
-        "figures": {key: figure(value) for key, value in figures.items()}, "left_out": left_out or {},
-        "decode_limit": 400.0, "prefill_limit": 1000.0,
+        "figures": {key: figure(value) | {"share": figure(value / 400)} for key, value in figures.items()},
+        "left_out": left_out or {}, "prefill_limit": 1000.0,
     }  # fmt: skip
 
 

@@ -354,4 +354,26 @@ double danlu_read_rate(void* handle, const uint8_t* data, int64_t size, uint64_t
     return double(size / piece * piece) / seconds;
 }
 
+// Operations per second of the whole team that multiplies and adds float32 in registers, `rounds` times: no product of
+// matrices in float32 can be faster.
+double danlu_multiply_rate(void* handle, int64_t rounds, float* check) {
+    Model& model = *static_cast<Model*>(handle);
+    constexpr int CHAINS = 12;
+    std::vector<float> sums(size_t(model.team.size()) * LANES);
+    auto begin = std::chrono::steady_clock::now();
+    model.team.run([&](int worker) {
+        const Floats x = all(0.5f + float(worker)), y = all(0.25f);
+        Floats total[CHAINS];
+        for (int c = 0; c < CHAINS; c++) total[c] = all(float(c));
+        for (int64_t i = 0; i < rounds; i++)
+            for (int c = 0; c < CHAINS; c++) total[c] = fma(total[c], y, x);
+        for (int c = 1; c < CHAINS; c++) total[0] += total[c];
+        sums[size_t(worker) * LANES] = total[0][0];
+    });
+    double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    *check = 0;
+    for (float v : sums) *check += v;
+    return 2.0 * LANES * CHAINS * double(rounds) * model.team.size() / seconds;
+}
+
 }  // extern "C"
