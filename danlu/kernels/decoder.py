@@ -223,9 +223,8 @@ class Decoder:
 
     def read_rate(self, size: int = 256 << 20) -> float:
         """Bytes per second that the team reads from memory: the limit of decoding."""
-        data = torch.ones(size, dtype=torch.uint8)
-        check = ctypes.c_uint64()
-        return float(self._library.danlu_read_rate(self._handle, data.data_ptr(), size, ctypes.byref(check)))
+        check = ctypes.c_float()
+        return float(self._library.danlu_read_rate(self._handle, size, ctypes.byref(check)))
 
     def multiply_rate(self, rounds: int = 2_000_000) -> float:
         """Operations per second of the team's multiply-adds in float32, on registers: the limit of float32 products."""
@@ -307,7 +306,7 @@ def _declare(found: ctypes.CDLL) -> ctypes.CDLL:
         *[pointer] * 6,
     ]  # fmt: skip
     found.danlu_read_rate.restype = ctypes.c_double
-    found.danlu_read_rate.argtypes = [pointer, pointer, ctypes.c_int64, pointer]
+    found.danlu_read_rate.argtypes = [pointer, ctypes.c_int64, pointer]
     found.danlu_multiply_rate.restype = ctypes.c_double
     found.danlu_multiply_rate.argtypes = [pointer, ctypes.c_int64, pointer]
     return found

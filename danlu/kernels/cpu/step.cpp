@@ -3,11 +3,11 @@
 // The team (team.h) enters once a step and meets at barriers inside. Sizes are checked here, once; nothing inside checks
 // again.
 
-#include <chrono>
 #include <cmath>
 #include <numeric>
 #include <string>
 
+#include "rates.h"
 #include "sample.h"
 #include "stepper.h"
 
@@ -330,50 +330,13 @@ int danlu_sample(int n, int vocab, const float* const* rows, const float* temper
     return 0;
 }
 
-// Bytes per second of reading memory, with the whole team, from a buffer larger than any cache: the limit of decoding.
-double danlu_read_rate(void* handle, const uint8_t* data, int64_t size, uint64_t* check) {
-    Model& model = *static_cast<Model*>(handle);
-    std::vector<uint64_t> sums(size_t(model.team.size()) * 8);
-    std::atomic<int> counter{0};
-    const int64_t piece = 1 << 20;
-    auto begin = std::chrono::steady_clock::now();
-    model.team.run([&](int worker) {
-        Ints total[4] = {};
-        for (int64_t at; (at = int64_t(Team::next(counter)) * piece) + piece <= size;)
-            for (int64_t i = at; i < at + piece; i += int64_t(sizeof total))
-                for (int j = 0; j < 4; j++) {
-                    Ints v;
-                    std::memcpy(&v, data + i + j * sizeof v, sizeof v);
-                    total[j] += v;
-                }
-        for (auto& v : total) sums[size_t(worker) * 8] += uint64_t(v[0]) + uint64_t(v[LANES - 1]);
-    });
-    double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    *check = 0;
-    for (auto v : sums) *check += v;
-    return double(size / piece * piece) / seconds;
+// What the machine could do at best (rates.h): bytes, and operations, per second.
+double danlu_read_rate(void* handle, int64_t size, float* check) {
+    return read_rate(static_cast<Model*>(handle)->team, size, check);
 }
 
-// Operations per second of the whole team that multiplies and adds float32 in registers, `rounds` times: no product of
-// matrices in float32 can be faster.
 double danlu_multiply_rate(void* handle, int64_t rounds, float* check) {
-    Model& model = *static_cast<Model*>(handle);
-    constexpr int CHAINS = 12;
-    std::vector<float> sums(size_t(model.team.size()) * LANES);
-    auto begin = std::chrono::steady_clock::now();
-    model.team.run([&](int worker) {
-        const Floats x = all(0.5f + float(worker)), y = all(0.25f);
-        Floats total[CHAINS];
-        for (int c = 0; c < CHAINS; c++) total[c] = all(float(c));
-        for (int64_t i = 0; i < rounds; i++)
-            for (int c = 0; c < CHAINS; c++) total[c] = fma(total[c], y, x);
-        for (int c = 1; c < CHAINS; c++) total[0] += total[c];
-        sums[size_t(worker) * LANES] = total[0][0];
-    });
-    double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    *check = 0;
-    for (float v : sums) *check += v;
-    return 2.0 * LANES * CHAINS * double(rounds) * model.team.size() / seconds;
+    return multiply_rate(static_cast<Model*>(handle)->team, rounds, check);
 }
 
 }  // extern "C"
