@@ -179,7 +179,7 @@ def register(main: click.Group) -> None:
         store: Store, as_json: bool, artifact: str, directory: Path, target: str | None, kind: str | None
     ) -> dict[str, Any]:
         """Write a model, a corpus or tokens to DIRECTORY for other tools."""
-        from danlu.core.artifact import atomic_directory
+        from danlu.core.artifact import atomic_directory, remove_abandoned
         from danlu.core.store import explain_disk_errors
 
         directory = directory.resolve()
@@ -191,6 +191,7 @@ def register(main: click.Group) -> None:
         with explain_disk_errors(directory.parent, "the directory", "choose another one"):
             if directory.exists() and any(directory.iterdir() if directory.is_dir() else [directory]):
                 raise UserError(f"{directory} is there already and not empty", "choose another directory")
+            remove_abandoned(directory)
             with atomic_directory(directory) as temporary:
                 facts = write(found.path, temporary, target, kind)
         if not as_json:

@@ -13,6 +13,7 @@ method's name, since they want tokens and a budget of time:
 | gptq, awq, smoothquant   | 16,000 tokens  | some forward passes over    | and hidden states of the text |
 |                          |                | it, a factor for each matrix|                               |
 | rtn or gptq, with budget | the same       | and one backward pass       | and the states of all blocks  |
+| any of these with tune   | 2 rows a step  | and that of training, a step| 13 bytes a weight             |
 | pruning                  | as gptq, or no | as gptq                     | as gptq                       |
 | stage recover            | millions       | of training                 | 17 bytes a weight             |
 | stage qat                | millions       | of training                 | 20 bytes a weight             |

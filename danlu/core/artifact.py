@@ -19,6 +19,7 @@ of the payload.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -219,13 +221,35 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    try:
+        temporary.mkdir()
+    except FileNotFoundError:  # so says a file system that takes no new names, as /proc
+        raise PermissionError(errno.EPERM, "nothing can be made there", str(temporary)) from None
     try:
         yield temporary
         publish_directory(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what processes that are gone left beside `path` when they were killed in `atomic_directory`."""
+    for scrap in path.parent.glob(f".{escape(path.name)}.*.tmp"):
+        pid = scrap.name.removeprefix(f".{path.name}.").removesuffix(".tmp")
+        if pid.isdigit() and not process_exists(int(pid)):
+            shutil.rmtree(scrap, ignore_errors=True)
+
+
+def process_exists(pid: int) -> bool:
+    """Whether a process of this machine, or of this container, has that number."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def publish_directory(temporary: Path, path: Path) -> None:

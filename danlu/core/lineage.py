@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from danlu.core.artifact import Artifact, Manifest, sha256_file
+from danlu.core.artifact import Artifact, Manifest, process_exists, sha256_file
 from danlu.core.errors import UserError
 from danlu.core.store import Store, is_locked
 
@@ -127,7 +127,7 @@ def _abandoned(store: Store, path: Path) -> bool:
     A pid means nothing in another container, the lock of the id does; so one held lock is enough to keep it.
     """
     name, pid = path.name.removeprefix(".").removesuffix(".tmp").rpartition(".")[::2]
-    gone = (pid.isdigit() and not Path(f"/proc/{pid}").exists()) or time.time() - path.stat().st_mtime > 7 * 86400
+    gone = (pid.isdigit() and not process_exists(int(pid))) or time.time() - path.stat().st_mtime > 7 * 86400
     return gone and not _being_built(store, name)
 
 

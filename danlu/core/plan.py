@@ -43,7 +43,7 @@ class Step:
 def plan(recipe: Recipe, store: Store, only: Iterable[str] | None = None) -> list[Step]:
     """Every stage the recipe (or the stages `only` and what they need) takes, in running order.
 
-    Raises UserError when an input from outside the recipe is not there or of the wrong kind.
+    Raises UserError when an input from outside the recipe is not there, of the wrong kind or refused by its stage.
     """
     names = recipe.needed_for(only) if only else list(recipe.nodes)
     steps: dict[str, Step] = {}
@@ -67,6 +67,8 @@ def _step(recipe: Recipe, node: Node, done: dict[str, Step], store: Store, newes
         role: _manifest(store, i, external.get(role)) for role, i in parents.items()
     }
     action, reason = _decide(recipe, node, new_id, config, parents, store, newest)
+    if node.stage.check is not None and action != "cached":
+        node.stage.check(node.config, external)
     estimate = node.stage.estimate(node.config, manifests) if node.stage.estimate and action != "cached" else Estimate()
     return Step(node, new_id, config, parents, external, action, reason, estimate)
 

@@ -31,7 +31,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from danlu.core.artifact import Manifest
+from danlu.core.artifact import Artifact, Manifest
 from danlu.core.errors import Interrupted, UserError, suggest
 from danlu.core.events import Events
 from danlu.core.workers import Workers
@@ -71,6 +71,7 @@ class Stage:
     version: str
     fingerprint: Callable[[Any], Any] | None
     estimate: Callable[[Any, Mapping[str, Manifest | None]], Estimate] | None
+    check: Callable[[Any, Mapping[str, Artifact]], None] | None
 
     @property
     def summary(self) -> str:
@@ -89,6 +90,7 @@ def stage(
     version: str = "1",
     fingerprint: Callable[[Any], Any] | None = None,
     estimate: Callable[[Any, Mapping[str, Manifest | None]], Estimate] | None = None,
+    check: Callable[[Any, Mapping[str, Artifact]], None] | None = None,
 ) -> Callable[[Callable[..., dict[str, Any]]], Callable[..., dict[str, Any]]]:
     """Register a function as a stage; it is returned unchanged.
 
@@ -97,6 +99,8 @@ def stage(
     `makes` is the kind of its artifact. `version` is part of the artifact's id: raise it when the same config
     would give other bytes. `fingerprint(config)` returns JSON that stands for what the function reads from
     outside the store (source files), and is part of the id too. `estimate(config, parents)` feeds `danlu plan`.
+    `check(config, inputs)` raises UserError before a recipe runs, when one of the inputs that are there already (by
+    role: those that no stage of the recipe makes) would end the stage hours later.
     """
 
     def register(function: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
@@ -105,7 +109,9 @@ def stage(
         clash = set(roles) & set(config.model_fields)
         assert not clash, f"{name}: {clash} are both inputs and config keys"
         optional, several = (frozenset(role[:-1] for role in (takes or {}) if role.endswith(mark)) for mark in "?*")
-        _REGISTRY[name] = Stage(name, function, config, makes, roles, optional, several, version, fingerprint, estimate)
+        _REGISTRY[name] = Stage(
+            name, function, config, makes, roles, optional, several, version, fingerprint, estimate, check
+        )
         return function
 
     return register

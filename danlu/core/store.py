@@ -326,11 +326,18 @@ def explain_disk_errors(root: Path, what: str = "the store", instead: str = "cho
                 f"the disk that holds {root} is full; nothing half-written was kept",
                 f"free some space (danlu gc removes what nothing uses) or {instead}, then run again",
             ) from None
-        if isinstance(error, OSError) and error.errno in _NO_PLACE:
-            name = error.filename
-            if name is None or Path(os.fsdecode(name)).absolute().is_relative_to(root.absolute()):
-                raise UserError(f"{what} {root} cannot be written ({error.strerror})", instead) from None
+        if isinstance(error, OSError) and _has_no_place(error, root.absolute()):
+            raise UserError(f"{what} {root} cannot be written ({error.strerror})", instead) from None
         raise
+
+
+def _has_no_place(error: OSError, root: Path) -> bool:
+    """Whether nothing can be written below `root`, or `root` itself cannot be made."""
+    named = root if error.filename is None else Path(os.fsdecode(error.filename)).absolute()
+    cannot_be_made = root.is_relative_to(named) and error.filename is not None
+    if error.errno == errno.ENOENT:  # /proc and its like answer so to whoever makes a directory there
+        return cannot_be_made
+    return error.errno in _NO_PLACE and (cannot_be_made or named.is_relative_to(root))
 
 
 def _disk_is_full(error: Exception) -> bool:

@@ -23,10 +23,16 @@ def held_out(corpus: Artifact | Path, max_bytes: int, seed: int = 0) -> list[Doc
     """Held-out documents of a corpus. Raises UserError when it holds none."""
     from danlu.data.document import read_documents
 
-    documents = take(read_documents(corpus, "validation"), max_bytes, seed)
-    if not documents:
+    require_held_out(corpus)
+    return take(read_documents(corpus, "validation"), max_bytes, seed)
+
+
+def require_held_out(corpus: Artifact | Path) -> None:
+    """Raises UserError when a corpus holds no held-out documents. Reads one."""
+    from danlu.data.document import read_documents
+
+    if next(read_documents(corpus, "validation"), None) is None:
         raise UserError("the corpus has no held-out documents", "build it with a share of documents for validation")
-    return documents
 
 
 def training(corpus: Artifact | Path, max_bytes: int, seed: int = 0) -> list[Document]:

@@ -261,6 +261,32 @@ def test_an_export_into_the_working_directory(here: Path, tmp_path_factory: pyte
     assert (empty / "config.json").exists()
 
 
+@pytest.mark.parametrize("target", ["/proc/x", "/proc/x/y/z", "FILE/x/y"])
+def test_an_export_to_where_nothing_can_be_written(
+    here: Path, tmp_path_factory: pytest.TempPathFactory, target: str
+) -> None:
+    from tests.serve.tiny import write_model
+
+    model = tmp_path_factory.mktemp("model")
+    write_model(model)
+    command = ["export", str(model), target.replace("FILE", str(model / "config.json"))]
+    made = subprocess.run([sys.executable, "-m", "danlu.cli.main", *command], capture_output=True, text=True, cwd=here)
+    assert made.returncode == 2 and "cannot be written" in made.stderr and "choose another one" in made.stderr
+
+
+def test_an_export_removes_what_a_killed_one_left(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    from tests.serve.tiny import write_model
+
+    model = tmp_path_factory.mktemp("model")
+    write_model(model)
+    killed = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    (here / f".out.{killed.stdout.strip()}.tmp").mkdir()
+    command = ["export", str(model), str(here / "out")]
+    made = subprocess.run([sys.executable, "-m", "danlu.cli.main", *command], capture_output=True, text=True, cwd=here)
+    assert made.returncode == 0, made.stderr
+    assert not list(here.glob(".out.*.tmp")) and (here / "out" / "config.json").exists()
+
+
 def test_generate_and_chat_with_an_adapter(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     from danlu.engine import Engine, Sampling
     from danlu.model.adapter import write_adapter

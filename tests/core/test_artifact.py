@@ -1,3 +1,7 @@
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from danlu.core.artifact import (
     describe_files,
     guess_kind,
     read_json,
+    remove_abandoned,
 )
 from danlu.core.errors import UserError
 
@@ -55,6 +60,27 @@ def test_a_directory_is_replaced_in_one_step(tmp_path: Path) -> None:
             (directory / "file").write_text(text)
     assert (tmp_path / "x" / "file").read_text() == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    """A process that ended in the block without a word; one that lives, and another place, are left alone."""
+    write = (
+        "import os, sys; from pathlib import Path; from danlu.core.artifact import atomic_directory\n"
+        "with atomic_directory(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    )
+    target = tmp_path / "a[1]"
+    assert subprocess.run([sys.executable, "-c", write, str(target)]).returncode == -signal.SIGKILL
+    [scrap] = tmp_path.iterdir()
+    kept = [f".a[1].{os.getppid()}.tmp", scrap.name.replace("a[1]", "a1"), ".a[1].notes.tmp"]
+    for name in kept:
+        (tmp_path / name).mkdir()
+    remove_abandoned(target)
+    assert {path.name for path in tmp_path.iterdir()} == set(kept)
+
+
+def test_a_file_system_that_takes_no_new_names() -> None:
+    with pytest.raises(PermissionError, match="nothing can be made there"), atomic_directory(Path("/proc/x")):
+        pass
 
 
 def test_atomic_write(tmp_path: Path) -> None:

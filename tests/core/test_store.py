@@ -208,6 +208,16 @@ def test_disk_errors_about_other_places_are_not_blamed_on_the_store(tmp_path: Pa
         raise RuntimeError("I/O error: No space left on device (os error 28)")  # how safetensors says it
 
 
+@pytest.mark.parametrize(
+    "error", [PermissionError(errno.EPERM, "no", "/s"), FileNotFoundError(errno.ENOENT, "no", "/s")]
+)
+def test_a_place_that_cannot_be_made_is_named(error: OSError) -> None:
+    with pytest.raises(UserError, match="the store /s/a/b cannot be written"), explain_disk_errors(Path("/s/a/b")):
+        raise error
+    with pytest.raises(FileNotFoundError), explain_disk_errors(Path("/s")):
+        raise FileNotFoundError(errno.ENOENT, "a file that was to be read", "/s/a")
+
+
 @pytest.mark.parametrize("damage", ["", "[]", "{}", '{"kind": '])
 def test_one_damaged_manifest_does_not_stop_everything(tmp_path: Path, damage: str) -> None:
     store = Store(tmp_path)

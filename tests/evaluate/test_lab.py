@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from danlu.core.artifact import Artifact
+from danlu.core.errors import UserError
 from danlu.core.recipe import load_recipe
 from danlu.core.run import run_recipe
 from danlu.core.stage import StageRun
@@ -153,6 +154,27 @@ def test_rows_of_a_model_and_its_candidates(
     page = (run.out / "report.html").read_text()
     assert "<svg" in page and "original, int8 KV" in page and "phone" in page
     assert (run.out / "report.md").read_text().count("\n| ") == 5  # a head and four rows
+
+
+def test_a_corpus_that_cannot_judge_is_refused_before_anything_is_made(
+    model_artifact: Artifact, corpus: Artifact, tmp_path: Path
+) -> None:
+    for file in corpus.path.glob("train-*"):
+        (tmp_path / "corpus").mkdir(exist_ok=True)
+        (tmp_path / "corpus" / file.name).write_bytes(file.read_bytes())
+    given = {"model": str(model_artifact.path), "corpus": str(tmp_path / "corpus"), "lab.candidates": "[$int8]"}
+    store = Store(tmp_path / "store")
+    with pytest.raises(UserError, match=r"no held-out documents.*share of documents for validation"):
+        run_recipe(load_recipe("compression-lab", given), store)
+    assert not store.manifests()
+
+
+def test_trained_scales_are_candidates() -> None:
+    nodes = load_recipe("compression-lab", {"model": "m", "corpus": "c"}).nodes
+    tuned = nodes["gptq4-tuned"].config.model_dump()
+    assert tuned == nodes["gptq4"].config.model_dump() | {"tune": 48}
+    assert nodes["gptq4-head4"].config.model_dump() == tuned | {"head_bits": 4, "rows": 80}
+    assert {"candidates.gptq4-tuned", "candidates.gptq4-head4"} <= set(nodes["lab"].inputs)
 
 
 def test_the_recipe_from_end_to_end(model_artifact: Artifact, corpus: Artifact, tmp_path: Path) -> None:

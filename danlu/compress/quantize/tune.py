@@ -7,7 +7,8 @@ and that can still be moved without touching a whole number, since a weight is l
 
 The loss is the divergence from the float model's predictions (danlu/train/divergence.py), on rows of the calibration
 text that rounding has not seen: those that it has, it fits already, and more of the same makes other text worse. A few
-dozen steps do; Adam, rising over WARM_UP steps and then falling to nothing.
+dozen steps do; Adam, rising over WARM_UP steps and then falling to nothing. Of NF4 and float8, which have no whole
+numbers, the norms alone are trained.
 
 Trained scales are the second phase of EfficientQAT (Chen et al., arXiv:2407.11062), trained norms are norm tweaking (Li
 et al., arXiv:2309.02784); here both are a last step behind GPTQ.
@@ -103,6 +104,9 @@ def tune_(model: Transformer, original: Artifact, ids: Tensor, run: StageRun) ->
     dtype: torch.dtype = getattr(torch, probe().dtype)
     student = _trainable(model)
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    if not any(isinstance(module, Scaled) for module in student.modules()):
+        message = "the numbers are no multiples of a scale (nf4, fp8): tune trains the norms alone, which gains little"
+        run.events.emit("warning", message=message)
 
     def divergence(rows: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext():

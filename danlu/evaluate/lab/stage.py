@@ -10,6 +10,7 @@ beside the sizes, so unlike other payloads these files hold a clock, and a secon
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -37,11 +38,20 @@ class LabConfig(StageConfig):
     seed: int = 0
 
 
+def check(config: LabConfig, inputs: Mapping[str, Artifact]) -> None:
+    """Raises UserError for a corpus without held-out documents, before the candidates are made."""
+    from danlu.evaluate.samples import require_held_out
+
+    if "corpus" in inputs:
+        require_held_out(inputs["corpus"])
+
+
 @stage(
     "evaluate.lab",
     version="2",
     makes="report",
     takes={"model": "model", "corpus": "corpus", "candidates*": "model"},
+    check=check,
 )
 def lab(
     config: LabConfig, run: StageRun, model: Artifact, corpus: Artifact, candidates: dict[str, Artifact]

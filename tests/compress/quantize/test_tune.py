@@ -127,6 +127,15 @@ def test_in_the_stage(nano: Artifact, corpus: Artifact, tmp_path: Path) -> None:
         quantize(rounded, run_in(tmp_path / "none"), nano)
 
 
+@pytest.mark.parametrize(("method", "bits"), [("nf4", 4), ("fp8", 8)])
+def test_norms_alone(nano: Artifact, corpus: Artifact, tmp_path: Path, method: str, bits: int) -> None:  # noqa: F811
+    config = QuantizeConfig(method=method, bits=bits, tune=2, **SMALL)
+    assert quantize(config, run_in(tmp_path), nano, corpus)["tuned_steps"] == 2
+    assert any("trains the norms alone" in message for message in warnings_of(tmp_path))
+    quantize(QuantizeConfig(method="rtn", bits=4, tune=2, **SMALL), run_in(tmp_path / "rtn"), nano, corpus)
+    assert not any("norms alone" in message for message in warnings_of(tmp_path / "rtn"))
+
+
 def test_no_text_beside_that_of_rounding(nano: Artifact, corpus: Artifact, tmp_path: Path) -> None:  # noqa: F811
     run = run_in(tmp_path)
     metrics = quantize(QuantizeConfig(method="gptq", bits=4, tune=1, rows=10_000, length=64), run, nano, corpus)
