@@ -210,6 +210,20 @@ def tokenizer_table(data: Data, words: Data) -> str:
     )
 
 
+def memory_table(data: Data, words: Data) -> str:
+    rows = [
+        (
+            f"{run['megabytes'] / 1000:g} GB",
+            f"{run['documents']:,}",
+            f"{run['peak_mb']:,.0f} MB",
+            f"{run['seconds'] / 60:.1f}",
+        )
+        for run in data["runs"]
+    ]
+    heads = ("one jsonl file of", "documents", "memory of all processes, at most", "minutes")
+    return table(heads, rows) + f"\nMachine: {data['machine']}; {data['workers']} workers.\n"
+
+
 TABLES: dict[str, tuple[str, Callable[[Data, Data], str]]] = {
     "data_quality": ("data_quality", quality_table),
     "data_signatures": ("data_signatures", signatures_table),
@@ -222,4 +236,5 @@ TABLES: dict[str, tuple[str, Callable[[Data, Data], str]]] = {
     "data_shares": ("data_shares", shares_table),
     "data_kept": ("data_shares", kept_table),
     "tokenizer": ("tokenizer", tokenizer_table),
+    "memory": ("memory", memory_table),
 }

@@ -34,10 +34,8 @@ WORDS = {
         "poet note": "`xz -9e` needs {xz:.2f} bits a byte; two line ends rhyme by chance in {chance:.0%}. "
         "Machine: {machine}; {total} in all.",
         "train": ("trainer", "tokens/s (low to high)", "of sustained matrix products", "of the best product"),
-        "engine": ("engine", "bits per weight", "decode tok/s", "of bandwidth", "prefill tok/s", "of matrix peak"),
         "machine": "Machine: {machine}; {detail}. Medians of {rounds} interleaved runs.",
         "peak": "{dtype} matrix products {peak:.0f} GFLOP/s for 5 s, {best:.0f} in the best single one",
-        "memory": "memory {bandwidth:.1f} GB/s, float32 matrix peak {peak:.0f} GFLOP/s",
     },
     "zh": {
         "language": "zh",
@@ -50,10 +48,8 @@ WORDS = {
         "poet note": "`xz -9e` 每字节需要 {xz:.2f} 比特；两句末字碰巧押韵的概率为 {chance:.0%}。"
         "机器：{machine}；共 {total}。",
         "train": ("训练程序", "tokens/s（最低到最高）", "占持续矩阵乘法", "占单次最快乘法"),
-        "engine": ("引擎", "每权重比特", "解码 tok/s", "占带宽上限", "预填充 tok/s", "占矩阵上限"),
         "machine": "机器：{machine}；{detail}。{rounds} 轮交替运行的中位数。",
         "peak": "{dtype} 矩阵乘法持续 5 秒 {peak:.0f} GFLOP/s，单次最快 {best:.0f}",
-        "memory": "内存 {bandwidth:.1f} GB/s，float32 矩阵峰值 {peak:.0f} GFLOP/s",
     },
 }  # fmt: skip
 
@@ -71,24 +67,6 @@ def train_table(data: dict[str, Any], words: dict[str, Any]) -> str:
     peak, best = data["peak_flops"]["median"] / 1e9, data["best_product_flops"] / 1e9
     detail = words["peak"].format(dtype=data["dtype"], peak=peak, best=best)
     return table(words["train"], rows) + note(data, words, detail)
-
-
-def engine_table(data: dict[str, Any], words: dict[str, Any]) -> str:
-    if "models" in data:
-        return engine_tables(data, words["language"])
-    rows = [  # a result of one model and two workloads, as bench/engine.py wrote it before it was a contest
-        (
-            row["name"],
-            f"{row['bits_per_weight']:.1f}",
-            f"{row['decode']['median']:.1f}",
-            f"{row['decode']['median'] / row['decode_limit']:.0%}",
-            f"{row['prefill']['median']:,.0f}",
-            f"{row['prefill']['median'] / row['prefill_limit']:.0%}",
-        )
-        for row in data["rows"]
-    ]
-    detail = words["memory"].format(bandwidth=data["bandwidth"] / 1e9, peak=data["matmul_float32"] / 1e9)
-    return table(words["engine"], rows) + note(data, words, detail)
 
 
 def quickstart_table(data: dict[str, Any], words: dict[str, Any]) -> str:
@@ -282,7 +260,7 @@ TABLES = {
     "quickstart": quickstart_table,
     "poet": poet_table,
     "train": train_table,
-    "engine": engine_table,
+    "engine": lambda data, words: engine_tables(data, words["language"]),
     "trials": trials_table,
     "rounding": rounding_table,
     "compress": compress_table,

@@ -7,8 +7,9 @@
 
 The bandwidth is the best that was measured on this machine, by torch or by a team of the engine's own threads. The
 matrix peak belongs to a kind of arithmetic: a model in float32 or bfloat16 is held against the products of its own
-dtype (float32's are the better of torch's and of multiply-adds on registers, since torch's are slow on some processors); a quantised one may be multiplied in bytes, so it is held against the fastest products of any kind. Where torch
-has no fast product of bytes (a CPU without VNNI) that is float32's, and a share above 1 says what the bytes gained.
+dtype (float32's are the better of torch's and of multiply-adds on registers: torch's are slow on some processors); a
+quantised one may be multiplied in bytes, so it is held against the fastest products of any kind. Where torch has no
+fast product of bytes (a CPU without VNNI) that is float32's, and a share above 1 says what the bytes gained.
 
 Layers with a sliding window read and multiply less than is counted here; their limits are then a little higher.
 """
