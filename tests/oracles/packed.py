@@ -52,7 +52,8 @@ def main() -> None:
     parser.add_argument("--files", nargs="*", default=list(FILES), choices=list(FILES))
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
-    pythons = {reader: getattr(arguments, reader) for reader in DTYPES if getattr(arguments, reader)}
+    given = {reader: getattr(arguments, reader) for reader in DTYPES}
+    pythons = {reader: str(Path(python).absolute()) for reader, python in given.items() if python}
     result: dict[str, Any] = {"versions": {}, "prompts": PROMPTS, "files": {}}
     if arguments.out.exists():  # one file or one reader at a time is a way to run it, too
         known = json.loads(arguments.out.read_text(encoding="utf-8"))
