@@ -221,7 +221,13 @@ def memory_table(data: Data, words: Data) -> str:
         for run in data["runs"]
     ]
     heads = ("one jsonl file of", "documents", "memory of all processes, at most", "minutes")
-    return table(heads, rows) + f"\nMachine: {data['machine']}; {data['workers']} workers.\n"
+    more = data["extrapolated"]
+    about = (
+        f"Machine: {data['machine']}; {data['workers']} workers. A further document costs `data.select` "
+        f"{data['select']['bytes_per_document']:.0f} bytes; with that, and with all that sorting may take, "
+        f"{more['megabytes'] / 1000:g} GB ({more['documents']:,} documents) come to {more['peak_mb']:,} MB: reckoned, not run."
+    )
+    return table(heads, rows) + f"\n{about}\n"
 
 
 TABLES: dict[str, tuple[str, Callable[[Data, Data], str]]] = {

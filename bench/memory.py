@@ -1,10 +1,15 @@
 """How much memory `data.prepare` takes: the sum over its processes, for inputs of several sizes.
 
-    python bench/memory.py --megabytes 500 2000 20000 --workers 2
+    python bench/memory.py --megabytes 500 2000 --workers 2
 
 The input is written here: one jsonl of Chinese and English documents of about two kilobytes, a tenth of them alike.
 The resident sets (RSS) of all processes of the stage are added up every 50 ms;
 pages that two of them share count twice.
+
+What grows with the corpus are the arrays of `data.select`, so that stage is measured alone as well, on a measured
+corpus of many short texts made of random numbers: `bytes_per_document` is the slope between two sizes. For 20 GB the
+largest peak, all that sorting is allowed (`memory_mb`) and that slope times the documents of 20 GB are added up: an
+extrapolation, and called so in the file.
 """
 
 from __future__ import annotations
@@ -45,6 +50,7 @@ WORDS = [
     "meadow",
     "thunder",
 ]
+SORTING_MB = 1_024 * 1.05  # `memory_mb` of `data.select` by default, in units of 10^6
 
 
 def write_rows(path: Path, megabytes: int, characters: int = 800, seed: int = 1) -> int:
@@ -108,9 +114,71 @@ def measure(megabytes: int, workers: int, folder: Path, characters: int = 800) -
     return {"megabytes": megabytes, "documents": rows, **{name: round(value, 1) for name, value in found.items()}}
 
 
+PEAK = """
+import sys
+from pathlib import Path
+from danlu.core.stage import StageRun
+from danlu.data.select import SelectConfig
+from danlu.data.select import run_selection
+run = StageRun.for_test(Path(sys.argv[2]))
+run_selection(SelectConfig(memory_mb=64, topics=0, quality=False), run, Path(sys.argv[1]))
+status = Path("/proc/self/status").read_text()
+print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+"""
+
+
+def peak_of_select(count: int, folder: Path) -> int:
+    """Bytes that the passes of `data.select` take at most for so many measured documents, with 64 MB for sorting."""
+    write_measured(folder / "in", count)
+    command = [sys.executable, "-c", PEAK, str(folder / "in"), str(folder / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    shutil.rmtree(folder)
+    return int(done.stdout.split()[-1]) * 1024
+
+
+def write_measured(folder: Path, count: int) -> None:
+    """A measured corpus of short texts: a fifth of them twice, a tenth the parts of long ones."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from danlu.data.measured import OWN_SCORES, ROWS_PER_GROUP, SCORE, SIGNATURE_BYTES, schema, scores
+
+    random = np.random.default_rng(count)
+    folder.mkdir(parents=True)
+    names = scores()
+    (folder / "report.json").write_text('{"in": {"texts": 1, "bytes": 1, "files": 1, "by_source": {}}}')
+    for number, start in enumerate(range(0, count, 25_000)):  # pieces of eight megabytes have fewer, usually
+        with pq.ParquetWriter(folder / f"measured-{number:05d}.parquet", schema(names)) as writer:
+            n = min(25_000, count - start)
+            ids = [f"{value:016x}" for value in random.integers(0, 1 << 63, n).tolist()]
+            twins = np.arange(n) - (np.arange(n) % 5 == 4)
+            hashes = random.bytes(16 * n)
+            columns = {
+                "id": ids,
+                "text": [f"text {i}" for i in range(start, start + n)],
+                "language": ["zh"] * n,
+                "source": ["s"] * n,
+                "licence": [""] * n,
+                "meta": [f'{{"path":"a:{i}","url":"http://a/{i}"}}' for i in range(start, start + n)],
+                "reason": [""] * n,
+                "detail": [""] * n,
+                "origin": [ids[i - i % 3] if i % 30 < 3 else ids[i] for i in range(n)],
+                "part": [1 + i % 3 if i % 30 < 3 else 0 for i in range(n)],
+                "draw": random.random(n),
+                "size": random.integers(100, 2_000, n),
+                "text_hash": [hashes[16 * i : 16 * i + 16] for i in twins.tolist()],
+                "signature": [random.bytes(SIGNATURE_BYTES) for _ in range(n)],
+                **{SCORE + name: np.zeros(n, np.float32) for name in names if name not in OWN_SCORES},
+                **{SCORE + name: np.zeros(n, np.float32) for name in OWN_SCORES},
+            }
+            table = pa.table({field.name: pa.array(columns[field.name], field.type) for field in schema(names)})
+            writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, nargs="+", default=[500, 2_000, 20_000])
+    parser.add_argument("--megabytes", type=int, nargs="+", default=[500, 2_000])
+    parser.add_argument("--documents", type=int, nargs=2, default=[200_000, 1_000_000], help="for data.select alone")
     parser.add_argument("--characters", type=int, default=800, help="of a document")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where input and store lie meanwhile; about three times the input")
@@ -123,13 +191,30 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             runs.append(measure(megabytes, options.workers, Path(folder), options.characters))
             print(json.dumps(runs[-1]), flush=True)
-    result = {
+    result: dict[str, Any] = {
         "machine": machine_name(),
         "danlu": danlu_version(),
         "workers": options.workers,
         "characters_per_document": options.characters,
         "seed": 1,
         "runs": runs,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        peaks = [peak_of_select(count, Path(folder) / str(count)) for count in options.documents]
+    each = (peaks[-1] - peaks[0]) / (options.documents[-1] - options.documents[0])
+    base = max(run["peak_mb"] for run in runs)
+    result["select"] = {
+        "documents": options.documents,
+        "peak_mb": [round(peak / 1e6, 1) for peak in peaks],
+        "bytes_per_document": round(each, 1),
+    }
+    base += SORTING_MB  # what sorting may take when there is that much to sort; in a small run it is less
+    result["documents_within_4_gb"] = int((4_000 - base) * 1e6 / each)
+    documents = runs[-1]["documents"] * 20_000 / runs[-1]["megabytes"]
+    result["extrapolated"] = {
+        "megabytes": 20_000,
+        "documents": int(documents),
+        "peak_mb": int(base + documents * each / 1e6),
     }
     options.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
