@@ -225,7 +225,8 @@ def memory_table(data: Data, words: Data) -> str:
     about = (
         f"Machine: {data['machine']}; {data['workers']} workers. A further document costs `data.select` "
         f"{data['select']['bytes_per_document']:.0f} bytes; with that, and with all that sorting may take, "
-        f"{more['megabytes'] / 1000:g} GB ({more['documents']:,} documents) come to {more['peak_mb']:,} MB: reckoned, not run."
+        f"{more['megabytes'] / 1000:g} GB ({more['documents']:,} documents) come to {more['peak_mb']:,} MB: "
+        "reckoned, not run."
     )
     return table(heads, rows) + f"\n{about}\n"
 
