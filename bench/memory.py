@@ -7,7 +7,7 @@ The resident sets (RSS) of all processes of the stage are added up every 50 ms;
 pages that two of them share count twice.
 
 What grows with the corpus are the arrays of `data.select`, so that stage is measured alone as well, on a measured
-corpus of many short texts made of random numbers: `bytes_per_document` is the slope between two sizes. For 20 GB the
+corpus of many short texts made of random numbers: `bytes_per_document` is the slope over the sizes. For 20 GB the
 largest peak, all that sorting is allowed (`memory_mb`) and that slope times the documents of 20 GB are added up: an
 extrapolation, and called so in the file.
 """
@@ -178,7 +178,13 @@ def write_measured(folder: Path, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, nargs="+", default=[500, 2_000])
-    parser.add_argument("--documents", type=int, nargs=2, default=[200_000, 1_000_000], help="for data.select alone")
+    parser.add_argument(
+        "--documents",
+        type=int,
+        nargs="+",
+        default=[200_000, 1_000_000, 9_466_440],
+        help="two or more, for data.select alone",
+    )
     parser.add_argument("--characters", type=int, default=800, help="of a document")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where input and store lie meanwhile; about three times the input")
