@@ -222,11 +222,11 @@ def turn(one: Seat, workload: str, number: int) -> None:
         play = WORKLOADS[workload].play(random.Random(f"{workload} {number}"))
         if len(play.jobs) > 1 and one.about["alone"]:
             raise contest.Unavailable(one.about["alone"])
-        around = [read_rate()] if workload == "decode" else []
+        before = read_rate() if workload == "decode" else 0.0
         figure = WORKLOADS[workload].figure(take(one.process, play))
         one.runs.setdefault(workload, []).append(figure)
-        if around:
-            one.shares.append(figure * one.about["weight_bytes"] / max(*around, read_rate()))
+        if before:
+            one.shares.append(figure * one.about["weight_bytes"] / max(before, read_rate()))
     except contest.Unavailable as error:
         one.left_out[workload] = str(error)
         one.runs.pop(workload, None)
