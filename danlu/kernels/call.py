@@ -29,6 +29,11 @@ def compiled(*tensors: Tensor) -> bool:
     return known and training_on_cpu(tensors[0]) and kernels() is not None
 
 
+def products() -> bool:
+    """Whether the library's products of bfloat16 are there and as fast as torch's, which use AMX where there is AMX."""
+    return kernels() is not None and bool(kernels().danlu_in_pairs())
+
+
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """The dtype a matrix product gives x: autocast's, where that is on."""
     kind = x.device.type
@@ -56,12 +61,12 @@ def kernels() -> Any:
         "norm_and_rotate_backward": [number, address, number, *[address] * 7],
         "causal_attention": [number, address, number, *[address] * 5],
         "causal_attention_backward": [number, address, number, *[address] * 9, wide],
-        "has_linear": [],
+        "in_pairs": [],
         "linear": [*[number] * 4, *[address] * 3],
         "linear_backward": [*[number] * 4, *[address] * 5],
         "linear_cross_entropy": [*[number] * 5, *[address] * 7],
         "muon": [number, number, address, address],
     }.items():
         function = getattr(found, f"danlu_{name}")
-        function.argtypes, function.restype = arguments, number if name == "has_linear" else None
+        function.argtypes, function.restype = arguments, number if name == "in_pairs" else None
     return found

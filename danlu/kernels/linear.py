@@ -5,8 +5,8 @@
 
 Weights are float32 and stay so: they are rounded to bfloat16 as they are packed for the product, and their gradient is
 summed and returned in float32. As operators of torch that is a cast of each weight, a product whose sums are rounded
-to bfloat16 and a cast back. Both functions return None where the library cannot compute them (kernels/call.py; a
-processor without AVX512-BF16); the reference is torch's own linear layer, and for the head train/loss.py.
+to bfloat16 and a cast back. Both functions return None where the library cannot compute them or torch is faster
+(`products` in kernels/call.py); the reference is torch's own linear layer, and for the head train/loss.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from danlu.kernels.call import compiled, kernels, pointer
+from danlu.kernels.call import compiled, kernels, pointer, products
 
 SIDES = 16  # both sides of a weight are multiples of it: whole vectors
 
@@ -49,7 +49,7 @@ def linear_cross_entropy(
 def _fits(x: Tensor, weight: Tensor) -> bool:
     whole = weight.dtype == torch.float32 and weight.is_contiguous() and not any(s % SIDES for s in weight.shape)
     here = x.device.type == "cpu" and x.numel() > 0
-    return whole and here and kernels() is not None and bool(kernels().danlu_has_linear())
+    return whole and here and products()
 
 
 class _Linear(torch.autograd.Function):

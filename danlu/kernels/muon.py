@@ -1,7 +1,7 @@
 """Muon's update of many matrices in one call (cpu/muon.h): momentum, orthogonalisation, decay, all in a core's cache.
 
 The reference is `Optimizer._muon` in train/optim.py, which is also the way for what this declines: other devices and
-dtypes, matrices that a cache does not hold.
+dtypes, matrices that a cache does not hold, processors where torch's products are faster.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from danlu.kernels.call import kernels
+from danlu.kernels.call import kernels, products
 
 SIDES = 16  # rows and columns are multiples of it: whole vectors
 MOST = 1 << 18  # numbers of a matrix; beyond, a product that is cut for the cache is faster
@@ -56,7 +56,7 @@ def muon_update_(
 
     decay multiplies the weights; scale sqrt(max(m, n)) multiplies the orthogonalised momentum that is taken off them.
     """
-    if dtype != torch.bfloat16 or kernels() is None:
+    if dtype != torch.bfloat16 or not products():
         return matrices
     taken = [matrix for matrix in matrices if all(_fits(tensor) for tensor in matrix)]
     items = (_Matrix * len(taken))(

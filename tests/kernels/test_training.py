@@ -29,9 +29,7 @@ from danlu.train.optim import NEWTON_SCHULZ, orthogonalise
 
 pytestmark = pytest.mark.skipif(call.kernels() is None, reason="no compiler here")
 DTYPES = (torch.float32, torch.bfloat16)
-has_linear = pytest.mark.skipif(
-    call.kernels() is None or not call.kernels().danlu_has_linear(), reason="no AVX512-BF16 here"
-)
+own_products = pytest.mark.skipif(not call.products(), reason="torch's products are used here")
 
 
 def bound(dtype: torch.dtype) -> float:
@@ -165,7 +163,7 @@ def test_softmax_cross_entropy(vocab: int, dtype: torch.dtype) -> None:
     close(z, gradient, bound(dtype))
 
 
-@has_linear
+@own_products
 @pytest.mark.parametrize(("rows", "n", "k"), [(300, 320, 128), (7, 16, 32), (129, 48, 80), (65, 640, 144)])
 def test_linear(rows: int, n: int, k: int) -> None:
     (x,) = draw(7, (rows, k), dtype=torch.bfloat16)
@@ -177,7 +175,7 @@ def test_linear(rows: int, n: int, k: int) -> None:
     close(d_weight, direction.double().T @ x.double(), 1e-6)  # summed in float32, not rounded
 
 
-@has_linear
+@own_products
 @pytest.mark.parametrize(
     ("rows", "vocab", "size", "chunk"), [(300, 1024, 128, 128), (7, 32, 16, 64), (131, 112, 48, 64)]
 )
@@ -193,6 +191,7 @@ def test_linear_cross_entropy(rows: int, vocab: int, size: int, chunk: int) -> N
         close(a, b.detach(), 1e-2)
 
 
+@own_products
 @pytest.mark.parametrize(("rows", "columns"), [(128, 128), (64, 128), (320, 128), (16, 48), (32, 16)])
 def test_muon(rows: int, columns: int) -> None:
     weights, momentum, gradient = (t.detach() for t in draw(11, *[(rows, columns)] * 3))
@@ -207,6 +206,7 @@ def test_muon(rows: int, columns: int) -> None:
     close(matrix.weights - weights, steps, 0.1)  # bfloat16 products: torch's own are as far off
 
 
+@own_products
 def test_muon_leaves_what_does_not_fit() -> None:
     odd = Matrix(*(torch.ones(3, 5) for _ in range(3)))
     small = Matrix(*(torch.ones(16, 16) for _ in range(3)))
@@ -251,7 +251,7 @@ def test_declines_what_it_does_not_know() -> None:
     assert softmax_cross_entropy_(torch.ones(2, 4).half(), torch.zeros(2, dtype=torch.int64), True) is None
 
 
-@pytest.mark.parametrize("flags", ["-march=x86-64-v3", "-fsanitize=address,undefined"])
+@pytest.mark.parametrize("flags", ["-march=x86-64-v3", "-DDANLU_PAIRS=0", "-fsanitize=address,undefined"])
 def test_other_machines_and_sanitizers(flags: str) -> None:
     """This file again, on the library compiled otherwise."""
     if os.environ.get("DANLU_CXXFLAGS"):

@@ -9,7 +9,8 @@
 // that a block lies in the nearest cache without gaps. The left factor is x or g as it stands; for dW it is g^T, and
 // two neighbouring rows of g woven together hold the pairs of numbers that a step of it needs.
 //
-// Only with AVX512-BF16. Elsewhere torch's products are as good. N and K are multiples of 16.
+// Only where numbers go in pairs (panel.h). Elsewhere torch's products are as good or, with AMX, better. N and K are
+// multiples of 16.
 
 #pragma once
 
@@ -17,7 +18,7 @@
 
 namespace danlu {
 
-#if defined(__AVX512BF16__) && DANLU_LANES == 16
+#if DANLU_PAIRS
 
 constexpr int BLOCK = 4 * LANES;   // columns of a panel
 constexpr int ROWS = 64;           // of x in a piece of work
@@ -154,11 +155,8 @@ inline void linear_cross_entropy(int threads, int rows, int vocab, int size, int
     }
 }
 
-constexpr bool LINEAR = true;
-
 #else
 
-constexpr bool LINEAR = false;
 inline void linear(int, int, int, int, const uint16_t*, const float*, uint16_t*) {}
 inline void linear_backward(int, int, int, int, const uint16_t*, const uint16_t*, const float*, uint16_t*, float*) {}
 inline void linear_cross_entropy(int, int, int, int, int, const uint16_t*, const float*, const int64_t*, uint16_t*, float*, uint16_t*, float*) {}

@@ -3,12 +3,23 @@
 //     A    rows of numbers along the depth; from one row to the next it is `stride`, from WIDE numbers to the next `step`
 //     B    a panel [depth / WIDE][columns][WIDE]: WIDE neighbours along the depth lie together
 //
-// With AVX512-BF16 numbers are bfloat16 and two of them are multiplied and added in one instruction (WIDE 2); elsewhere
+// Where an instruction multiplies and adds two bfloat16 at once and that is fast, numbers are bfloat16 (WIDE 2); elsewhere
 // they are float32 (WIDE 1), and bfloat16 tensors are widened when they are packed. Sums are float32 in both.
+//
+//     DANLU_PAIRS   which of the two. AMD's cores take vdpbf16ps as fast as a multiply-add of half as many float32. Intel's
+//                   with AMX take longer for it than for two of those; what is fast there in bfloat16 is the matrix unit
 
 #pragma once
 
 #include "rows.h"
+
+#ifndef DANLU_PAIRS
+#if defined(__AVX512BF16__) && DANLU_LANES == 16 && !defined(__AMX_TILE__) && !defined(__sapphirerapids__)
+#define DANLU_PAIRS 1
+#else
+#define DANLU_PAIRS 0
+#endif
+#endif
 
 namespace danlu {
 
@@ -21,7 +32,7 @@ struct Single {
     static Floats add_product(Floats a, Floats b, Floats sum) { return fma(a, b, sum); }
 };
 
-#if defined(__AVX512BF16__) && DANLU_LANES == 16
+#if DANLU_PAIRS
 struct Pair {
     using Number = uint16_t;
     static constexpr int WIDE = 2;
@@ -141,7 +152,7 @@ inline void panel_across(const typename N::Number* rows, int n_rows, int depth, 
 // One step down a panel: WIDE vectors, of consecutive rows, become neighbours. Float sums are rounded here.
 template <class N>
 inline void put_panel(typename N::Number* to, const Floats* rows) {
-#if defined(__AVX512BF16__) && DANLU_LANES == 16
+#if DANLU_PAIRS
     if constexpr (N::WIDE == 2) {
         __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)rows[1], (__m512)rows[0]);
         const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,

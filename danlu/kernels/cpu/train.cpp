@@ -110,7 +110,7 @@ void danlu_causal_attention_backward(int threads, const Causal* c, int dtype, co
 void danlu_muon(int threads, int n, const MuonMatrix* matrices, const MuonStep* step) { muon(threads, n, matrices, *step); }
 
 // Whether the three below are there: elsewhere they do nothing.
-int danlu_has_linear() { return LINEAR; }
+int danlu_in_pairs() { return PAIRS; }
 
 void danlu_linear(int threads, int rows, int n, int k, const void* x, const float* w, void* y) {
     linear(threads, rows, n, k, (const uint16_t*)x, w, (uint16_t*)y);

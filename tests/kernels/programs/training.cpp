@@ -240,7 +240,7 @@ void muons(int rows, int columns) {
 
 void linears() {
     constexpr int ROWS = 70, N = 48, K = 80;
-    if (!danlu_has_linear()) return;
+    if (!danlu_in_pairs()) return;
     const auto x = tensor<uint16_t>(ROWS * K), g = tensor<uint16_t>(ROWS * N);
     const auto w = draws(N * K);
     std::vector<uint16_t> y(ROWS * N), d_x(ROWS * K);
