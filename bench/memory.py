@@ -50,31 +50,34 @@ WORDS = [
     "meadow",
     "thunder",
 ]
+DRAWN = 1_000  # rows whose characters are drawn at once
 SORTING_MB = 1_024 * 1.05  # `memory_mb` of `data.select` by default, in units of 10^6
 
 
 def write_rows(path: Path, megabytes: int, characters: int = 800, seed: int = 1) -> int:
     """Rows of about three bytes a character; returns how many."""
     draw = np.random.default_rng(seed)
-    signs = np.array(list(HAN))
+    signs, words = np.array(list(HAN)), np.array(WORDS)
     size = rows = 0
     last = ""
-    with path.open("w", encoding="utf-8") as out:
-        while size < megabytes * 1_000_000:
-            if rows % 10 == 9:
-                text = last.replace("，", "；", 1)
-            elif rows % 3:
-                lines = signs[draw.integers(0, len(HAN), (characters // 10, 10))]
-                lines[0::2, 9], lines[1::2, 9] = "，", "。"
-                text = "".join(lines.ravel())
-            else:
-                text = " ".join([WORDS[i] for i in draw.integers(0, len(WORDS), characters // 4)]) + "."
-            last = text
-            line = json.dumps({"text": text, "url": f"http://site/{rows}"}, ensure_ascii=False) + "\n"
-            out.write(line)
-            size += len(line.encode())
-            rows += 1
-    return rows
+    with path.open("wb") as out:
+        while True:
+            lines = signs[draw.integers(0, len(signs), (DRAWN, characters // 10, 10))]
+            lines[:, 0::2, 9], lines[:, 1::2, 9] = "，", "。"
+            chinese = lines.reshape(DRAWN, -1).view(f"<U{lines[0].size}").ravel().tolist()
+            english = words[draw.integers(0, len(words), (DRAWN, characters // 4))].tolist()
+            for signs_of_row, words_of_row in zip(chinese, english, strict=True):
+                if size >= megabytes * 1_000_000:
+                    return rows
+                if rows % 10 == 9:
+                    text = last.replace("，", "；", 1)
+                else:
+                    text = signs_of_row if rows % 3 else " ".join(words_of_row) + "."
+                last = text
+                line = json.dumps({"text": text, "url": f"http://site/{rows}"}, ensure_ascii=False).encode() + b"\n"
+                out.write(line)
+                size += len(line)
+                rows += 1
 
 
 def peak_of(command: list[str], workers: int) -> dict[str, float]:

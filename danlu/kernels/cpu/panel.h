@@ -14,7 +14,7 @@
 #include "rows.h"
 
 #ifndef DANLU_PAIRS
-#if defined(__AVX512BF16__) && DANLU_LANES == 16 && !defined(__AMX_TILE__) && !defined(__sapphirerapids__)
+#if defined(__AVX512BF16__) && DANLU_LANES == 16 && !defined(__AMX_TILE__) && !defined(__sapphirerapids__) && !defined(__cooperlake__)
 #define DANLU_PAIRS 1
 #else
 #define DANLU_PAIRS 0
