@@ -7,7 +7,8 @@
 // they are float32 (WIDE 1), and bfloat16 tensors are widened when they are packed. Sums are float32 in both.
 //
 //     DANLU_PAIRS   which of the two. AMD's cores take vdpbf16ps as fast as a multiply-add of half as many float32. Intel's
-//                   with AMX take longer for it than for two of those; what is fast there in bfloat16 is the matrix unit
+//                   with AMX take longer for it than for two of those; what is fast there in bfloat16 is the matrix unit.
+//                   gcc 12 calls such a processor cooperlake when it does not know it yet
 
 #pragma once
 

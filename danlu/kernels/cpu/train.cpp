@@ -106,10 +106,10 @@ void danlu_causal_attention_backward(int threads, const Causal* c, int dtype, co
     });
 }
 
-// Rows and columns of each matrix are multiples of 16; products are in bfloat16 where the processor has it.
+// Rows and columns of each matrix are multiples of 16; products are in bfloat16 where it goes in pairs (panel.h).
 void danlu_muon(int threads, int n, const MuonMatrix* matrices, const MuonStep* step) { muon(threads, n, matrices, *step); }
 
-// Whether the three below are there: elsewhere they do nothing.
+// Whether bfloat16 goes in pairs. Elsewhere the three below do nothing, and torch has the faster products for Muon.
 int danlu_in_pairs() { return PAIRS; }
 
 void danlu_linear(int threads, int rows, int n, int k, const void* x, const float* w, void* y) {
