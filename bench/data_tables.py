@@ -221,13 +221,11 @@ def memory_table(data: Data, words: Data) -> str:
         for run in data["runs"]
     ]
     heads = ("one jsonl file of", "documents", "memory of all processes, at most", "minutes")
-    more, select = data["extrapolated"], data["select"]
+    select = data["select"]
     about = (
         f"Machine: {data['machine']}; {data['workers']} workers. The passes of `data.select` alone took "
         f"{select['peak_mb'][-1]:,.0f} MB for {select['documents'][-1]:,} measured documents, with 64 MB for sorting: "
-        f"{select['bytes_per_document']:.0f} bytes for each further one. With that, and with what sorting may take, "
-        f"{more['megabytes'] / 1000:g} GB ({more['documents']:,} documents) come to {more['peak_mb']:,} MB: reckoned, "
-        "not run."
+        f"{select['bytes_per_document']:.0f} bytes for each further one."
     )
     return table(heads, rows) + f"\n{about}\n"
 

@@ -1,15 +1,13 @@
 """How much memory `data.prepare` takes: the sum over its processes, for inputs of several sizes.
 
-    python bench/memory.py --megabytes 500 2000 --workers 2
+    python bench/memory.py --megabytes 500 2000 20000 --folder /somewhere    20 GB take 50 GB of disk and an hour
 
 The input is written here: one jsonl of Chinese and English documents of about two kilobytes, a tenth of them alike.
 The resident sets (RSS) of all processes of the stage are added up every 50 ms;
 pages that two of them share count twice.
 
 What grows with the corpus are the arrays of `data.select`, so that stage is measured alone as well, on a measured
-corpus of many short texts made of random numbers: `bytes_per_document` is the slope over the sizes. For 20 GB the
-largest peak, all that sorting is allowed (`memory_mb`) and that slope times the documents of 20 GB are added up: an
-extrapolation, and called so in the file.
+corpus of many short texts made of random numbers: `bytes_per_document` is the slope over the sizes.
 """
 
 from __future__ import annotations
@@ -51,7 +49,6 @@ WORDS = [
     "thunder",
 ]
 DRAWN = 1_000  # rows whose characters are drawn at once
-SORTING_MB = 1_024 * 1.05  # `memory_mb` of `data.select` by default, in units of 10^6
 
 
 def write_rows(path: Path, megabytes: int, characters: int = 800, seed: int = 1) -> int:
@@ -211,19 +208,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         peaks = [peak_of_select(count, Path(folder) / str(count)) for count in options.documents]
     each = (peaks[-1] - peaks[0]) / (options.documents[-1] - options.documents[0])
-    base = max(run["peak_mb"] for run in runs)
     result["select"] = {
         "documents": options.documents,
         "peak_mb": [round(peak / 1e6, 1) for peak in peaks],
         "bytes_per_document": round(each, 1),
-    }
-    base += SORTING_MB  # what sorting may take when there is that much to sort; in a small run it is less
-    result["documents_within_4_gb"] = int((4_000 - base) * 1e6 / each)
-    documents = runs[-1]["documents"] * 20_000 / runs[-1]["megabytes"]
-    result["extrapolated"] = {
-        "megabytes": 20_000,
-        "documents": int(documents),
-        "peak_mb": int(base + documents * each / 1e6),
     }
     options.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

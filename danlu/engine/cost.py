@@ -19,9 +19,11 @@ decoding step for each that waits, answers stood still as if there were no rule.
 
 **How it is measured.** `alone` cannot be told from steps that also read: they show only the sum, and an error in one
 part hides in the other. So where no step without prompts was seen lately, or only ones of other sizes, the next step
-reads nothing. That costs prompts one short step in `AGE`. What a mixed step then takes beyond `alone` belongs to its
-prompt tokens; it grows along a prompt (attention reads more and more), so it is a moving average. If the machine gets
-slower as a whole, both get longer and their ratio, which is all that matters, stays.
+reads nothing. That costs prompts one short step in `AGE`; two, when the first took suspiciously long: time that was
+stolen from it would be given to prompts in all the steps that follow, and two in a row are seldom disturbed. What a
+mixed step then takes beyond `alone` belongs to its prompt tokens; it grows along a prompt (attention reads more and
+more), so it is a moving average. If the machine gets slower as a whole, both get longer and their ratio, which is all
+that matters, stays.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 FADE = 0.2  # weight of a new measurement in a moving average
 FLOOR = 4  # tokens that prompts get at least, however short the steps are (not tuned)
 AGE = 32  # a step without prompts counts as seen lately for so many steps
+SUSPICIOUS = 1.25  # times as long as expected: measured again (not tuned)
 
 
 def blend(old: float, new: float) -> float:
@@ -80,12 +83,13 @@ class PromptShare:
         self._rows = 0  # decoding rows of the steps without prompts that were seen last
         self._alone = 0.0  # their seconds
         self._age = 0  # steps since
+        self._doubted: float | None = None  # seconds of one that took suspiciously long
         self._token: float | None = None  # seconds
         self._mixed = False  # whether `_token` was measured beside others that decode
         self._read = (0, 0.0)  # tokens and seconds of steps that were perhaps not waited for
 
     def __call__(self, decoding: int, reading: int) -> float:
-        """Tokens. 0 asks for a step without prompts, to measure it; that is never asked twice in a row."""
+        """Tokens. 0 asks for a step without prompts, to measure it; that is asked twice in a row at most."""
         if not self._known(decoding):
             return 0
         claim = max(1.0, reading / sqrt(decoding))
@@ -103,12 +107,19 @@ class PromptShare:
             self._token = blend(old, max(new, old / 2))  # noise may make a small chunk look free
             self._mixed = True
         elif not tokens and not any(sequence.drafts for sequence, _ in step):
-            if self._known(decoding):
-                self._alone = blend(self._alone_of(decoding), seconds)
-            else:
-                most = 2 * self._alone * max(1.0, decoding / self._rows) if self._rows else seconds
-                self._alone = min(seconds, most)
-            self._rows, self._age = decoding, 0
+            self._observe_alone(decoding, seconds)
+
+    def _observe_alone(self, decoding: int, seconds: float) -> None:
+        if self._known(decoding):
+            self._alone = blend(self._alone_of(decoding), seconds)
+        elif self._doubted is not None:
+            self._alone = min(seconds, self._doubted)
+        elif self._rows and seconds > SUSPICIOUS * self._alone * max(1.0, decoding / self._rows):
+            self._doubted = seconds
+            return
+        else:
+            self._alone = seconds
+        self._rows, self._age, self._doubted = decoding, 0, None
 
     def _observe_reading(self, step: Step, tokens: int, seconds: float) -> None:
         """Until a token was measured beside others, what it took when nobody decoded stands in.

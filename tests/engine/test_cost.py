@@ -86,6 +86,24 @@ def test_one_stolen_slice_of_time_changes_little() -> None:
         assert 15 <= share(9, 1) <= 25
 
 
+def test_a_measurement_that_takes_suspiciously_long_is_made_again() -> None:
+    def due() -> PromptShare:
+        share = measured(alone=0.010)
+        for _ in range(AGE):
+            share.observe([*decoding(9), (sequence(100), 20)], 0.020)
+        assert share(9, 1) == 0
+        share.observe(decoding(9), 0.040)
+        assert share(9, 1) == 0, "once more"
+        return share
+
+    stolen = due()
+    stolen.observe(decoding(9), 0.011)
+    assert 15 <= stolen(9, 1) <= 25
+    slower = due()
+    slower.observe(decoding(9), 0.038)
+    assert slower(9, 1) > 50, "the machine is slower now: twice in a row is believed"
+
+
 def step_seconds(step: Step) -> float:
     """A machine: each step costs, each row costs, and each costs more the further it looks back."""
     return 0.005 + sum(n * (0.0008 + 2e-7 * (sequence.computed + n / 2)) for sequence, n in step)
