@@ -142,10 +142,10 @@ def measure(row: Row) -> dict[str, Any]:
         return {"name": row.name, "why_not": str(error)}
     size = path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.glob("*.safetensors"))
     parameters, score = perplexity(path)
-    found = {"name": row.name, "bytes": size, "bits_per_weight": 8 * size / parameters, "perplexity": score}
-    found |= {"smaller": 1 - size / (4 * parameters), "seconds": seconds, "peak_bytes": peak}
+    found = {"name": row.name, "bytes": size, "parameters": parameters, "perplexity": score}
+    found |= {"seconds": seconds, "peak_bytes": peak}
     print(
-        f"{row.name:<55} {size / 1e6:6.1f} MB  {found['smaller']:.1%}  perplexity {score:.3f}  made in {seconds:.0f} s "
+        f"{row.name:<55} {size / 1e6:6.1f} MB  perplexity {score:.3f}  made in {seconds:.0f} s "
         f"({time.perf_counter() - begin:.0f} s in all)",
         flush=True,
     )

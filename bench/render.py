@@ -145,7 +145,8 @@ def rounding_table(data: dict[str, Any], words: dict[str, Any]) -> str:
 
 
 def compress_table(data: dict[str, Any], words: dict[str, Any]) -> str:
-    plain = data["rows"][0]["perplexity"]
+    original = data["rows"][0]
+    plain, parameters = original["perplexity"], original["parameters"]
     rows = []
     for row in data["rows"]:
         if "why_not" in row:
@@ -156,19 +157,44 @@ def compress_table(data: dict[str, Any], words: dict[str, Any]) -> str:
             (
                 row["name"],
                 f"{row['bytes'] / 1e6:.1f}",
-                f"{max(row['smaller'], 0):.1%}",
-                f"{row['bits_per_weight']:.2f}",
+                f"{max(1 - row['bytes'] / (4 * parameters), 0):.1%}",
+                f"{8 * row['bytes'] / parameters:.2f}",
                 f"{row['perplexity']:.2f} ({row['perplexity'] / plain - 1:+.1%})",
                 f"{row['seconds']:.0f}" if made else "",
                 f"{row['peak_bytes'] / 2**30:.1f}" if row["peak_bytes"] else "",
             )
         )
     columns = ("", "MB", "of float32 saved", "bits per weight", "perplexity", "seconds", "peak GiB")
-    return table(columns, rows) + f"\nMachine: {data['machine']}; {data['held_out_bytes']:,} bytes of held-out text.\n"
+    about = (
+        f"Machine: {data['machine']}; {data['held_out_bytes']:,} bytes of held-out text. Bits a weight of the original."
+    )
+    return table(columns, rows) + f"\n{about}\n\n{_beside_papers(data['rows'])}\n"
+
+
+# Perplexity on WikiText after magnitude pruning divided by that after the method: arXiv:2306.11695, table 3 (LLaMA-7B),
+# and arXiv:2301.00774, table 1 (OPT-125M).
+PAPERS = {
+    ("half of the weights 0", "Wanda"): "2.4 for LLaMA-7B (17.29 / 7.26)",
+    ("half of the weights 0", "SparseGPT"): "2.4 for LLaMA-7B (17.29 / 7.22), 5.2 for OPT-125M (193 / 36.85)",
+    ("2 of 4 weights 0", "Wanda"): "3.7 for LLaMA-7B (42.13 / 11.53)",
+    ("2 of 4 weights 0", "SparseGPT"): "3.8 for LLaMA-7B (42.13 / 11.00)",
+}
+
+
+def _beside_papers(rows: list[dict[str, Any]]) -> str:
+    found = {row["name"]: row["perplexity"] for row in rows if "perplexity" in row}
+    lines = ["How many times its perplexity magnitude pruning has, here and in the papers (on WikiText):\n"]
+    for (what, method), theirs in PAPERS.items():
+        here = found[f"magnitude, {what}"] / found[f"{method}, {what}"]
+        lines.append(f"- {method}, {what}: {here:.1f}; {theirs}")
+    return "\n".join(lines)
 
 
 def lab_table(data: dict[str, Any], words: dict[str, Any]) -> str:
-    columns = ("", "MB", "bits per byte", "same first choice", "one answer, tokens/s", "at once", "memory, MB")
+    columns = (
+        "", "MB", "bits a weight", "bits per byte", "next token right", "same first choice", "one answer, tokens/s",
+        "at once", "memory, MB", "made in, s",
+    )  # fmt: skip
     rows = []
     for row in data["rows"]:
         low, high = row["change_low"], row["change_high"]
@@ -176,16 +202,26 @@ def lab_table(data: dict[str, Any], words: dict[str, Any]) -> str:
             (
                 f"**{row['name']}**" if row["front"] else row["name"],
                 f"{row['weight_bytes'] / 1e6:.1f}",
+                f"{row['bits_per_weight']:.2f}",
                 f"{row['bits_per_byte']:.4f} ({row['bits_per_byte_change']:+.2%}; {low:+.2%} to {high:+.2%})",
-                f"{row['agreement']['value']:.1%}" if "agreement" in row else "",
+                _share(row, "accuracy"),
+                _share(row, "agreement"),
                 f"{row['decode_tokens_per_second']:.0f}",
                 f"{row['batched_tokens_per_second']:.0f}",
                 f"{row['peak_memory_bytes'] / 1e6:.0f}",
+                f"{row['seconds_to_make']:.3g}" if row.get("seconds_to_make") else "",
             )
         )
     advice = "".join(f"- **{use}**: {one['choice']}, {one['because']}\n" for use, one in data["advice"].items())
     about = f"{data['bytes']:,} bytes in {data['documents']} documents; {data['requests']} requests at once"
     return table(columns, rows) + f"\nMachine: {data['machine']}; {about}. Bold: on the front.\n\n{advice}"
+
+
+def _share(row: dict[str, Any], name: str) -> str:
+    if name not in row:
+        return ""
+    low, high = row[name]["interval"]
+    return f"{row[name]['value']:.1%} ({low:.1%} to {high:.1%})"
 
 
 def billions_table(data: dict[str, Any], words: dict[str, Any]) -> str:

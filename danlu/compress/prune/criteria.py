@@ -37,13 +37,14 @@ from danlu.compress.walk.layers import Moments
 
 @dataclass(frozen=True)
 class Criterion:
-    """`look` makes of what is known of a matrix's inputs what `prune` wants of it; None: it wants nothing.
+    """`look` makes of what is known of a matrix's inputs what `prune` wants of it, and says how often damping had to be
+    raised; None: it wants nothing.
 
     `prune(weight [N, K], seen, pattern)` returns the weight with zeros, in memory of its own.
     """
 
     summary: str
-    look: Callable[[Moments], Any] | None
+    look: Callable[[Moments], tuple[Any, int]] | None
     prune: Callable[[Tensor, Any, Pattern], Tensor]
 
 
@@ -51,18 +52,19 @@ def magnitude(weight: Tensor, seen: None, pattern: Pattern) -> Tensor:
     return weight.masked_fill(pattern.lowest_of_all(weight.abs()), 0)
 
 
-def column_norms(inputs: Moments) -> Tensor:
+def column_norms(inputs: Moments) -> tuple[Tensor, int]:
     """Of the inputs' columns, [K]."""
-    return inputs.hessian.diagonal().sqrt()
+    return inputs.hessian.diagonal().sqrt(), 0
 
 
 def wanda(weight: Tensor, norms: Tensor, pattern: Pattern) -> Tensor:
     return weight.masked_fill(pattern.lowest(weight.abs() * norms), 0)
 
 
-def hessian_factor(inputs: Moments) -> tuple[Tensor, Tensor]:
+def hessian_factor(inputs: Moments) -> tuple[tuple[Tensor, Tensor], int]:
     """The factor of the inverse Hessian, and which columns are always 0."""
-    return inverse_factor(inputs.hessian)[0], inputs.hessian.diagonal() == 0
+    factor, raised = inverse_factor(inputs.hessian)
+    return (factor, inputs.hessian.diagonal() == 0), raised
 
 
 def sparsegpt(weight: Tensor, seen: tuple[Tensor, Tensor], pattern: Pattern) -> Tensor:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from danlu.compress.prune.pruner import Pruner
+from danlu.compress.walk.damping import lower_factor
 from danlu.compress.walk.layers import Moments, matrix_names
 from danlu.core.errors import UserError
 from danlu.model.config import ModelConfig
@@ -55,13 +56,14 @@ class LowRank(Pruner):
         assert inputs is not None
         matrix: Any = block.get_submodule(name)
         pair = LowRankLinear(matrix, self.ranks[name]).requires_grad_(False)
-        left, right, self._lost[name] = factorise(matrix.weight, inputs.hessian, pair.rank)
+        left, right, self._lost[name], raised = factorise(matrix.weight, inputs.hessian, pair.rank)
+        self.damped_again += raised
         pair.weight_left.copy_(left)
         pair.weight_right.copy_(right)
         block.set_submodule(name, pair)
 
     def facts(self, block: Block) -> dict[str, Any]:
-        return {"lost": dict(self._lost)}
+        return {"lost": dict(self._lost), **super().facts(block)}
 
 
 def rank_of(rows: int, columns: int, share: float) -> int:
@@ -73,23 +75,10 @@ def rank_of(rows: int, columns: int, share: float) -> int:
     return int((1 - share) * rows * columns / (rows + columns))
 
 
-def factorise(weight: Tensor, h: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
-    """weight [N, K], h [K, K] -> A [N, r], B [r, K], and |(W - A B) L|^2 / |W L|^2."""
-    u, s = torch.linalg.svd(weight @ _root(h), full_matrices=False)[:2]
+def factorise(weight: Tensor, h: Tensor, rank: int) -> tuple[Tensor, Tensor, float, int]:
+    """weight [N, K], h [K, K] -> A [N, r], B [r, K], |(W - A B) L|^2 / |W L|^2, and how often the ridge was raised."""
+    root, raised = lower_factor(h, RIDGE)  # None: nothing is known of the inputs
+    u, s = torch.linalg.svd(weight if root is None else weight @ root, full_matrices=False)[:2]
     left = u[:, :rank].contiguous()
     energy = s.double().square()
-    return left, left.T @ weight, float(energy[rank:].sum() / energy.sum().clamp_min(1e-30))
-
-
-def _root(h: Tensor) -> Tensor:
-    """L [K, K] with L L^T = h, but for the ridge."""
-    mean = h.diagonal().mean()
-    if not mean > 0:
-        return torch.eye(len(h))  # nothing is known of the inputs
-    for raised in range(8):
-        ridged = h.clone()
-        ridged.diagonal().add_(RIDGE * mean * 10**raised)
-        lower, failed = torch.linalg.cholesky_ex(ridged)
-        if not failed:
-            return lower
-    return torch.eye(len(h))
+    return left, left.T @ weight, float(energy[rank:].sum() / energy.sum().clamp_min(1e-30)), raised

@@ -25,12 +25,14 @@ class Pruner:
 
     def __init__(self, config: ModelConfig) -> None:
         self.before = config
+        self.damped_again = 0  # how often a Hessian of the current block had to be damped more
 
     def change(self, block: Block, walk: Walk | None) -> dict[str, Any]:
         """Change `block` (float32) in place, on the way of `walk`, and keep its shapes; returns what is to be known.
 
         Without a walk there are no inputs.
         """
+        self.damped_again = 0
         if walk is None:
             for name in matrix_names(block):
                 self.visit(block, name, None)
@@ -43,7 +45,7 @@ class Pruner:
 
     def facts(self, block: Block) -> dict[str, Any]:
         """Of the block that was changed last."""
-        return {}
+        return {"damped_again": self.damped_again} if self.damped_again else {}
 
     def finish(self, model: Transformer, facts: list[dict[str, Any]]) -> Transformer:
         """The pruned model, from one whose blocks are all changed and the facts of each."""
@@ -60,7 +62,10 @@ class Zeros(Pruner):
 
     def visit(self, block: Block, name: str, inputs: Moments | None) -> None:
         matrix: Any = block.get_submodule(name)
-        seen = self.criterion.look(inputs) if self.criterion.look is not None and inputs is not None else None
+        seen = None
+        if self.criterion.look is not None and inputs is not None:
+            seen, raised = self.criterion.look(inputs)
+            self.damped_again += raised
         rows = fused_rows(self.before, name) or (len(matrix.weight),)
         parts = [self.criterion.prune(part, seen, self.pattern) for part in matrix.weight.split(rows)]
         matrix.weight.copy_(torch.cat(parts))
@@ -72,6 +77,7 @@ class Zeros(Pruner):
         return {
             "zeros": sum(zeros.values()) / total,
             "matrices": {name: count / found[name].numel() for name, count in zeros.items()},
+            **super().facts(block),
         }
 
 

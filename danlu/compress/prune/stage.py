@@ -52,6 +52,7 @@ def prune(config: PruneConfig, run: StageRun, model: Artifact, calibration: Arti
     from danlu.compress.prune.pruner import share_of_zeros
     from danlu.compress.walk.blockwise import Source, change_blocks, context_of
     from danlu.compress.walk.calibration import calibration_ids
+    from danlu.compress.walk.damping import tell_damping
     from danlu.compress.walk.layers import Walk
     from danlu.model.hub import save_model
 
@@ -81,6 +82,7 @@ def prune(config: PruneConfig, run: StageRun, model: Artifact, calibration: Arti
             source, run, source.dtype, lambda index, block: pruner.change(block, walk), finished=pass_by
         )
         pruned = pruner.finish(changed, facts)
+    tell_damping(facts, run.events)
     save_model(pruned, run.out, source.tokenizer, max_shard_size=SHARD_BYTES)
     found = {
         "method": config.method,

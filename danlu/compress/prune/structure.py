@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from danlu.compress.prune.pruner import Pruner
+from danlu.compress.walk.damping import lower_factor
 from danlu.compress.walk.layers import Moments, Walk
 from danlu.core.errors import UserError
 from danlu.model.config import ModelConfig
@@ -60,13 +61,14 @@ class Structured(Pruner):
         worth = part_importance(matrix.weight, inputs.hessian, self.size)
         kept = worth.argsort(descending=True, stable=True)[: self.stay].sort().values
         columns = spread(kept, self.size)
-        weight = refit(matrix.weight, inputs.hessian, columns)
+        weight, raised = refit(matrix.weight, inputs.hessian, columns)
+        self.damped_again += raised
         matrix.weight.zero_()
         matrix.weight[:, columns] = weight
         self._kept = kept.tolist()
 
     def facts(self, block: Block) -> dict[str, Any]:
-        return {"kept": self._kept}
+        return {"kept": self._kept, **super().facts(block)}
 
     def finish(self, model: Transformer, facts: list[dict[str, Any]]) -> Transformer:
         def cut(layer: int, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -188,20 +190,15 @@ def part_importance(weight: Tensor, h: Tensor, size: int) -> Tensor:
     return torch.stack([((w @ own) * w).sum() for w, own in parts])
 
 
-def refit(weight: Tensor, h: Tensor, kept: Tensor) -> Tensor:
-    """weight [N, K] -> [N, kept]: the columns that stay, with what they can take over of the others."""
+def refit(weight: Tensor, h: Tensor, kept: Tensor) -> tuple[Tensor, int]:
+    """weight [N, K] -> [N, kept]: the columns that stay, with what they can take over of the others; and how often
+    damping had to be raised."""
     goes = torch.ones(weight.shape[1], dtype=torch.bool)
     goes[kept] = False
-    own = h[kept][:, kept].clone()
-    mean = own.diagonal().mean()
-    if not mean > 0:
-        return weight[:, kept]
-    for raised in range(8):
-        own.diagonal().add_(DAMP * mean * 10**raised)
-        lower, failed = torch.linalg.cholesky_ex(own)
-        if not failed:
-            return weight[:, kept] + torch.cholesky_solve(h[kept][:, goes] @ weight[:, goes].T, lower).T
-    return weight[:, kept]
+    lower, raised = lower_factor(h[kept][:, kept], DAMP)
+    if lower is None:
+        return weight[:, kept], raised
+    return weight[:, kept] + torch.cholesky_solve(h[kept][:, goes] @ weight[:, goes].T, lower).T, raised
 
 
 def influence(before: Tensor, after: Tensor) -> float:

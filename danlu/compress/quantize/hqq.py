@@ -10,6 +10,10 @@ numbers are rounded anew.
     z     = round(mean(q - (w - u) / s)),  where there are zero points
     q     = round(w / s + z)
 
+Worked example, 4 bits, one symmetric group of one 11.5, fourteen 1, fourteen 2 and three 0. Least squares takes
+s = -1.22: the 11.5 becomes 9.77, and every other weight is off by a fifth. Here s = -1.01: the 11.5 becomes 8.11, the
+others are off by a seventieth, and the sum of |e|^0.7 falls from 14.3 to 4.2.
+
 beta grows by 1 % a step, so that u empties. The best step by the p-norm is kept, so the result is never worse than the
 grid it begins with. (HQQ's zero points are fractions; here they are whole numbers, as the formats want them.)
 """

@@ -71,6 +71,7 @@ def quantize(
 
     from danlu.compress.quantize import mixed, sensitivity, tune
     from danlu.compress.walk.blockwise import TOO_LARGE, Source, change_blocks, context_of, planned_bytes
+    from danlu.compress.walk.damping import tell_damping
     from danlu.compress.walk.layers import Walk
     from danlu.model.finite import require_finite
     from danlu.model.hub import save_model
@@ -151,9 +152,7 @@ def quantize(
     found |= {key: value for key, value in mixture.items() if key != "plan"} | tuned
     if ids is not None:
         found["calibration_tokens"] = ids.numel()
-    raised = sum(block.get("damped_again", 0) for block in facts)
-    if raised:
-        run.events.emit("warning", message=f"{raised} times a Hessian was not positive definite and was damped more")
+    tell_damping(facts, run.events)
     write_json(run.out / "report.json", found | mixture | {"blocks": facts} | context_of(model))
     run.clear_work()
     return found | {

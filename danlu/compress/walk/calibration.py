@@ -72,13 +72,15 @@ def calibration_ids(
         events.emit(
             "warning",
             message=f"only {rows * length:,} tokens of calibration text, {wanted:,} were wanted: "
-            "the weights will fit it and little else",
+            "the weights will fit it and little else. SmolLM2 in 4 bits lost 12.8 % of its perplexity with 512 tokens "
+            "and 3.7 % with 16,384",
         )
     if n_bytes / len(ids) < FOREIGN:
         events.emit(
             "warning",
             message=f"{n_bytes / len(ids):.2f} bytes a token: the model hardly reads this text. "
-            "Calibrated on a foreign language, weights lose about as much as without any calibration",
+            "SmolLM2 in 4 bits lost 8.0 % of its English perplexity with Chinese text, 3.7 % with English, and 23.4 % "
+            "with none",
         )
     return torch.tensor(ids[: rows * length]).view(rows, length)
 

@@ -16,7 +16,9 @@ q_proj, k_proj and v_proj become the model's one `qkv` by joining weights, scale
 quantised twice.
 
 NF4 (QLoRA, arXiv:2305.14314, appendix E) has no arithmetic of its own: its sixteen levels are quantiles of a normal
-distribution, looked up and then multiplied as floats. It is a way to store, as float8 is where the device has none.
+distribution, looked up and then multiplied as floats. It is a way to store, as float8 is: nothing here multiplies in
+float8. Worked example, NF4, a group whose largest number is 2: the scale is 2, a 1 in it is 0.5, the nearest level is
+0.441, and it is read as 0.88.
 """
 
 from __future__ import annotations

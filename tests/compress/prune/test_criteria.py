@@ -17,7 +17,7 @@ def seen(hessian: Tensor) -> Moments:
 
 def pruned(name: str, weight: Tensor, inputs: Moments, pattern: Pattern) -> Tensor:
     row = CRITERIA[name]
-    return row.prune(weight, None if row.look is None else row.look(inputs), pattern)
+    return row.prune(weight, None if row.look is None else row.look(inputs)[0], pattern)
 
 
 def test_wanda_looks_at_the_inputs() -> None:

@@ -21,10 +21,10 @@ from tests.compress.models import saved_corpus, saved_model
 
 def test_worked_example() -> None:
     weight = torch.tensor([[1.0, 0], [0, 2]])
-    left, right, lost = factorise(weight, torch.diag(torch.tensor([9.0, 1.0])), 1)
+    left, right, lost, _ = factorise(weight, torch.diag(torch.tensor([9.0, 1.0])), 1)
     assert torch.allclose(left @ right, torch.tensor([[1.0, 0], [0, 0]]), atol=1e-5)
     assert lost == pytest.approx(4 / 13, abs=1e-5)
-    left, right, _ = factorise(weight, torch.eye(2), 1)
+    left, right, *_ = factorise(weight, torch.eye(2), 1)
     assert torch.allclose(left @ right, torch.tensor([[0.0, 0], [0, 2]]), atol=1e-5)
 
 
@@ -32,7 +32,7 @@ def test_worked_example() -> None:
 def test_no_other_pair_of_this_rank_loses_less(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     weight, inputs = torch.randn(shape), torch.randn(200, shape[1]) * torch.linspace(0.1, 3, shape[1])
-    left, right, lost = factorise(weight, inputs.T @ inputs, 8)
+    left, right, lost, _ = factorise(weight, inputs.T @ inputs, 8)
     outputs = inputs @ weight.T
     best = torch.linalg.svdvals(outputs)[8:].square().sum() / outputs.square().sum()  # Eckart and Young
     mine = (inputs @ (weight - left @ right).T).square().sum() / outputs.square().sum()
@@ -47,7 +47,7 @@ def test_rank() -> None:
 def test_inputs_that_span_a_part_or_nothing() -> None:
     weight, inputs = torch.randn(8, 8), torch.randn(3, 8)
     for h in (inputs.T @ inputs, torch.zeros(8, 8)):
-        left, right, lost = factorise(weight, h, 3)
+        left, right, lost, _ = factorise(weight, h, 3)
         assert torch.isfinite(left @ right).all() and 0 <= lost < 1
     assert factorise(weight, inputs.T @ inputs, 3)[2] < 1e-4
 
