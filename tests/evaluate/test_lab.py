@@ -37,6 +37,7 @@ def row(name: str, size: float, change: float, alone: float = 1.0, together: flo
     }  # fmt: skip
 
 
+TRAINED = {"budget": "3 steps", "context": 32, "batch_tokens": 64}
 ROWS = [
     row("original", 400e6, 0.0, 10, 40), row("eight", 100e6, 0.001, 30, 90), row("four", 60e6, 0.02, 50, 80),
     row("worse four", 61e6, 0.2, 50, 99), row("tiny", 20e6, 0.5, 90, 95),
@@ -178,23 +179,31 @@ def test_trained_scales_are_candidates() -> None:
 
 
 def test_the_recipe_from_end_to_end(model_artifact: Artifact, corpus: Artifact, tmp_path: Path) -> None:
-    """Four of its candidates on a tiny model, of which one does not fit it; the others are not built."""
+    """Some of its candidates on a tiny model, of which one does not fit it; the others are not built."""
     store = Store(tmp_path / "store")
     recipe = load_recipe(
         "compression-lab",
         {
             "model": str(model_artifact.path), "corpus": str(corpus.path),
-            "lab.candidates": "[$int8, $gptq4, $channels, $heads]", "lab.rounds": 1,
-            "lab.max_bytes": 1000, "lab.speed_tokens": 8, "lab.requests": 2, "lab.context": 32,
+            "lab.candidates": "[$int8, $gptq4, $qat4, $channels, $heads, $sparsegpt-recovered, $low-rank, $students]",
+            "students": str(model_artifact.path), "lab.rounds": 1, "lab.max_bytes": 1000,
+            "lab.speed_tokens": 8, "lab.requests": 2, "lab.context": 32,
             "gptq4.rows": 4, "gptq4.length": 32, "channels.share": 0.5, "channels.rows": 4, "channels.length": 32,
+            "low-rank.rows": 4, "low-rank.length": 32, "sparsegpt.rows": 4, "sparsegpt.length": 32,
+            **{f"{name}.{key}": value for name in ("qat4", "sparsegpt-recovered") for key, value in TRAINED.items()},
         },
     )  # fmt: skip
     done = run_recipe(recipe, store, only=["lab"])
-    assert set(done.artifacts) == {"int8", "gptq4", "channels", "lab"}
+    named = {"int8", "gptq4", "qat4", "channels", "sparsegpt-recovered", "low-rank"}
+    assert set(done.artifacts) == named | {"tokens", "sparsegpt", "lab"}
     assert "1 groups of heads" in done.failed["heads"]  # which cannot lose one
     report = json.loads((done.artifacts["lab"].path / "report.json").read_text())
     made = {one["name"]: one.get("how", "") for one in report["rows"]}
-    assert list(made) == ["original", "original, int8 KV", "channels", "int8", "gptq4"]
+    (student,) = set(made) - named - {"original", "original, int8 KV"}
+    assert named < set(made) and report["rows"][0]["bits_per_byte"] == next(
+        one["bits_per_byte"] for one in report["rows"] if one["name"] == student
+    )
+    assert made["qat4"] == "qat, 4 bits" and made["sparsegpt-recovered"] == "recover"
     assert made["int8"] == "rtn, 8 bits, a scale a row" and made["channels"] == "channels, 50% gone"
     assert made["gptq4"] == "gptq, 4 bits, groups of 32, zero points"
     assert "gptq, 4 bits" in (done.artifacts["lab"].path / "report.html").read_text()
