@@ -18,6 +18,7 @@ from typing import Any
 from danlu.compress.prune.methods import choose
 from danlu.compress.walk.calibration import CalibrationConfig, refuse_unused
 from danlu.core.artifact import Artifact, Manifest, write_json
+from danlu.core.device import peak_bytes
 from danlu.core.errors import UserError
 from danlu.core.stage import Estimate, StageRun, stage
 
@@ -50,7 +51,7 @@ def prune(config: PruneConfig, run: StageRun, model: Artifact, calibration: Arti
     import torch
 
     from danlu.compress.prune.pruner import share_of_zeros
-    from danlu.compress.walk.blockwise import Source, change_blocks, context_of
+    from danlu.compress.walk.blockwise import Source, change_blocks, context_of, planned_bytes, say_memory
     from danlu.compress.walk.calibration import calibration_ids
     from danlu.compress.walk.damping import tell_damping
     from danlu.compress.walk.layers import Walk
@@ -65,13 +66,17 @@ def prune(config: PruneConfig, run: StageRun, model: Artifact, calibration: Arti
     source = Source(model)
     network, before = source.model, source.model.n_params
     pruner = method.make(network.config, pattern)
-    walk = None
+    walk, tokens = None, 0
     if method.calibrated:
         assert calibration is not None
         if source.tokenizer is None:
             raise UserError(f"{model.id} has no tokenizer to read the calibration text with", "prune by magnitude")
         ids = calibration_ids(config, calibration, source.tokenizer, network.config.max_position, run.events)
-        walk = Walk(network, ids)
+        walk, tokens = Walk(network, ids), ids.numel()
+    planned = planned_bytes(
+        network.config, bits_per_weight=8 * source.dtype.itemsize, tokens=tokens, streams=1 if walk is not None else 0
+    )
+    say_memory(planned, run)
 
     def pass_by(index: int, block: Any) -> None:
         if walk is not None:
@@ -95,4 +100,4 @@ def prune(config: PruneConfig, run: StageRun, model: Artifact, calibration: Arti
     told = [{key: value for key, value in one.items() if key != "kept" or len(value) <= FEW} for one in facts]
     write_json(run.out / "report.json", found | {"layers": told} | context_of(model))
     run.clear_work()
-    return found
+    return found | {"planned_memory_bytes": planned, "peak_memory_bytes": peak_bytes()}  # not in the payload

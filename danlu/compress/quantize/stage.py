@@ -24,7 +24,6 @@ from danlu.compress.quantize.methods import OUTER, Method, QuantizeConfig, choos
 from danlu.core.artifact import Artifact, Manifest, write_json
 from danlu.core.device import peak_bytes
 from danlu.core.errors import UserError
-from danlu.core.progress import human_bytes
 from danlu.core.stage import Estimate, StageRun, stage
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def quantize(
     import torch
 
     from danlu.compress.quantize import mixed, sensitivity, tune
-    from danlu.compress.walk.blockwise import TOO_LARGE, Source, change_blocks, context_of, planned_bytes
+    from danlu.compress.walk.blockwise import TOO_LARGE, Source, change_blocks, context_of, planned_bytes, say_memory
     from danlu.compress.walk.damping import tell_damping
     from danlu.compress.walk.layers import Walk
     from danlu.model.finite import require_finite
@@ -107,7 +106,7 @@ def quantize(
         planned = max(planned, sensitivity.planned_bytes(source.model.config, ids[: config.budget_rows].numel()))
     if config.tune:
         planned = max(planned, tune.planned_bytes(source.model.config, text.shape[1]))
-    _say(planned, run)
+    say_memory(planned, run)
     mixture: dict[str, Any] = {}
     if config.budget is not None and ids is not None:
         damp = config.damp if method.needs_text else None
@@ -170,16 +169,6 @@ def _text(
     if source.tokenizer is None:
         raise UserError(f"{model.id} has no tokenizer to read the calibration text with", "use rtn or hqq")
     return calibration_ids(config, calibration, source.tokenizer, source.model.config.max_position, run.events, more)
-
-
-def _say(planned: int, run: StageRun) -> None:
-    """What memory it will take, and whether that is there."""
-    import psutil
-
-    run.events.emit("derived", text=f"needs about {human_bytes(planned)} of memory beside the program")
-    if planned > (free := psutil.virtual_memory().available):
-        message = f"about {human_bytes(planned)} of memory are needed and {human_bytes(free)} are free"
-        run.events.emit("warning", message=f"{message}: fewer or shorter rows of calibration text take less")
 
 
 class _Blocks:

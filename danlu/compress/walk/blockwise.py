@@ -24,6 +24,7 @@ from torch import nn
 
 from danlu.core.artifact import Artifact
 from danlu.core.errors import Interrupted
+from danlu.core.progress import human_bytes
 from danlu.core.stage import StageRun
 from danlu.model.finite import require_finite
 from danlu.model.low_rank import apply_ranks, ranks_of
@@ -65,6 +66,16 @@ def planned_bytes(
     block = 4 * (attention + mlp) + 3 * 4 * largest
     text = 4 * tokens * (streams * c.hidden_size + (seen if streams > 1 else 0) + 2 * widest) if tokens else 0
     return int(HOLES * (result + block + text + (4 * squares * widest**2 if tokens else 0)))
+
+
+def say_memory(planned: int, run: StageRun) -> None:
+    """What memory it will take, and whether that is there."""
+    import psutil
+
+    run.events.emit("derived", text=f"needs about {human_bytes(planned)} of memory beside the program")
+    if planned > (free := psutil.virtual_memory().available):
+        message = f"about {human_bytes(planned)} of memory are needed and {human_bytes(free)} are free"
+        run.events.emit("warning", message=f"{message}: fewer or shorter rows of calibration text take less")
 
 
 class Source:
