@@ -108,9 +108,10 @@ def test_the_rarest_pieces_are_dropped_by_rule(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("danlu.tokenizer.trainer.n_threads", lambda: 7)
     kept.append(learn(texts, tmp_path, budget=600_000))
     for learned in kept:
-        assert learned.runs > 1 and learned.dropped_pieces > 0
+        assert learned.dropped_pieces > 0
         assert learned.pieces + learned.dropped_pieces == whole.pieces
         assert (learned.merges == kept[0].merges).all()
+    assert max(learned.runs for learned in kept) > 1, "on a busy machine fewer threads fill tables, and need no files"
     assert kept[0].dropped_occurrences < 3 * kept[0].dropped_pieces, "the rare ones go"
     assert (kept[0].merges[:3] == whole.merges[:3]).all()
 
